@@ -1,0 +1,60 @@
+package attest
+
+import "time"
+
+// Claims are the verified facts of one piece of evidence. Exactly one of the
+// platform pointers is set, the one that Platform names.
+type Claims struct {
+	Platform Platform `json:"platform"`
+	// Simulated is true when the chain ends in a root that is not the pinned
+	// root of a hardware vendor. A verifier sets it from the root, never from
+	// anything in the evidence.
+	Simulated bool   `json:"simulated"`
+	Nitro     *Nitro `json:"nitro,omitempty"`
+}
+
+// Nitro holds the claims of an AWS Nitro Enclaves attestation document.
+type Nitro struct {
+	// ModuleID names the enclave instance ("i-…-enc…"). It lives as long as the
+	// enclave runs. Private: it is never published in an SVID.
+	ModuleID string `json:"module_id"`
+	// Timestamp is when the NSM made the document, millisecond precision.
+	Timestamp time.Time `json:"timestamp"`
+	// PCRs holds 1 to 32 registers, index 0 to 31, 48 bytes (SHA-384) each.
+	PCRs map[int]Bytes `json:"pcrs"`
+	// Debug is true when PCR0, PCR1 and PCR2 are all zero: the enclave runs in
+	// debug mode and its memory can be read from the host.
+	Debug bool `json:"debug"`
+	// The three values that the requester chose; nil when absent.
+	PublicKey Bytes `json:"public_key"`
+	UserData  Bytes `json:"user_data"`
+	Nonce     Bytes `json:"nonce"`
+}
+
+// Instance is who attested, for bans and quotas. It begins with the platform,
+// so that instances of two platforms can never be confused.
+//
+// Durability: a Nitro module id lasts until the enclave is terminated; a
+// relaunch of the same image is another instance.
+type Instance string
+
+// Instance derives the instance from verified claims. It is empty only for
+// claims that no verifier made.
+func (c Claims) Instance() Instance {
+	if c.Nitro != nil {
+		return Instance(string(AWSNitro) + ":" + c.Nitro.ModuleID)
+	}
+	return ""
+}
+
+// EvidenceTime is when the evidence says that it was made, or the zero time
+// for a platform whose evidence carries no clock.
+func (c Claims) EvidenceTime() time.Time {
+	if c.Nitro != nil {
+		return c.Nitro.Timestamp
+	}
+	return time.Time{}
+}
+
+// Debug reports whether the environment can be inspected from outside.
+func (c Claims) Debug() bool { return c.Nitro != nil && c.Nitro.Debug }
