@@ -1,0 +1,48 @@
+# Assay. `make help` lists what there is.
+#
+# demo and test set everything up by themselves and never build the tools of
+# tools/go.mod; lint and generate do.
+
+GO      ?= go
+BIN     := bin
+TOOLS   := $(CURDIR)/$(BIN)/tools
+MODTOOL := cd tools && GOBIN=$(TOOLS) $(GO) install
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test lint generate fuzz bench tools
+
+help: ## what there is to make
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## attest two simulated enclaves, and see a third one refused (no root, no gcc)
+	@scripts/demo.sh
+
+build: ## the binaries, into bin/
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./cmd/...
+
+test: ## everything: unit, negative, end to end, race; installs what it lacks
+	@scripts/test.sh
+
+lint: tools ## golangci-lint and buf lint, as pinned in tools/go.mod
+	$(TOOLS)/golangci-lint run ./...
+	$(TOOLS)/buf lint
+
+generate: tools ## generated code and documents; leaves no diff
+	PATH="$(TOOLS):$$PATH" $(TOOLS)/buf generate
+	$(GO) generate ./...
+
+FUZZTIME ?= 1m
+fuzz: ## every fuzz target for FUZZTIME (default 1m) each
+	@scripts/fuzz.sh $(FUZZTIME)
+
+BENCH ?= .
+bench: ## benchmarks, as ratios to what can't be avoided
+	@scripts/bench.sh '$(BENCH)'
+
+tools: $(TOOLS)/.built
+$(TOOLS)/.built: tools/go.mod tools/go.sum
+	@echo "building the tools of tools/go.mod (some minutes at first)"
+	@mkdir -p $(TOOLS)
+	$(MODTOOL) tool
+	@touch $@

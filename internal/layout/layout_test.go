@@ -1,0 +1,167 @@
+// Package layout holds the tests of the repository's own shape: who may import
+// whom, and that documents name tests that exist.
+package layout
+
+import (
+	"bytes"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/assay-project/assay/"
+
+// A rule says what a package must never link, directly or through others.
+// Tests may import more: only what a binary would link counts.
+type rule struct {
+	packages string // `go list` pattern
+	never    []string
+	only     []string // when set: outside the standard library, nothing but these
+	why      string
+}
+
+var rules = []rule{
+	{
+		packages: "attest",
+		only:     []string{module + "attest", "github.com/fxamacker/cbor/v2", "github.com/x448/float16"},
+		why:      "the vocabulary is the standard library and CBOR",
+	},
+	{
+		packages: "verifiers", never: []string{"verifiers/", "policy", "svid", "issuer", "enclave-agent", "simulators"},
+		why: "the set never imports its children: the binary that needs them builds it",
+	},
+	{
+		packages: "verifiers/...", never: []string{"policy", "svid", "issuer", "enclave-agent", "simulators"},
+		why: "a verifier knows one TEE, and nothing of policy or SVIDs",
+	},
+	{
+		packages: "policy/...", never: []string{"svid", "issuer", "enclave-agent", "simulators"},
+		why: "policy decides; it neither issues nor records",
+	},
+	{
+		packages: "svid", never: []string{"verifiers", "policy", "issuer", "enclave-agent", "simulators"},
+		why: "relying parties link no verifier, no policy and no server",
+	},
+	{
+		packages: "issuer/...", never: []string{"enclave-agent", "simulators"},
+		why: "no production code links a simulator",
+	},
+	{
+		packages: "enclave-agent",
+		never:    []string{"verifiers", "policy", "issuer/store", "issuer/ledger", "issuer/ca", "issuer/keys", "simulators", "modernc.org/sqlite", "github.com/hf/nitrite"},
+		why:      "the agent links no verifier, no policy and no database",
+	},
+	{
+		packages: "cmd/assay-agent",
+		never:    []string{"verifiers", "policy", "issuer/store", "issuer/ledger", "issuer/ca", "issuer/keys", "simulators", "modernc.org/sqlite", "github.com/hf/nitrite"},
+		why:      "the agent links no verifier, no policy and no database",
+	},
+	{
+		packages: "cmd/assay", never: []string{"issuer$", "issuer/ca", "issuer/keys", "simulators", "enclave-agent"},
+		why: "the command reaches the server's data through the admin API",
+	},
+	{
+		packages: "cmd/assayd", never: []string{"simulators", "enclave-agent"},
+		why: "no production binary links a simulator",
+	},
+	{
+		packages: "simulators/...", never: []string{"verifiers", "policy", "svid", "issuer", "enclave-agent", "attest"},
+		why: "simulators speak the devices' own bytes and share nothing with the agent",
+	},
+}
+
+func TestEveryPackageImportsOnlyWhatItMay(t *testing.T) {
+	for _, r := range rules {
+		t.Run(r.packages, func(t *testing.T) {
+			for _, pkg := range list(t, "./../../"+r.packages) {
+				for _, dep := range list(t, "-deps", pkg) {
+					if forbidden(r, pkg, dep) {
+						t.Errorf("%s links %s: %s", pkg, dep, r.why)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestCommandsAreWiringInTheirOwnFolder(t *testing.T) {
+	for _, pkg := range list(t, "./../../...") {
+		for _, imp := range imports(t, pkg) {
+			if strings.HasPrefix(imp, module+"cmd/") {
+				t.Errorf("%s imports %s: what two packages need is not wiring", pkg, imp)
+			}
+		}
+	}
+}
+
+func TestThereIsNoPackageForOddsAndEnds(t *testing.T) {
+	for _, pkg := range list(t, "./../../...") {
+		base := pkg[strings.LastIndex(pkg, "/")+1:]
+		switch base {
+		case "util", "utils", "common", "helpers", "misc":
+			t.Errorf("%s: a package is a noun for what it holds", pkg)
+		}
+	}
+}
+
+func forbidden(r rule, pkg, dep string) bool {
+	if dep == pkg {
+		return false
+	}
+	if len(r.only) > 0 {
+		std := !strings.Contains(strings.SplitN(dep, "/", 2)[0], ".")
+		if std {
+			return false
+		}
+		for _, o := range r.only {
+			if dep == o {
+				return false
+			}
+		}
+		return true
+	}
+	for _, n := range r.never {
+		full := n
+		if !strings.Contains(strings.SplitN(n, "/", 2)[0], ".") {
+			full = module + n
+		}
+		switch {
+		case strings.HasSuffix(full, "$"):
+			if dep == strings.TrimSuffix(full, "$") {
+				return true
+			}
+		case strings.HasSuffix(full, "/"):
+			if strings.HasPrefix(dep, full) {
+				return true
+			}
+		case dep == full || strings.HasPrefix(dep, full+"/"):
+			// issuerpb is the wire format, shared by agent and server alike.
+			if !strings.HasPrefix(dep, module+"issuer/issuerpb") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func list(t *testing.T, args ...string) []string {
+	t.Helper()
+	return goList(t, append([]string{"-f", "{{.ImportPath}}"}, args...)...)
+}
+
+func imports(t *testing.T, pkg string) []string {
+	t.Helper()
+	return goList(t, "-f", `{{join .Imports "\n"}}`, pkg)
+}
+
+func goList(t *testing.T, args ...string) []string {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list"}, args...)...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+	}
+	return strings.Fields(string(out))
+}

@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Everything that `make test` runs. It installs what it lacks where root or sudo
+# allows it; otherwise it runs the rest, lists what did not run, and fails
+# unless ALLOW_PARTIAL=1.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+GO=${GO:-go}
+missing=()  # what could not run, a line each
+failed=()   # what ran and failed
+
+step() { printf '\n=== %s\n' "$1"; }
+run() { # run NAME COMMAND…
+  local name=$1; shift
+  step "$name"
+  local begin=$SECONDS
+  if "$@"; then printf -- '--- ok: %s (%ds)\n' "$name" $((SECONDS - begin))
+  else failed+=("$name"); printf -- '--- FAILED: %s (%ds)\n' "$name" $((SECONDS - begin)); fi
+}
+
+command -v "$GO" >/dev/null || { echo "error: no Go toolchain; see go.mod for the version" >&2; exit 2; }
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"
+  elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then sudo -n "$@"
+  else return 1; fi
+}
+need() { # need COMMAND PACKAGE WHAT-FOR
+  command -v "$1" >/dev/null && return 0
+  if command -v apt-get >/dev/null; then
+    echo "installing $2 ($3)"
+    if as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null 2>&1 ||
+       { as_root apt-get update -qq >/dev/null 2>&1 && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null 2>&1; }; then
+      command -v "$1" >/dev/null && return 0
+    fi
+  fi
+  missing+=("$3: needs $1 (Debian package $2), which could not be installed")
+  return 1
+}
+
+race=()
+libc_headers() { printf '#include <stdlib.h>\nint main(void){return 0;}\n' | gcc -x c -o /dev/null - 2>/dev/null; }
+if need gcc gcc "the race detector"; then
+  libc_headers || as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libc6-dev >/dev/null 2>&1
+  if libc_headers; then race=(-race); else missing+=("the race detector: gcc can't compile (Debian package libc6-dev)"); fi
+fi
+
+run "vet" "$GO" vet ./...
+run "unit, negative, command-line and end-to-end tests${race:+, with the race detector}" \
+  env CGO_ENABLED=$([ ${#race[@]} -gt 0 ] && echo 1 || echo 0) "$GO" test "${race[@]}" -timeout 9m ./...
+if [ ${#race[@]} -gt 0 ]; then
+  # Exhaustive tests (every bit of a document) are built without the race
+  # detector only: they are arithmetic, many times slower under it.
+  run "exhaustive tests, without the race detector" \
+    env CGO_ENABLED=0 "$GO" test -timeout 9m -run 'EveryBit|EverySingleBit|Exhaustive' -v ./verifiers/...
+fi
+
+echo
+if [ -z "${ASSAY_VECTORS:-}" ]; then
+  echo "NOTICE: ran without recorded hardware evidence. The tests over real documents were skipped."
+  echo "        Set ASSAY_VECTORS to the directory of recordings to run them."
+else
+  echo "Recorded hardware evidence: used."
+fi
+status=0
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "DID NOT RUN:"; printf '  - %s\n' "${missing[@]}"
+  [ "${ALLOW_PARTIAL:-}" = 1 ] || { echo "(set ALLOW_PARTIAL=1 to accept a partial run)"; status=1; }
+fi
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "FAILED:"; printf '  - %s\n' "${failed[@]}"; status=1
+fi
+[ $status = 0 ] && echo "All tests passed in ${SECONDS}s."
+exit $status
