@@ -1,0 +1,170 @@
+package strictyaml
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// Limits on one file. A policy of 10,000 reference values takes about 1 MB.
+const (
+	MaxSize  = 1 << 20 // bytes
+	MaxDepth = 32      // nested mappings and sequences
+)
+
+// sourceWidth is how many characters of a long line an [Error] shows.
+const sourceWidth = 120
+
+// Document is one open file: its tree, and the problems found in it so far.
+type Document struct {
+	file    string
+	lines   []string
+	ascii   []bool // per line: tabs and printable ASCII only
+	root    *Node
+	errs    Errors
+	dropped bool
+	broken  bool
+}
+
+// Open reads src. It always returns a Document; [Document.Err] tells whether
+// there is anything wrong with it. Where the file is no YAML at all, there is
+// no tree and Root returns nil.
+func Open(file string, src []byte) *Document {
+	d := &Document{file: file}
+	if len(src) > MaxSize {
+		d.broken = true
+		d.report(1, 0, fmt.Sprintf("the file is too large: %d bytes, at most %d are read", len(src), MaxSize), "")
+		return d
+	}
+	d.lines = strings.Split(string(src), "\n")
+	for i, l := range d.lines {
+		if i < len(d.lines)-1 {
+			d.lines[i] = strings.TrimSuffix(l, "\r")
+		}
+	}
+	if !d.checkCharacters() {
+		d.broken = true
+		return d
+	}
+	d.load(src)
+	return d
+}
+
+// Parse opens src and returns its tree, or every problem with it as [Errors].
+// An empty file is an empty mapping.
+func Parse(file string, src []byte) (*Node, error) {
+	d := Open(file, src)
+	if err := d.Err(); err != nil {
+		return nil, err
+	}
+	return d.root, nil
+}
+
+// Root returns the outermost node, which is a mapping, a sequence or a scalar;
+// nil where the file is no YAML.
+func (d *Document) Root() *Node { return d.root }
+
+// At returns the value under the path of keys, or as much of the path as
+// exists: the place at which to report that the rest is missing. It is nil
+// only where there is no tree.
+func (d *Document) At(path ...string) *Node {
+	n := d.root
+	for _, key := range path {
+		next := n.Get(key)
+		if next == nil {
+			break
+		}
+		n = next
+	}
+	return n
+}
+
+// Report adds a problem at a node; a nil node is the start of the file.
+func (d *Document) Report(n *Node, msg, hint string) {
+	if n == nil {
+		d.report(1, 0, msg, hint)
+		return
+	}
+	d.report(n.Line, n.Col, msg, hint)
+}
+
+// Problem makes an [Error] at a node without adding it to the document: for
+// warnings. A nil node is the start of the file.
+func (d *Document) Problem(n *Node, msg, hint string) *Error {
+	if n == nil {
+		return d.problem(1, 0, msg, hint)
+	}
+	return d.problem(n.Line, n.Col, msg, hint)
+}
+
+// Err returns every problem reported so far as [Errors], sorted, or nil.
+func (d *Document) Err() error {
+	if len(d.errs) == 0 {
+		return nil
+	}
+	out := d.errs.sorted()
+	if d.dropped {
+		last := out[len(out)-1]
+		out = append(out, &Error{
+			File: d.file, Line: last.Line,
+			Msg: fmt.Sprintf("too many problems: only the first %d found are listed", MaxErrors),
+		})
+	}
+	return out
+}
+
+func (d *Document) report(line, col int, msg, hint string) {
+	if len(d.errs) >= MaxErrors {
+		d.dropped = true
+		return
+	}
+	d.errs = append(d.errs, d.problem(line, col, msg, hint))
+}
+
+func (d *Document) problem(line, col int, msg, hint string) *Error {
+	src, caret := d.excerpt(line, col)
+	return &Error{File: d.file, Line: line, Col: col, Msg: msg, Hint: hint, Source: src, Caret: caret}
+}
+
+// excerpt returns the line, or a window of it, and the number of characters
+// before the column in what it returns.
+func (d *Document) excerpt(line, col int) (string, int) {
+	if line < 1 || line > len(d.lines) {
+		return "", 0
+	}
+	s := d.lines[line-1]
+	caret := max(col-1, 0)
+	if len(s) <= sourceWidth {
+		return clean(s), caret
+	}
+	// Walk to where the window begins: half of it before the column.
+	start, skipped := 0, 0
+	for skipped < caret-sourceWidth/2 && start < len(s) {
+		_, n := utf8.DecodeRuneInString(s[start:])
+		start, skipped = start+n, skipped+1
+	}
+	end, count := start, 0
+	for count < sourceWidth && end < len(s) {
+		_, n := utf8.DecodeRuneInString(s[end:])
+		end, count = end+n, count+1
+	}
+	out, caret := s[start:end], caret-skipped
+	if start > 0 {
+		out, caret = "…"+out, caret+1
+	}
+	if end < len(s) {
+		out += "…"
+	}
+	return clean(out), caret
+}
+
+// clean replaces what must not reach a terminal; the number of characters
+// stays the same.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\t' && forbidden(r) != "" {
+			return utf8.RuneError
+		}
+		return r
+	}, s)
+}
