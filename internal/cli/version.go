@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -37,25 +36,22 @@ func Version() string {
 
 // VersionCommand is `NAME version`.
 func VersionCommand(name string) *cobra.Command {
-	var output string
+	var output *Format
 	c := &cobra.Command{
 		Use:     "version",
 		Short:   "Print the version",
 		Example: fmt.Sprintf("  %s version\n  %s version --output json", name, name),
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			switch output {
-			case "text":
-				_, err := fmt.Fprintf(c.OutOrStdout(), "%s %s (%s, %s/%s)\n", name, Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-				return err
-			case "json":
-				return json.NewEncoder(c.OutOrStdout()).Encode(map[string]string{
+			if *output == JSON {
+				return PrintJSON(c.OutOrStdout(), map[string]string{
 					"name": name, "version": Version(), "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH,
 				})
 			}
-			return Usagef("use --output text or --output json", "unknown output format %q", output)
+			_, err := fmt.Fprintf(c.OutOrStdout(), "%s %s (%s, %s/%s)\n", name, Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
 		},
 	}
-	c.Flags().StringVar(&output, "output", "text", "output format: text or json")
+	output = OutputFlag(c)
 	return c
 }
