@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Builds what the demo runs, saying so while the first build takes its time, and
+# runs it. Needs Go, nothing else: no root, no gcc.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+GO=${GO:-go}
+command -v "$GO" >/dev/null || { echo "error: no Go toolchain found" >&2; echo "hint: install Go 1.26 or later, or set GO=/path/to/go" >&2; exit 2; }
+mkdir -p bin
+begin=$SECONDS
+build() {
+  CGO_ENABLED=0 "$GO" build -trimpath -o bin/ ./cmd/assayd ./cmd/assay-agent ./cmd/assay ./cmd/teesim ./examples/orders ./examples/inventory ./examples/demo
+}
+echo "Building the server, the agent, the command and the simulator (some minutes the first time, a second after that) …"
+build &
+pid=$!
+while kill -0 $pid 2>/dev/null; do
+  sleep 1
+  n=$((SECONDS - begin))
+  [ $((n % 15)) = 0 ] && [ $n -gt 0 ] && echo "  still building: ${n}s"
+done
+wait $pid
+exec bin/demo "$@"
