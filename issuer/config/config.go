@@ -1,0 +1,122 @@
+// Package config is assayd's configuration file: strict YAML, a default for
+// everything but the trust domain, and every mistake reported with file, line
+// and what was expected.
+//
+//	c, err := config.Load("/etc/assay/assayd.yaml")   // an error lists every problem at once
+//
+// Relative paths are relative to the directory of the configuration file, so
+// that a whole installation can live in one directory and be moved.
+package config
+
+import "time"
+
+//go:generate go run gen_config_doc.go
+
+// Config is the file. Its comments become docs/reference/config.md.
+type Config struct {
+	// TrustDomain is the SPIFFE trust domain that this server issues for, without `spiffe://`. Required. It is fixed for the life of the data directory. A name that begins with `simulated.` makes it a trust domain of simulated hardware.
+	TrustDomain string `yaml:"trust_domain"`
+	// DataDir is the directory of the database and the keys (0700), made by `assayd init`.
+	DataDir string `yaml:"data_dir"`
+	// Policy is the policy file. It is read at start, on SIGHUP and when it changes; a file that is not valid, or whose revision does not grow, leaves the policy in force as it is.
+	Policy string `yaml:"policy"`
+	// Listen is the address of the attestation service (gRPC over TLS 1.3). Put it behind a layer 4 balancer at most: evidence is bound to the TLS connection.
+	Listen string `yaml:"listen"`
+	// AdminSocket is the unix socket of the admin service. It is made with mode 0600: who may open it may use all of it.
+	AdminSocket string `yaml:"admin_socket"`
+	// MetricsListen is the address of /metrics, /live and /ready (plain HTTP, keep it on the loopback). Empty turns it off.
+	MetricsListen string `yaml:"metrics_listen"`
+
+	// Log says how the server logs, to standard error.
+	Log Log `yaml:"log"`
+
+	// Nitro is the verifier of AWS Nitro Enclaves.
+	Nitro Nitro `yaml:"nitro"`
+
+	// RetainEvidence is how long evidence is kept after an attestation, so that a draft policy can be replayed over it. At least `1h`.
+	RetainEvidence time.Duration `yaml:"retain_evidence"`
+	// CheckpointSink is a file to which every signed checkpoint of the ledger is appended. Put it where the owner of the database cannot write: without an outside witness a truncated ledger cannot be told from a short one. Empty is none.
+	CheckpointSink string `yaml:"checkpoint_sink"`
+
+	// ReattestSpread is the window over which watching agents spread their renewals when the policy changes.
+	ReattestSpread time.Duration `yaml:"reattest_spread"`
+	// ShutdownTimeout is how long a stop waits for attestations in flight.
+	ShutdownTimeout time.Duration `yaml:"shutdown_timeout"`
+	// Reflection turns on gRPC server reflection on the attestation service.
+	Reflection bool `yaml:"reflection"`
+
+	// Limits bound what strangers can make the server hold.
+	Limits Limits `yaml:"limits"`
+}
+
+// Log is how the server logs.
+type Log struct {
+	// The least level that is logged: `debug`, `info`, `warn` or `error`.
+	Level string `yaml:"level"`
+	// The form of the lines: `text` or `json`.
+	Format string `yaml:"format"`
+}
+
+// Nitro configures the verifier of AWS Nitro Enclaves.
+type Nitro struct {
+	// A PEM file with the root of a simulator (`teesim nitro root`). It is required in a trust domain whose name begins with `simulated.`, and refused in every other: there the AWS root is built in.
+	SimulatedRoot string `yaml:"simulated_root"`
+}
+
+// Limits bound what strangers can make the server hold. There is none on
+// attestations per address: a NAT is many agents.
+type Limits struct {
+	// TLS handshakes in flight, all together. Beyond it new connections are closed.
+	Handshakes int `yaml:"handshakes"`
+	// TLS handshakes in flight from one address (IPv4) or /64 (IPv6).
+	HandshakesPerAddress int `yaml:"handshakes_per_address"`
+	// How long a TLS handshake may take.
+	HandshakeTimeout time.Duration `yaml:"handshake_timeout"`
+	// Open connections, all together.
+	Connections int `yaml:"connections"`
+	// Attestations that have not presented evidence that verifies, all together. Beyond it the answer is `unavailable`, with a time to wait.
+	Unverified int `yaml:"unverified"`
+	// Attestations that have not presented evidence that verifies, from one address (IPv4) or /64 (IPv6).
+	UnverifiedPerAddress int `yaml:"unverified_per_address"`
+	// Streams in flight on one connection.
+	StreamsPerConnection int `yaml:"streams_per_connection"`
+}
+
+// Names of the files in a directory of one's own (`--data-dir`).
+const (
+	FileName   = "assayd.yaml"
+	policyName = "policy.yaml"
+	socketName = "admin.sock"
+)
+
+// DefaultPath is the configuration file of a server that is installed for the
+// whole machine.
+const DefaultPath = "/etc/assay/" + FileName
+
+// SimulatedPrefix begins the name of every trust domain of simulated hardware.
+const SimulatedPrefix = "simulated."
+
+// Default returns the configuration with every default set. Only the trust
+// domain is missing.
+func Default() Config {
+	return Config{
+		DataDir:         "/var/lib/assay",
+		Policy:          "/etc/assay/policy.yaml",
+		Listen:          ":8443",
+		AdminSocket:     "/run/assay/admin.sock",
+		MetricsListen:   "127.0.0.1:9464",
+		Log:             Log{Level: "info", Format: "text"},
+		RetainEvidence:  30 * 24 * time.Hour,
+		ReattestSpread:  time.Minute,
+		ShutdownTimeout: 10 * time.Second,
+		Limits: Limits{
+			Handshakes:           512,
+			HandshakesPerAddress: 64,
+			HandshakeTimeout:     10 * time.Second,
+			Connections:          10_000,
+			Unverified:           2048,
+			UnverifiedPerAddress: 256,
+			StreamsPerConnection: 100,
+		},
+	}
+}

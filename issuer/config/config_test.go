@@ -1,0 +1,157 @@
+package config
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/internal/strictyaml"
+)
+
+func TestTheStructCanBeDecodedInto(t *testing.T) {
+	c := Default()
+	if err := strictyaml.Check(&c); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAFileWithNothingButTheTrustDomainHasTheDefaults(t *testing.T) {
+	got, err := Parse("/etc/assay/assayd.yaml", []byte("trust_domain: attested.example.org\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.TrustDomain = "attested.example.org"
+	if d := cmp.Diff(&want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestTheStarterFileMeansTheDefaults(t *testing.T) {
+	l := SystemLayout()
+	got, err := Parse(l.File, Starter("attested.example.org", l))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.TrustDomain = "attested.example.org"
+	if d := cmp.Diff(&want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+// Every commented key of the starter file is a real key with its default:
+// taking the # away changes nothing.
+func TestTheCommentsOfTheStarterFileAreTheDefaults(t *testing.T) {
+	l := SystemLayout()
+	var lines []string
+	for line := range strings.Lines(string(Starter("attested.example.org", l))) {
+		if rest, ok := strings.CutPrefix(line, "# "); ok && strings.Contains(rest, ":") && !strings.Contains(strings.SplitN(rest, ":", 2)[0], " ") {
+			line = rest
+		} else if rest, ok := strings.CutPrefix(line, "#   "); ok {
+			line = "  " + rest
+		}
+		lines = append(lines, line)
+	}
+	src := strings.Join(lines, "")
+	got, err := Parse(l.File, []byte(src))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, src)
+	}
+	want := Default()
+	want.TrustDomain = "attested.example.org"
+	want.CheckpointSink = "/var/log/assay/checkpoints" // an example, not a default
+	if d := cmp.Diff(&want, got); d != "" {
+		t.Error(d)
+	}
+	for _, key := range []string{"limits:", "log:", "nitro:", "retain_evidence:", "reflection:", "shutdown_timeout:", "reattest_spread:"} {
+		if !strings.Contains(src, "\n"+key) {
+			t.Errorf("the starter file does not mention %s", key)
+		}
+	}
+}
+
+func TestADirectoryOfOnesOwnHoldsEverything(t *testing.T) {
+	l := LayoutIn("/home/someone/assay")
+	l.SimulatedRoot = "/home/someone/sim/root.pem"
+	c, err := Parse(l.File, Starter("simulated.example.org", l))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{c.DataDir, c.Policy, c.AdminSocket} {
+		if !strings.HasPrefix(p, "/home/someone/assay") {
+			t.Errorf("%s is outside the directory", p)
+		}
+	}
+	if c.Nitro.SimulatedRoot != "/home/someone/sim/root.pem" || !c.Simulated() {
+		t.Errorf("simulated root %q", c.Nitro.SimulatedRoot)
+	}
+}
+
+func TestEveryMistakeIsReportedWithItsPlace(t *testing.T) {
+	for _, c := range []struct {
+		name, src, want string
+	}{
+		{"no trust domain", "listen: \":1\"\n", "trust_domain is not the name of a trust domain"},
+		{"empty file", "", "trust_domain is not the name of a trust domain"},
+		{"scheme", "trust_domain: spiffe://a.example\n", ":1:15: trust_domain is not the name of a trust domain: it has a scheme"},
+		{"upper case", "trust_domain: A.example\n", ":1:15: trust_domain"},
+		{"unknown key", "trust_domain: a.example\nlisen: x\n", ":2:1: unknown key"},
+		{"duplicate key", "trust_domain: a.example\ntrust_domain: a.example\n", ":2:1: duplicate key"},
+		{"type", "trust_domain: a.example\nreflection: maybe\n", ":2:13:"},
+		{"address", "trust_domain: a.example\nlisten: \"8443\"\n", ":2:9: listen is not an address"},
+		{"port", "trust_domain: a.example\nlisten: \":84430\"\n", ":2:9: listen is not an address: port"},
+		{"log level", "trust_domain: a.example\nlog: {level: loud}\n", ":2:14: unknown log level"},
+		{"log format", "trust_domain: a.example\nlog: {format: xml}\n", ":2:15: unknown log format"},
+		{"limit", "trust_domain: a.example\nlimits: {handshakes: 0}\n", ":2:22: limits.handshakes is 0"},
+		{"duration", "trust_domain: a.example\nretain_evidence: 1m\n", ":2:18: retain_evidence is 1m0s, want"},
+		{"empty path", "trust_domain: a.example\ndata_dir: \"\"\n", ":2:11: data_dir is empty"},
+		{"long socket", "trust_domain: a.example\nadmin_socket: /" + strings.Repeat("a", 120) + "\n", ":2:15: the path of the admin socket has 121 bytes"},
+		{"simulated without root", "trust_domain: simulated.a.example\n", "needs the root of its simulator"},
+		{"hardware with simulated root", "trust_domain: a.example\nnitro: {simulated_root: x.pem}\n", ":2:25: a simulated root in a trust domain of hardware"},
+		{"not YAML", "trust_domain: [\n", "not valid YAML"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := Parse("/x/assayd.yaml", []byte(c.src))
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if got != nil {
+				t.Error("a configuration was returned with the error")
+			}
+			var all strictyaml.Errors
+			if !errors.As(err, &all) || cli.ExitCode(err) != cli.Usage {
+				t.Errorf("%T, exit code %d", err, cli.ExitCode(err))
+			}
+			if !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "/x/assayd.yaml:") {
+				t.Errorf("got %q, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestAllMistakesAreReportedAtOnce(t *testing.T) {
+	_, err := Parse("f", []byte("trust_domain: a.example\nlisten: x\nlog: {level: loud}\nnope: 1\n"))
+	var all strictyaml.Errors
+	if !errors.As(err, &all) || len(all) != 3 {
+		t.Errorf("want 3 problems, got %v", err)
+	}
+}
+
+func TestAMissingFileHasAHint(t *testing.T) {
+	_, err := Load(t.TempDir() + "/none.yaml")
+	var u *cli.UsageError
+	if !errors.As(err, &u) || !strings.Contains(u.Hint, "assayd init") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestTheDefaultRetentionIsThirtyDays(t *testing.T) {
+	if Default().RetainEvidence != 30*24*time.Hour {
+		t.Error(Default().RetainEvidence)
+	}
+}

@@ -1,0 +1,208 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/internal/strictyaml"
+)
+
+// maxSocketPath is what fits into sockaddr_un with its final zero (unix(7)).
+const maxSocketPath = 107
+
+// Load reads and validates a configuration file. A file that cannot be read is
+// a [cli.UsageError]; everything wrong inside it is in one [strictyaml.Errors].
+func Load(path string) (*Config, error) {
+	src, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+	if err != nil {
+		hint := ""
+		if errors.Is(err, fs.ErrNotExist) {
+			hint = "make one with `assayd init --trust-domain TD`, or name it with --config or --data-dir"
+		}
+		return nil, cli.Usagef(hint, "cannot read the configuration: %w", err)
+	}
+	return Parse(path, src)
+}
+
+// Parse validates the content of a configuration file. Relative paths in it
+// become relative to the directory of file.
+func Parse(file string, src []byte) (*Config, error) {
+	c := Default()
+	doc := strictyaml.Open(file, src)
+	if err := doc.Decode(&c); err != nil {
+		return nil, err // the struct cannot be decoded into: a mistake of ours
+	}
+	if doc.Root() == nil {
+		return nil, doc.Err()
+	}
+	v := validator{doc, &c}
+	v.trustDomain()
+	v.paths(filepath.Dir(file))
+	v.addresses()
+	v.log()
+	v.durations()
+	v.limits()
+	if err := doc.Err(); err != nil {
+		return nil, err
+	}
+	return &c, nil
+}
+
+// Simulated reports whether the trust domain is one of simulated hardware.
+func (c *Config) Simulated() bool { return strings.HasPrefix(c.TrustDomain, SimulatedPrefix) }
+
+// CheckTrustDomain says what is wrong with the name of a trust domain, if
+// anything. The error is a sentence without the name.
+func CheckTrustDomain(name string) error {
+	td, err := spiffeid.TrustDomainFromString(name)
+	switch {
+	case name == "":
+		return errors.New("it is empty")
+	case strings.Contains(name, "://"):
+		return errors.New("it has a scheme; the name alone is wanted")
+	case err != nil:
+		return err
+	case td.Name() != name:
+		return fmt.Errorf("want the bare name %q", td.Name())
+	}
+	return nil
+}
+
+type validator struct {
+	doc *strictyaml.Document
+	c   *Config
+}
+
+func (v validator) report(msg, hint string, path ...string) {
+	v.doc.Report(v.doc.At(path...), msg, hint)
+}
+
+func (v validator) trustDomain() {
+	if n := v.doc.Root().Get("trust_domain"); v.c.TrustDomain == "" && n != nil && n.Value != "" {
+		return // its type is wrong, which is reported already
+	}
+	if err := CheckTrustDomain(v.c.TrustDomain); err != nil {
+		v.report("trust_domain is not the name of a trust domain: "+err.Error(), "for example trust_domain: attested.example.org", "trust_domain")
+		return
+	}
+	root := v.c.Nitro.SimulatedRoot
+	switch {
+	case v.c.Simulated() && root == "":
+		v.report("a simulated trust domain needs the root of its simulator", "nitro: {simulated_root: FILE}; `teesim nitro root` prints one", "nitro", "simulated_root")
+	case !v.c.Simulated() && root != "":
+		v.report("a simulated root in a trust domain of hardware", "simulated trust domains have names that begin with \""+SimulatedPrefix+"\"", "nitro", "simulated_root")
+	}
+}
+
+func (v validator) paths(base string) {
+	for _, p := range []struct {
+		value *string
+		need  bool
+		path  []string
+	}{
+		{&v.c.DataDir, true, []string{"data_dir"}},
+		{&v.c.Policy, true, []string{"policy"}},
+		{&v.c.AdminSocket, true, []string{"admin_socket"}},
+		{&v.c.Nitro.SimulatedRoot, false, []string{"nitro", "simulated_root"}},
+		{&v.c.CheckpointSink, false, []string{"checkpoint_sink"}},
+	} {
+		switch {
+		case *p.value == "" && p.need:
+			v.report(strings.Join(p.path, ".")+" is empty", "remove the line for the default", p.path...)
+		case *p.value != "" && !filepath.IsAbs(*p.value):
+			abs, err := filepath.Abs(filepath.Join(base, *p.value))
+			if err != nil {
+				v.report("the path cannot be made absolute: "+err.Error(), "", p.path...)
+				continue
+			}
+			*p.value = abs
+		}
+	}
+	if n := len(v.c.AdminSocket); n > maxSocketPath {
+		v.report(fmt.Sprintf("the path of the admin socket has %d bytes; the system takes %d", n, maxSocketPath), "choose a shorter directory", "admin_socket")
+	}
+}
+
+func (v validator) addresses() {
+	if err := checkAddress(v.c.Listen); err != nil {
+		v.report("listen is not an address: "+err.Error(), `for example listen: ":8443"`, "listen")
+	}
+	if v.c.MetricsListen != "" {
+		if err := checkAddress(v.c.MetricsListen); err != nil {
+			v.report("metrics_listen is not an address: "+err.Error(), `for example metrics_listen: "127.0.0.1:9464", or "" to turn it off`, "metrics_listen")
+		}
+	}
+}
+
+func checkAddress(s string) error {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		var ae *net.AddrError
+		if errors.As(err, &ae) {
+			return fmt.Errorf("%s in %q", ae.Err, s)
+		}
+		return err
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		return fmt.Errorf("port %q, want 0 to 65535", port)
+	}
+	if strings.ContainsAny(host, " \t/") {
+		return fmt.Errorf("host %q", host)
+	}
+	return nil
+}
+
+func (v validator) log() {
+	switch v.c.Log.Level {
+	case "debug", "info", "warn", "error":
+	default:
+		v.report(fmt.Sprintf("unknown log level %q", v.c.Log.Level), "debug, info, warn or error", "log", "level")
+	}
+	switch v.c.Log.Format {
+	case "text", "json":
+	default:
+		v.report(fmt.Sprintf("unknown log format %q", v.c.Log.Format), "text or json", "log", "format")
+	}
+}
+
+func (v validator) durations() {
+	v.between("retain_evidence", v.c.RetainEvidence, time.Hour, 10*365*24*time.Hour)
+	v.between("reattest_spread", v.c.ReattestSpread, 0, time.Hour)
+	v.between("shutdown_timeout", v.c.ShutdownTimeout, 0, 10*time.Minute)
+	v.between("limits.handshake_timeout", v.c.Limits.HandshakeTimeout, time.Second, time.Minute)
+}
+
+func (v validator) between(key string, d, low, high time.Duration) {
+	if d < low || d > high {
+		v.report(fmt.Sprintf("%s is %s, want %s to %s", key, d, low, high), "", strings.Split(key, ".")...)
+	}
+}
+
+func (v validator) limits() {
+	l := v.c.Limits
+	for _, x := range []struct {
+		key   string
+		value int
+	}{
+		{"handshakes", l.Handshakes},
+		{"handshakes_per_address", l.HandshakesPerAddress},
+		{"connections", l.Connections},
+		{"unverified", l.Unverified},
+		{"unverified_per_address", l.UnverifiedPerAddress},
+		{"streams_per_connection", l.StreamsPerConnection},
+	} {
+		if x.value < 1 || x.value > 1_000_000 {
+			v.report(fmt.Sprintf("limits.%s is %d, want 1 to 1000000", x.key, x.value), "", "limits", x.key)
+		}
+	}
+}
