@@ -1,0 +1,396 @@
+package nitro
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/assay-project/assay/attest"
+)
+
+// Limits of the attestation document (AWS Nitro Enclaves user guide, "Verifying
+// the root of trust"), and the two that are this verifier's own.
+const (
+	maxPCRs        = 32
+	pcrSize        = 48 // SHA-384
+	maxCertificate = 1024
+	maxField       = 1024 // public_key, user_data, nonce
+	maxBundle      = 8    // own: AWS's chains have 4
+	maxModuleID    = 256  // own
+	// maxTimestamp is the last millisecond of the year 9999.
+	maxTimestamp = 253402300799999
+)
+
+// document is a decoded payload whose signature nobody has verified. Its slices
+// are copies: they do not share memory with the evidence.
+type document struct {
+	moduleID    string
+	digest      string
+	timestamp   time.Time
+	pcrs        map[int]attest.Bytes
+	certificate []byte
+	cabundle    [][]byte
+	publicKey   []byte // nil when absent or null, as are the two below
+	userData    []byte
+	nonce       []byte
+}
+
+// keys of the payload, the first six mandatory.
+const (
+	keyModuleID    = "module_id"
+	keyDigest      = "digest"
+	keyTimestamp   = "timestamp"
+	keyPCRs        = "pcrs"
+	keyCertificate = "certificate"
+	keyCABundle    = "cabundle"
+	keyPublicKey   = "public_key"
+	keyUserData    = "user_data"
+	keyNonce       = "nonce"
+	// keyNitroTPM is in documents that an EC2 instance's NitroTPM makes. They
+	// have the same root and another meaning.
+	keyNitroTPM = "nitrotpm_pcrs"
+)
+
+func mandatoryKeys() []string {
+	return []string{keyModuleID, keyDigest, keyTimestamp, keyPCRs, keyCertificate, keyCABundle}
+}
+
+func optionalKeys() []string { return []string{keyPublicKey, keyUserData, keyNonce} }
+
+// read decodes a payload and checks everything that can be said of it without
+// knowing who signed it.
+func (m modes) read(payload []byte) (*document, error) {
+	fields, err := m.fields(payload)
+	if err != nil {
+		return nil, err
+	}
+	r := reader{modes: m, fields: fields}
+	d := &document{
+		moduleID:    r.text(keyModuleID),
+		digest:      r.text(keyDigest),
+		certificate: r.bytes(keyCertificate, false),
+		publicKey:   r.bytes(keyPublicKey, true),
+		userData:    r.bytes(keyUserData, true),
+		nonce:       r.bytes(keyNonce, true),
+		cabundle:    r.list(keyCABundle),
+	}
+	pcrs := r.indexed(keyPCRs)
+	stamp, negative := r.integer(keyTimestamp)
+	if r.err != nil {
+		return nil, r.err
+	}
+	if err := d.check(stamp, negative, pcrs); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// fields splits the payload into its values and holds its keys against the
+// specification.
+func (m modes) fields(payload []byte) (map[string]cbor.RawMessage, error) {
+	if payload[0]>>5 != majorMap {
+		return nil, refuse(CheckDocStructure, detail{
+			err: errors.New("the payload is not a map"), expected: "major type 5", got: fmt.Sprintf("first byte %02x", payload[0]),
+		})
+	}
+	fields := make(map[string]cbor.RawMessage, 9)
+	if err := m.inner.Unmarshal(payload, &fields); err != nil {
+		return nil, refuseCBOR("the payload", err)
+	}
+	if _, ok := fields[keyNitroTPM]; ok {
+		return nil, refuse(CheckDocPlatform, detail{
+			err:      errors.New("a NitroTPM document: it speaks of an EC2 instance, not of an enclave"),
+			expected: "key " + keyPCRs, got: "key " + keyNitroTPM,
+			hint: "aws-nitro verifies Nitro Enclaves only",
+		})
+	}
+	found := 0
+	for _, k := range mandatoryKeys() {
+		if _, ok := fields[k]; ok {
+			found++
+		}
+	}
+	known := found
+	for _, k := range optionalKeys() {
+		if _, ok := fields[k]; ok {
+			known++
+		}
+	}
+	if known != len(fields) {
+		return nil, refuse(CheckDocUnknownKey, detail{
+			err: errors.New("the payload has a key that the specification does not name"), got: unknownKey(fields),
+		})
+	}
+	if found != len(mandatoryKeys()) {
+		return nil, refuse(CheckDocMissingKey, detail{
+			err: errors.New("the payload lacks a mandatory key"), expected: missingKey(fields),
+		})
+	}
+	return fields, nil
+}
+
+// unknownKey names the first key, in sorted order, that is not known.
+func unknownKey(fields map[string]cbor.RawMessage) string {
+	known := append(mandatoryKeys(), optionalKeys()...)
+	first := ""
+	for k := range fields {
+		if !slices.Contains(known, k) && (first == "" || k < first) {
+			first = k
+		}
+	}
+	return fmt.Sprintf("%.40q", first)
+}
+
+func missingKey(fields map[string]cbor.RawMessage) string {
+	for _, k := range mandatoryKeys() {
+		if _, ok := fields[k]; !ok {
+			return k
+		}
+	}
+	return ""
+}
+
+// refuseCBOR tells a duplicate key from every other fault of encoding.
+func refuseCBOR(where string, err error) error {
+	var dup *cbor.DupMapKeyError
+	if errors.As(err, &dup) {
+		return refuse(CheckDocDuplicateKey, detail{
+			err: fmt.Errorf("%s holds one key twice", where), got: fmt.Sprintf("%.40q", fmt.Sprint(dup.Key)),
+		})
+	}
+	return refuse(CheckDocStructure, detail{err: fmt.Errorf("%s: %w", where, err)})
+}
+
+// reader turns values into Go types, keeping the first error.
+type reader struct {
+	modes  modes
+	fields map[string]cbor.RawMessage
+	err    error
+}
+
+func (r *reader) wrong(key, want string, raw []byte) {
+	if r.err == nil {
+		r.err = refuse(CheckDocStructure, detail{
+			err: fmt.Errorf("%s has the wrong type", key), expected: want, got: "CBOR " + clipHex(raw),
+		})
+	}
+}
+
+func (r *reader) text(key string) string {
+	raw := r.fields[key]
+	s, _, ok := content(raw, majorText)
+	if !ok || !utf8.Valid(s) {
+		r.wrong(key, "a text string of definite length, UTF-8", raw)
+		return ""
+	}
+	return string(s)
+}
+
+// bytes returns a byte string, or nil for one that is absent or null.
+func (r *reader) bytes(key string, optional bool) []byte {
+	raw, there := r.fields[key]
+	if optional && (!there || (len(raw) == 1 && raw[0] == cborNull)) {
+		return nil
+	}
+	b, _, ok := byteString(raw)
+	if !ok {
+		r.wrong(key, "a byte string of definite length", raw)
+		return nil
+	}
+	return b
+}
+
+func (r *reader) integer(key string) (n uint64, negative bool) {
+	raw := r.fields[key]
+	major, arg, size, _, ok := head(raw)
+	if !ok || size != len(raw) || (major != majorUnsigned && major != majorNegative) {
+		r.wrong(key, "an integer", raw)
+		return 0, false
+	}
+	return arg, major == majorNegative
+}
+
+// list returns an array of byte strings.
+func (r *reader) list(key string) [][]byte {
+	raw := r.fields[key]
+	if len(raw) == 0 || raw[0]>>5 != majorArray {
+		r.wrong(key, "an array of byte strings", raw)
+		return nil
+	}
+	var items []cbor.RawMessage
+	if err := r.modes.inner.Unmarshal(raw, &items); err != nil {
+		r.wrong(key, "an array of byte strings", raw)
+		return nil
+	}
+	out := make([][]byte, len(items))
+	for i, it := range items {
+		b, _, ok := byteString(it)
+		if !ok {
+			r.wrong(fmt.Sprintf("%s[%d]", key, i), "a byte string of definite length", it)
+			return nil
+		}
+		out[i] = b
+	}
+	return out
+}
+
+// indexed returns a map from integers to byte strings.
+func (r *reader) indexed(key string) map[int64][]byte {
+	raw := r.fields[key]
+	if len(raw) == 0 || raw[0]>>5 != majorMap {
+		r.wrong(key, "a map from integers to byte strings", raw)
+		return nil
+	}
+	var items map[int64]cbor.RawMessage
+	if err := r.modes.inner.Unmarshal(raw, &items); err != nil {
+		if r.err == nil {
+			r.err = refuseCBOR(key, err)
+		}
+		return nil
+	}
+	out := make(map[int64][]byte, len(items))
+	for i, it := range items {
+		b, _, ok := byteString(it)
+		if !ok {
+			r.wrong(fmt.Sprintf("%s[%d]", key, i), "a byte string of definite length", it)
+			return nil
+		}
+		out[i] = b
+	}
+	return out
+}
+
+// check holds the values against the specification's limits, and fills in the
+// timestamp and the PCRs.
+func (d *document) check(stamp uint64, negative bool, pcrs map[int64][]byte) error {
+	if !printable(d.moduleID) {
+		return refuse(CheckModuleID, detail{
+			err:      errors.New("module_id does not name an enclave"),
+			expected: fmt.Sprintf("1 to %d printable ASCII characters", maxModuleID), got: fmt.Sprintf("%d bytes, %.40q", len(d.moduleID), d.moduleID),
+		})
+	}
+	if d.digest != "SHA384" {
+		return refuse(CheckDigest, detail{
+			err: errors.New("the PCRs are made with another digest"), expected: `"SHA384"`, got: fmt.Sprintf("%.40q", d.digest),
+		})
+	}
+	if negative || stamp == 0 || stamp > maxTimestamp {
+		return refuse(CheckTimestamp, detail{
+			err: errors.New("timestamp is not a time"), expected: fmt.Sprintf("1 to %d milliseconds", int64(maxTimestamp)), got: stampText(stamp, negative),
+		})
+	}
+	d.timestamp = time.UnixMilli(int64(stamp)).UTC() //nolint:gosec // at most maxTimestamp
+	if err := d.checkPCRs(pcrs); err != nil {
+		return err
+	}
+	if err := checkLength(CheckCertificateLength, keyCertificate, d.certificate, 1, maxCertificate); err != nil {
+		return err
+	}
+	if len(d.cabundle) < 1 || len(d.cabundle) > maxBundle {
+		return refuse(CheckCABundleCount, detail{
+			err: errors.New("cabundle holds no chain"), expected: fmt.Sprintf("1 to %d entries", maxBundle), got: fmt.Sprintf("%d", len(d.cabundle)),
+		})
+	}
+	for i, c := range d.cabundle {
+		if err := checkLength(CheckCABundleLength, fmt.Sprintf("%s[%d]", keyCABundle, i), c, 1, maxCertificate); err != nil {
+			return err
+		}
+	}
+	if d.publicKey != nil {
+		if err := checkLength(CheckPublicKeyLength, keyPublicKey, d.publicKey, 1, maxField); err != nil {
+			return err
+		}
+	}
+	if err := checkLength(CheckUserDataLength, keyUserData, d.userData, 0, maxField); err != nil {
+		return err
+	}
+	return checkLength(CheckNonceLength, keyNonce, d.nonce, 0, maxField)
+}
+
+func (d *document) checkPCRs(pcrs map[int64][]byte) error {
+	if len(pcrs) < 1 || len(pcrs) > maxPCRs {
+		return refuse(CheckPCRCount, detail{
+			err: errors.New("pcrs is empty or too large"), expected: fmt.Sprintf("1 to %d entries", maxPCRs), got: fmt.Sprintf("%d", len(pcrs)),
+		})
+	}
+	d.pcrs = make(map[int]attest.Bytes, len(pcrs))
+	for i := range pcrs {
+		if i < 0 || i >= maxPCRs {
+			return refuse(CheckPCRIndex, detail{
+				err: errors.New("there is no such PCR"), expected: fmt.Sprintf("0 to %d", maxPCRs-1), got: fmt.Sprintf("%d", i),
+			})
+		}
+	}
+	for i, v := range pcrs {
+		if len(v) != pcrSize {
+			return refuse(CheckPCRLength, detail{
+				err: fmt.Errorf("PCR%d does not have the length of SHA-384", i), expected: fmt.Sprintf("%d bytes", pcrSize), got: fmt.Sprintf("%d bytes", len(v)),
+			})
+		}
+		d.pcrs[int(i)] = v
+	}
+	return nil
+}
+
+func checkLength(check, name string, b []byte, least, most int) error {
+	if len(b) >= least && len(b) <= most {
+		return nil
+	}
+	return refuse(check, detail{
+		err: fmt.Errorf("%s has a length that the specification excludes", name), expected: fmt.Sprintf("%d to %d bytes", least, most), got: fmt.Sprintf("%d bytes", len(b)),
+	})
+}
+
+func printable(s string) bool {
+	if s == "" || len(s) > maxModuleID {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if c < 0x21 || c > 0x7e {
+			return false
+		}
+	}
+	return true
+}
+
+func stampText(n uint64, negative bool) string {
+	if negative {
+		return "a negative number"
+	}
+	return fmt.Sprintf("%d", n)
+}
+
+// debug reports whether the enclave runs in debug mode, which the NSM shows by
+// PCR0, PCR1 and PCR2 all zero. A register that is missing says nothing for the
+// enclave, so it counts as zero.
+func (d *document) debug() bool {
+	for i := range 3 {
+		for _, b := range d.pcrs[i] {
+			if b != 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// claims copies the document into the vocabulary. Call it for a verified one.
+func (d *document) claims(simulated bool) *attest.Claims {
+	return &attest.Claims{
+		Platform:  attest.AWSNitro,
+		Simulated: simulated,
+		Nitro: &attest.Nitro{
+			ModuleID:  d.moduleID,
+			Timestamp: d.timestamp,
+			PCRs:      d.pcrs,
+			Debug:     d.debug(),
+			PublicKey: d.publicKey,
+			UserData:  d.userData,
+			Nonce:     d.nonce,
+		},
+	}
+}
