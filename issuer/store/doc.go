@@ -1,0 +1,25 @@
+// Package store is the issuer's database: one interface, [Store], and its
+// embedded implementation, [SQLite]. PostgreSQL joins by passing the same tests
+// (package storetest).
+//
+// What it holds, each row with its trust domain:
+//
+//	trust_domains   the name, and whether it is simulated: fixed at first start
+//	authorities     which key signs what, from when to when (never the key itself)
+//	documents       signed documents that outlive the key that signed them
+//	entries         the ledger: append-only, hash-chained, one chain a server
+//	identities      what each entry issued, for look-ups; append-only too
+//	checkpoints     signed heads of a chain; append-only too
+//	denials         refusals by policy, bounded
+//	evidence        evidence bodies by digest, bounded, kept for a time
+//	certificates    SVIDs as they were issued, best effort, kept for a time
+//
+// The package stores and finds rows. What may be written, and what the bytes
+// mean, is decided in issuer/ledger and issuer/ca. Two rules are kept here,
+// since only the database can keep them: entries, identities and checkpoints are
+// never updated or deleted (triggers refuse it), and an append names the head it
+// builds on, so that two writers can never fork a chain.
+//
+// Times are stored in microseconds since 1970, UTC. docs/design/storage.md
+// explains the choices.
+package store

@@ -1,0 +1,311 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// Head implements [LedgerStore]. It reads on the connection that writes, so
+// that it sees every commit before it.
+func (s *SQLite) Head(ctx context.Context, trustDomain, chain string) (Head, error) {
+	db := s.w
+	if db == nil {
+		db = s.r
+	}
+	return head(ctx, db, trustDomain, chain)
+}
+
+func head(ctx context.Context, db interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}, trustDomain, chain string) (Head, error) {
+	var seq int64
+	var hash []byte
+	err := db.QueryRowContext(ctx, `SELECT sequence, hash FROM entries WHERE trust_domain = ? AND chain = ? ORDER BY sequence DESC LIMIT 1`,
+		trustDomain, chain).Scan(&seq, &hash)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return Head{}, nil
+	case err != nil:
+		return Head{}, fmt.Errorf("store: head: %w", err)
+	case len(hash) != 32 || seq <= 0:
+		return Head{}, fmt.Errorf("store: the last entry is damaged (sequence %d, hash of %d bytes)", seq, len(hash))
+	}
+	return Head{Sequence: uint64(seq), Hash: [32]byte(hash)}, nil
+}
+
+// Append implements [LedgerStore].
+func (s *SQLite) Append(ctx context.Context, b Batch) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
+		if len(b.Entries) > 0 {
+			if err := s.appendEntries(ctx, tx, b); err != nil {
+				return err
+			}
+		}
+		for _, e := range b.Evidence {
+			enc, err := cbor.Marshal(e.Endorsements)
+			if err != nil {
+				return fmt.Errorf("store: evidence: %w", err)
+			}
+			if _, err := tx.StmtContext(ctx, s.insert.evidence).ExecContext(ctx, b.TrustDomain, e.Digest[:], e.Platform, e.Instance,
+				e.Denied, e.Size(), nonNil(e.Body), enc, micros(e.At)); err != nil {
+				return fmt.Errorf("store: evidence: %w", err)
+			}
+		}
+		for _, d := range b.Denials {
+			if _, err := tx.StmtContext(ctx, s.insert.denial).ExecContext(ctx, b.TrustDomain, micros(d.At), d.Reference, d.Instance,
+				d.EvidenceDigest[:], nonNil(d.Payload)); err != nil {
+				return fmt.Errorf("store: denial: %w", err)
+			}
+		}
+		for _, c := range b.Certificates {
+			if _, err := tx.StmtContext(ctx, s.insert.certificate).ExecContext(ctx, b.TrustDomain, c.Serial, nonNil(c.DER), micros(c.At)); err != nil {
+				return fmt.Errorf("store: certificate: %w", err)
+			}
+		}
+		for _, c := range b.Checkpoints {
+			if _, err := tx.StmtContext(ctx, s.insert.checkpoint).ExecContext(ctx, b.TrustDomain, b.Chain, int64(c.Size), nonNil(c.Note), micros(c.At)); err != nil { //nolint:gosec // far below 2^63
+				return fmt.Errorf("store: checkpoint: %w", err)
+			}
+		}
+		return nil
+	})
+}
+
+func (s *SQLite) appendEntries(ctx context.Context, tx *sql.Tx, b Batch) error {
+	at, err := head(ctx, tx, b.TrustDomain, b.Chain)
+	if err != nil {
+		return err
+	}
+	if at != b.Previous {
+		return fmt.Errorf("%w: the chain ends at entry %d, the batch builds on entry %d: is another server writing this chain?",
+			ErrConflict, at.Sequence, b.Previous.Sequence)
+	}
+	entry, identity := tx.StmtContext(ctx, s.insert.entry), tx.StmtContext(ctx, s.insert.identity)
+	for i, e := range b.Entries {
+		if e.Sequence != b.Previous.Sequence+1+uint64(i) { //nolint:gosec // an index
+			return fmt.Errorf("%w: entry %d of the batch has sequence %d, want %d", ErrConflict, i, e.Sequence, b.Previous.Sequence+1+uint64(i)) //nolint:gosec // an index
+		}
+		if _, err := entry.ExecContext(ctx, b.TrustDomain, b.Chain, int64(e.Sequence), e.Hash[:], nonNil(e.Payload), micros(e.At), //nolint:gosec // far below 2^63
+			e.Reference, e.Instance, e.EvidenceDigest[:]); err != nil {
+			return fmt.Errorf("store: entry %d: %w", e.Sequence, err)
+		}
+		for j, id := range e.Identities {
+			if _, err := identity.ExecContext(ctx, b.TrustDomain, id.Serial, b.Chain, int64(e.Sequence), j, id.SPIFFEID, //nolint:gosec // far below 2^63
+				id.KeyThumbprint[:], micros(id.NotAfter)); err != nil {
+				return fmt.Errorf("store: identity %d of entry %d: %w", j, e.Sequence, err)
+			}
+		}
+	}
+	return nil
+}
+
+// nonNil: a nil slice would be NULL.
+func nonNil(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+// Usage implements [LedgerStore].
+func (s *SQLite) Usage(ctx context.Context, trustDomain string) (u Usage, err error) {
+	err = s.r.QueryRowContext(ctx, `SELECT
+		(SELECT count(*) FROM denials WHERE trust_domain = ?1),
+		(SELECT coalesce(sum(size), 0) FROM evidence WHERE trust_domain = ?1 AND denied = 0),
+		(SELECT coalesce(sum(size), 0) FROM evidence WHERE trust_domain = ?1 AND denied = 1)`, trustDomain).
+		Scan(&u.Denials, &u.Evidence, &u.DeniedEvidence)
+	if err != nil {
+		return Usage{}, fmt.Errorf("store: usage: %w", err)
+	}
+	return u, nil
+}
+
+// Prune implements [LedgerStore]. It works in small transactions, so that
+// issuance never waits for long.
+func (s *SQLite) Prune(ctx context.Context, trustDomain string, before time.Time, maxDenials int) (p Pruned, err error) {
+	const chunk = 500
+	drop := func(n *int64, text string, args ...any) error {
+		for {
+			var done int64
+			err := s.write(ctx, func(tx *sql.Tx) error {
+				res, err := tx.ExecContext(ctx, text, args...)
+				if err != nil {
+					return fmt.Errorf("store: prune: %w", err)
+				}
+				done, err = res.RowsAffected()
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			*n += done
+			if done < chunk {
+				return nil
+			}
+		}
+	}
+	at := micros(before)
+	if err := drop(&p.Evidence, `DELETE FROM evidence WHERE rowid IN (SELECT rowid FROM evidence WHERE trust_domain = ? AND at < ? LIMIT 500)`, trustDomain, at); err != nil {
+		return p, err
+	}
+	if err := drop(&p.Certificates, `DELETE FROM certificates WHERE rowid IN (SELECT rowid FROM certificates WHERE trust_domain = ? AND at < ? LIMIT 500)`, trustDomain, at); err != nil {
+		return p, err
+	}
+	if err := drop(&p.Denials, `DELETE FROM denials WHERE id IN (SELECT id FROM denials WHERE trust_domain = ? AND at < ? LIMIT 500)`, trustDomain, at); err != nil {
+		return p, err
+	}
+	err = drop(&p.Denials, `DELETE FROM denials WHERE id IN (SELECT id FROM denials WHERE trust_domain = ?1 ORDER BY id
+		LIMIT max(0, min(500, (SELECT count(*) FROM denials WHERE trust_domain = ?1) - ?2)))`, trustDomain, maxDenials)
+	return p, err
+}
+
+const entryColumns = `sequence, hash, payload, at, reference, instance, evidence_digest`
+
+func scanEntry(scan func(...any) error) (e Entry, err error) {
+	var seq, at int64
+	var hash, digest []byte
+	if err = scan(&seq, &hash, &e.Payload, &at, &e.Reference, &e.Instance, &digest); err != nil {
+		return e, err
+	}
+	// Damaged lengths leave zero hashes, which the verification reports.
+	e.Sequence, e.At = uint64(seq), when(at) //nolint:gosec // a negative one becomes huge, and is reported as a gap
+	e.Hash, e.EvidenceDigest = fixed(hash), fixed(digest)
+	return e, nil
+}
+
+func fixed(b []byte) (out [32]byte) {
+	if len(b) == len(out) {
+		copy(out[:], b)
+	}
+	return out
+}
+
+// Entries implements [LedgerReader].
+func (s *SQLite) Entries(ctx context.Context, trustDomain, chain string, after uint64, limit int) ([]Entry, error) {
+	return query(ctx, s.r, `SELECT `+entryColumns+` FROM entries WHERE trust_domain = ? AND chain = ? AND sequence > ? ORDER BY sequence LIMIT ?`,
+		[]any{trustDomain, chain, int64(after), limit}, scanEntry) //nolint:gosec // far below 2^63
+}
+
+// Entry implements [LedgerReader].
+func (s *SQLite) Entry(ctx context.Context, trustDomain, chain string, sequence uint64) (Entry, error) {
+	return one(query(ctx, s.r, `SELECT `+entryColumns+` FROM entries WHERE trust_domain = ? AND chain = ? AND sequence = ?`,
+		[]any{trustDomain, chain, int64(sequence)}, scanEntry)) //nolint:gosec // a wrapped number finds nothing
+}
+
+// EntryIdentities implements [LedgerReader].
+func (s *SQLite) EntryIdentities(ctx context.Context, trustDomain, chain string, sequence uint64) ([]Identity, error) {
+	return query(ctx, s.r, `SELECT serial, spiffe_id, key_thumbprint, not_after FROM identities
+		WHERE trust_domain = ? AND chain = ? AND sequence = ? ORDER BY position`, []any{trustDomain, chain, int64(sequence)}, //nolint:gosec // a wrapped number finds nothing
+		func(scan func(...any) error) (id Identity, err error) {
+			var na int64
+			var thumb []byte
+			err = scan(&id.Serial, &id.SPIFFEID, &thumb, &na)
+			id.KeyThumbprint, id.NotAfter = fixed(thumb), when(na)
+			return id, err
+		})
+}
+
+// FindEntries implements [LedgerReader].
+func (s *SQLite) FindEntries(ctx context.Context, trustDomain, chain string, f Find) ([]Entry, error) {
+	text, args := `WHERE trust_domain = ? AND chain = ?`, []any{trustDomain, chain}
+	text, args = f.common(text, args)
+	if f.SPIFFEID != "" {
+		text += ` AND sequence IN (SELECT sequence FROM identities WHERE trust_domain = ? AND chain = ? AND spiffe_id = ?)`
+		args = append(args, trustDomain, chain, f.SPIFFEID)
+	}
+	if f.Serial != "" {
+		text += ` AND sequence IN (SELECT sequence FROM identities WHERE trust_domain = ? AND chain = ? AND serial = ?)`
+		args = append(args, trustDomain, chain, f.Serial)
+	}
+	return query(ctx, s.r, `SELECT `+entryColumns+` FROM entries `+text+` ORDER BY sequence DESC LIMIT ?`, append(args, f.Limit), scanEntry)
+}
+
+// FindDenials implements [LedgerReader].
+func (s *SQLite) FindDenials(ctx context.Context, trustDomain string, f Find) ([]Denial, error) {
+	if f.SPIFFEID != "" || f.Serial != "" {
+		return nil, nil
+	}
+	text, args := f.common(`WHERE trust_domain = ?`, []any{trustDomain})
+	return query(ctx, s.r, `SELECT at, reference, instance, evidence_digest, payload FROM denials `+text+` ORDER BY at DESC, id DESC LIMIT ?`,
+		append(args, f.Limit), func(scan func(...any) error) (d Denial, err error) {
+			var at int64
+			var digest []byte
+			err = scan(&at, &d.Reference, &d.Instance, &digest, &d.Payload)
+			d.At, d.EvidenceDigest = when(at), fixed(digest)
+			return d, err
+		})
+}
+
+func (f Find) common(text string, args []any) (string, []any) {
+	if f.Reference != "" {
+		text, args = text+` AND reference = ?`, append(args, f.Reference)
+	}
+	if f.Instance != "" {
+		text, args = text+` AND instance = ?`, append(args, f.Instance)
+	}
+	if !f.Before.IsZero() {
+		text, args = text+` AND at < ?`, append(args, micros(f.Before))
+	}
+	return text, args
+}
+
+// Evidence implements [LedgerReader].
+func (s *SQLite) Evidence(ctx context.Context, trustDomain string, digest [32]byte) (Evidence, error) {
+	return one(query(ctx, s.r, `SELECT digest, platform, instance, denied, body, endorsements, at FROM evidence WHERE trust_domain = ? AND digest = ?`,
+		[]any{trustDomain, digest[:]}, func(scan func(...any) error) (e Evidence, err error) {
+			var at int64
+			var sum, enc []byte
+			if err = scan(&sum, &e.Platform, &e.Instance, &e.Denied, &e.Body, &enc, &at); err != nil {
+				return e, err
+			}
+			e.Digest, e.At = fixed(sum), when(at)
+			return e, cbor.NewDecoder(bytes.NewReader(enc)).Decode(&e.Endorsements)
+		}))
+}
+
+// Certificate implements [LedgerReader].
+func (s *SQLite) Certificate(ctx context.Context, trustDomain, serial string) (Certificate, error) {
+	return one(query(ctx, s.r, `SELECT serial, der, at FROM certificates WHERE trust_domain = ? AND serial = ?`,
+		[]any{trustDomain, serial}, func(scan func(...any) error) (c Certificate, err error) {
+			var at int64
+			err = scan(&c.Serial, &c.DER, &at)
+			c.At = when(at)
+			return c, err
+		}))
+}
+
+// Checkpoints implements [LedgerReader].
+func (s *SQLite) Checkpoints(ctx context.Context, trustDomain, chain string) ([]Checkpoint, error) {
+	return query(ctx, s.r, `SELECT size, note, at FROM checkpoints WHERE trust_domain = ? AND chain = ? ORDER BY size`,
+		[]any{trustDomain, chain}, scanCheckpoint)
+}
+
+// LastCheckpoint implements [LedgerReader].
+func (s *SQLite) LastCheckpoint(ctx context.Context, trustDomain, chain string) (Checkpoint, error) {
+	return one(query(ctx, s.r, `SELECT size, note, at FROM checkpoints WHERE trust_domain = ? AND chain = ? ORDER BY size DESC LIMIT 1`,
+		[]any{trustDomain, chain}, scanCheckpoint))
+}
+
+func scanCheckpoint(scan func(...any) error) (c Checkpoint, err error) {
+	var size, at int64
+	err = scan(&size, &c.Note, &at)
+	c.Size, c.At = uint64(size), when(at) //nolint:gosec // a negative one becomes huge, and is reported
+	return c, err
+}
+
+func one[T any](rows []T, err error) (T, error) {
+	var zero T
+	if err != nil {
+		return zero, err
+	}
+	if len(rows) == 0 {
+		return zero, ErrNotFound
+	}
+	return rows[0], nil
+}

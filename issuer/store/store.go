@@ -1,0 +1,247 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Errors that callers tell apart with errors.Is.
+var (
+	// ErrNotFound: no such row.
+	ErrNotFound = errors.New("store: not found")
+	// ErrConflict: the row exists with other content, or the chain's head is
+	// not the one that an append builds on.
+	ErrConflict = errors.New("store: conflict")
+)
+
+// Store is what the ledger and the authorities need of a database.
+// Implementations are safe for concurrent use. A write that returned nil is
+// durable: it survives the loss of the machine's power.
+type Store interface {
+	// Ping reports whether the database answers.
+	Ping(ctx context.Context) error
+	// Close releases it. Writes that returned are durable without it.
+	Close() error
+
+	TrustDomainStore
+	AuthorityStore
+	LedgerStore
+	LedgerReader
+}
+
+// TrustDomainStore holds what is fixed for the life of a trust domain.
+type TrustDomainStore interface {
+	// InitTrustDomain stores the row. The same row again is no error, another
+	// kind under the same name is ErrConflict.
+	InitTrustDomain(ctx context.Context, td TrustDomain) error
+	// TrustDomain reads one; ErrNotFound.
+	TrustDomain(ctx context.Context, name string) (TrustDomain, error)
+	// TrustDomains lists all, by name.
+	TrustDomains(ctx context.Context) ([]TrustDomain, error)
+}
+
+// TrustDomain is one trust domain that the issuer serves.
+type TrustDomain struct {
+	Name      string // "attested.example.org"
+	Simulated bool   // of simulators, or of hardware: for life
+	CreatedAt time.Time
+	// BundleSequence grows with every change of the authorities that relying
+	// parties see.
+	BundleSequence uint64
+}
+
+// AuthorityStore knows which keys sign what.
+type AuthorityStore interface {
+	// AddAuthority stores a new authority and increments the trust domain's
+	// bundle sequence in the same transaction. ErrConflict where the ID is taken.
+	AddAuthority(ctx context.Context, a Authority) error
+	// Authorities lists those of one use, oldest first.
+	Authorities(ctx context.Context, trustDomain string, use Use) ([]Authority, error)
+	// PutDocument stores a signed document; its sequence must be greater than
+	// that of every document of the same kind (ErrConflict).
+	PutDocument(ctx context.Context, d Document) error
+	// LatestDocument reads the one with the highest sequence; ErrNotFound.
+	LatestDocument(ctx context.Context, trustDomain, kind string) (Document, error)
+}
+
+// Use is what an authority signs.
+type Use string
+
+// The uses.
+const (
+	X509     Use = "x509"     // X.509-SVIDs
+	Verifier Use = "verifier" // attestation results
+)
+
+// State is where an authority is in its life.
+type State string
+
+// Active authorities sign. (Those prepared, retired and tainted come with
+// rotation; the column is there.)
+const Active State = "active"
+
+// Authority is a signing key's public side. The private key is in a ring under
+// KeyName.
+type Authority struct {
+	TrustDomain         string
+	Use                 Use
+	ID                  string // lower-case hex, unique within trust domain and use
+	Server              string // the server that owns the key: the name of its chain
+	KeyName             string
+	State               State
+	Public              []byte // X.509: the certificate, DER; verifier: SubjectPublicKeyInfo, DER
+	NotBefore, NotAfter time.Time
+	CreatedAt           time.Time
+}
+
+// Document is a signed document, such as that of the verifier keys.
+type Document struct {
+	TrustDomain string
+	Kind        string // "verifier-keys"
+	Sequence    uint64
+	Body        []byte
+	CreatedAt   time.Time
+}
+
+// LedgerStore is the writing side of the ledger.
+type LedgerStore interface {
+	// Head reads the end of a chain: the zero Head for a chain without entries.
+	Head(ctx context.Context, trustDomain, chain string) (Head, error)
+	// Append writes a batch in one transaction: all of it is durable, or none.
+	// The first entry must follow on the stored head, and each on the one
+	// before it; otherwise ErrConflict, and nothing is written.
+	Append(ctx context.Context, b Batch) error
+	// Usage sums what the bounded tables hold.
+	Usage(ctx context.Context, trustDomain string) (Usage, error)
+	// Prune deletes evidence, certificates and denials older than the time, and
+	// then the oldest denials beyond maxDenials. Entries are never pruned.
+	Prune(ctx context.Context, trustDomain string, before time.Time, maxDenials int) (Pruned, error)
+}
+
+// Head is the end of a chain.
+type Head struct {
+	Sequence uint64 // of the last entry; 0 = none
+	Hash     [32]byte
+}
+
+// Batch is what one transaction writes. Every part may be empty.
+type Batch struct {
+	TrustDomain  string
+	Chain        string
+	Previous     Head // what Entries[0] builds on
+	Entries      []Entry
+	Denials      []Denial
+	Evidence     []Evidence // those whose digest is stored already are skipped
+	Certificates []Certificate
+	Checkpoints  []Checkpoint
+}
+
+// Entry is one link of the chain. Payload is kept byte for byte; the other
+// fields but Hash repeat parts of it for look-ups, and are not covered by the
+// hash: a reader who verifies compares them with the payload.
+type Entry struct {
+	Sequence       uint64
+	Hash           [32]byte
+	Payload        []byte
+	At             time.Time
+	Reference      string
+	Instance       string
+	EvidenceDigest [32]byte
+	Identities     []Identity
+}
+
+// Identity is one SVID that an entry allows.
+type Identity struct {
+	Serial        string // lower-case hex, unique within the trust domain
+	SPIFFEID      string
+	KeyThumbprint [32]byte
+	NotAfter      time.Time
+}
+
+// Denial is one refusal by policy, outside the chain.
+type Denial struct {
+	At             time.Time
+	Reference      string
+	Instance       string
+	EvidenceDigest [32]byte
+	Payload        []byte
+}
+
+// Evidence is what an attester sent, kept so that a draft policy can be tried
+// on it.
+type Evidence struct {
+	Digest       [32]byte
+	Platform     string
+	Instance     string
+	Denied       bool // it came with a denial, and counts against that budget
+	Body         []byte
+	Endorsements [][]byte
+	At           time.Time
+}
+
+// Size is what the evidence counts against the budget, in bytes.
+func (e Evidence) Size() int64 {
+	n := int64(len(e.Body))
+	for _, b := range e.Endorsements {
+		n += int64(len(b))
+	}
+	return n
+}
+
+// Certificate is an SVID as issued: it holds the attestation result.
+type Certificate struct {
+	Serial string
+	DER    []byte
+	At     time.Time
+}
+
+// Checkpoint is a signed head.
+type Checkpoint struct {
+	Size uint64 // entries that it covers
+	Note []byte
+	At   time.Time
+}
+
+// Usage is what the bounded tables hold.
+type Usage struct {
+	Denials        int64 // rows
+	Evidence       int64 // bytes, of issuances
+	DeniedEvidence int64 // bytes, of denials
+}
+
+// Pruned counts what Prune deleted, in rows.
+type Pruned struct{ Evidence, Certificates, Denials int64 }
+
+// LedgerReader is the reading side of the ledger.
+type LedgerReader interface {
+	// Entries reads up to limit entries with sequence numbers greater than
+	// after, ascending. Identities are not filled in.
+	Entries(ctx context.Context, trustDomain, chain string, after uint64, limit int) ([]Entry, error)
+	// Entry reads one by sequence number; ErrNotFound.
+	Entry(ctx context.Context, trustDomain, chain string, sequence uint64) (Entry, error)
+	// EntryIdentities reads the look-up rows of one entry, in their order.
+	EntryIdentities(ctx context.Context, trustDomain, chain string, sequence uint64) ([]Identity, error)
+	// FindEntries reads the entries that match, newest first.
+	FindEntries(ctx context.Context, trustDomain, chain string, f Find) ([]Entry, error)
+	// FindDenials reads the denials that match, newest first; SPIFFEID matches none.
+	FindDenials(ctx context.Context, trustDomain string, f Find) ([]Denial, error)
+	// Evidence reads one by digest; ErrNotFound.
+	Evidence(ctx context.Context, trustDomain string, digest [32]byte) (Evidence, error)
+	// Certificate reads one by serial; ErrNotFound.
+	Certificate(ctx context.Context, trustDomain, serial string) (Certificate, error)
+	// Checkpoints reads all of a chain, ascending by size.
+	Checkpoints(ctx context.Context, trustDomain, chain string) ([]Checkpoint, error)
+	// LastCheckpoint reads the one with the greatest size; ErrNotFound.
+	LastCheckpoint(ctx context.Context, trustDomain, chain string) (Checkpoint, error)
+}
+
+// Find selects entries or denials. Zero fields select everything.
+type Find struct {
+	Reference string
+	Instance  string
+	SPIFFEID  string
+	Serial    string
+	Before    time.Time // strictly older than
+	Limit     int       // required, > 0
+}

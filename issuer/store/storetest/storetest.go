@@ -1,0 +1,416 @@
+// Package storetest is the test suite that every implementation of
+// [store.Store] passes, and the reason why the others need no tests of their own
+// for what the interface promises.
+package storetest
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/assay-project/assay/issuer/store"
+)
+
+// Run runs the suite. open returns an empty store that the test may fill, and
+// reopen closes a store and opens what it left.
+func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testing.T, s store.Store) store.Store) {
+	t.Run("ATrustDomainKeepsItsKindForLife", func(t *testing.T) { trustDomainKind(t, open(t)) })
+	t.Run("AuthoritiesAreListedAndNeverReplaced", func(t *testing.T) { authorities(t, open(t)) })
+	t.Run("DocumentsOnlyGrow", func(t *testing.T) { documents(t, open(t)) })
+	t.Run("WhatWasAppendedIsRead", func(t *testing.T) { appended(t, open(t), reopen) })
+	t.Run("ABatchIsWrittenWholeOrNotAtAll", func(t *testing.T) { atomic(t, open(t)) })
+	t.Run("AnAppendOnAnotherHeadIsRefused", func(t *testing.T) { conflict(t, open(t)) })
+	t.Run("OfTwoWritersOneWins", func(t *testing.T) { race(t, open(t)) })
+	t.Run("EntriesAreFound", func(t *testing.T) { find(t, open(t)) })
+	t.Run("TrustDomainsAndChainsDoNotMix", func(t *testing.T) { isolation(t, open(t)) })
+	t.Run("PruneLeavesTheLedgerAlone", func(t *testing.T) { prune(t, open(t)) })
+	t.Run("ACancelledAppendWritesNothing", func(t *testing.T) { cancelled(t, open(t)) })
+}
+
+const td = "simulated.example.org"
+
+var start = time.Date(2026, 11, 1, 12, 0, 0, 123456000, time.UTC)
+
+func initialised(t *testing.T, s store.Store) store.Store {
+	t.Helper()
+	must(t, s.InitTrustDomain(t.Context(), store.TrustDomain{Name: td, Simulated: true, CreatedAt: start}))
+	return s
+}
+
+// Entry makes the n-th entry of a test chain: one identity, content by number.
+func Entry(chain string, n uint64) store.Entry {
+	sum := func(what string) [32]byte { return sha256.Sum256(fmt.Appendf(nil, "%s/%s/%d", chain, what, n)) }
+	return store.Entry{
+		Sequence: n, Hash: sum("hash"), Payload: fmt.Appendf(nil, `{"n":%d}`, n),
+		At: start.Add(time.Duration(n) * time.Second), Reference: fmt.Sprintf("as-%s-%d", chain, n), //nolint:gosec // small
+		Instance: fmt.Sprintf("aws-nitro:i-%d", n%3), EvidenceDigest: sum("evidence"),
+		Identities: []store.Identity{{
+			Serial: fmt.Sprintf("%s%04x", chain, n), SPIFFEID: fmt.Sprintf("spiffe://%s/w%d", td, n%2),
+			KeyThumbprint: sum("key"), NotAfter: start.Add(time.Hour),
+		}},
+	}
+}
+
+// Batch makes the batch of entries from to to of a test chain.
+func Batch(chain string, from, to uint64) store.Batch {
+	b := store.Batch{TrustDomain: td, Chain: chain}
+	if from > 1 {
+		b.Previous = store.Head{Sequence: from - 1, Hash: Entry(chain, from-1).Hash}
+	}
+	for n := from; n <= to; n++ {
+		b.Entries = append(b.Entries, Entry(chain, n))
+	}
+	return b
+}
+
+func trustDomainKind(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	row := store.TrustDomain{Name: td, Simulated: true, CreatedAt: start}
+	must(t, s.InitTrustDomain(ctx, row))
+	again := row
+	again.CreatedAt = start.Add(time.Hour)
+	must(t, s.InitTrustDomain(ctx, again))
+	other := row
+	other.Simulated = false
+	if err := s.InitTrustDomain(ctx, other); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("another kind: %v, want ErrConflict", err)
+	}
+	got, err := s.TrustDomain(ctx, td)
+	must(t, err)
+	diff(t, row, got)
+	if _, err := s.TrustDomain(ctx, "other.example.org"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("unknown: %v, want ErrNotFound", err)
+	}
+	all, err := s.TrustDomains(ctx)
+	must(t, err)
+	diff(t, []store.TrustDomain{row}, all)
+	must(t, s.Ping(ctx))
+}
+
+func authorities(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	initialised(t, s)
+	a := store.Authority{
+		TrustDomain: td, Use: store.X509, ID: "aa", Server: "main", KeyName: "x509-ca-aa", State: store.Active,
+		Public: []byte{1}, NotBefore: start, NotAfter: start.Add(time.Hour), CreatedAt: start,
+	}
+	b := a
+	b.ID, b.CreatedAt = "bb", start.Add(time.Minute)
+	must(t, s.AddAuthority(ctx, a))
+	must(t, s.AddAuthority(ctx, b))
+	if err := s.AddAuthority(ctx, a); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("the same ID: %v, want ErrConflict", err)
+	}
+	got, err := s.Authorities(ctx, td, store.X509)
+	must(t, err)
+	diff(t, []store.Authority{a, b}, got)
+	none, err := s.Authorities(ctx, td, store.Verifier)
+	must(t, err)
+	if len(none) != 0 {
+		t.Errorf("authorities of another use: %v", none)
+	}
+	row, err := s.TrustDomain(ctx, td)
+	must(t, err)
+	if row.BundleSequence != 2 {
+		t.Errorf("bundle sequence %d, want 2", row.BundleSequence)
+	}
+	a.TrustDomain = "other.example.org"
+	if err := s.AddAuthority(ctx, a); err == nil {
+		t.Error("an authority of an unknown trust domain was stored")
+	}
+}
+
+func documents(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	initialised(t, s)
+	if _, err := s.LatestDocument(ctx, td, "k"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("none: %v, want ErrNotFound", err)
+	}
+	for _, seq := range []uint64{1, 5} {
+		must(t, s.PutDocument(ctx, store.Document{TrustDomain: td, Kind: "k", Sequence: seq, Body: []byte{byte(seq)}, CreatedAt: start}))
+	}
+	for _, seq := range []uint64{3, 5} {
+		if err := s.PutDocument(ctx, store.Document{TrustDomain: td, Kind: "k", Sequence: seq, Body: []byte{9}, CreatedAt: start}); !errors.Is(err, store.ErrConflict) {
+			t.Errorf("sequence %d after 5: %v, want ErrConflict", seq, err)
+		}
+	}
+	got, err := s.LatestDocument(ctx, td, "k")
+	must(t, err)
+	diff(t, store.Document{TrustDomain: td, Kind: "k", Sequence: 5, Body: []byte{5}, CreatedAt: start}, got)
+}
+
+func appended(t *testing.T, s store.Store, reopen func(*testing.T, store.Store) store.Store) {
+	ctx := t.Context()
+	initialised(t, s)
+	if h, err := s.Head(ctx, td, "a"); err != nil || h != (store.Head{}) {
+		t.Errorf("empty chain: head %v, %v", h, err)
+	}
+	b := Batch("a", 1, 3)
+	b.Entries[1].Identities = append(b.Entries[1].Identities, store.Identity{Serial: "ff", SPIFFEID: "spiffe://x/y", NotAfter: start})
+	b.Evidence = []store.Evidence{{Digest: [32]byte{1}, Platform: "aws-nitro", Instance: "i", Body: []byte("body"), Endorsements: [][]byte{{1}, {2, 3}}, At: start}}
+	b.Denials = []store.Denial{{At: start, Reference: "as-d", Instance: "i", EvidenceDigest: [32]byte{1}, Payload: []byte(`{}`)}}
+	b.Certificates = []store.Certificate{{Serial: "01", DER: []byte{4}, At: start}}
+	b.Checkpoints = []store.Checkpoint{{Size: 2, Note: []byte("two"), At: start}, {Size: 3, Note: []byte("three"), At: start}}
+	must(t, s.Append(ctx, b))
+	s = reopen(t, s)
+
+	got, err := s.Entries(ctx, td, "a", 0, 10)
+	must(t, err)
+	want := Batch("a", 1, 3).Entries
+	for i := range want {
+		want[i].Identities = nil
+	}
+	diff(t, want, got)
+	page, err := s.Entries(ctx, td, "a", 1, 1)
+	must(t, err)
+	diff(t, want[1:2], page)
+	entry, err := s.Entry(ctx, td, "a", 2)
+	must(t, err)
+	diff(t, want[1], entry)
+	ids, err := s.EntryIdentities(ctx, td, "a", 2)
+	must(t, err)
+	diff(t, b.Entries[1].Identities, ids)
+	head, err := s.Head(ctx, td, "a")
+	must(t, err)
+	diff(t, store.Head{Sequence: 3, Hash: want[2].Hash}, head)
+	ev, err := s.Evidence(ctx, td, [32]byte{1})
+	must(t, err)
+	diff(t, b.Evidence[0], ev)
+	den, err := s.FindDenials(ctx, td, store.Find{Limit: 5})
+	must(t, err)
+	diff(t, b.Denials, den)
+	cert, err := s.Certificate(ctx, td, "01")
+	must(t, err)
+	diff(t, b.Certificates[0], cert)
+	cps, err := s.Checkpoints(ctx, td, "a")
+	must(t, err)
+	diff(t, b.Checkpoints, cps)
+	last, err := s.LastCheckpoint(ctx, td, "a")
+	must(t, err)
+	diff(t, b.Checkpoints[1], last)
+	use, err := s.Usage(ctx, td)
+	must(t, err)
+	diff(t, store.Usage{Denials: 1, Evidence: 7}, use)
+
+	for what, err := range map[string]error{
+		"entry":       second(s.Entry(ctx, td, "a", 4)),
+		"entry 2^64":  second(s.Entry(ctx, td, "a", 1<<64-1)),
+		"evidence":    second(s.Evidence(ctx, td, [32]byte{2})),
+		"certificate": second(s.Certificate(ctx, td, "02")),
+		"checkpoint":  second(s.LastCheckpoint(ctx, td, "b")),
+	} {
+		if !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("missing %s: %v, want ErrNotFound", what, err)
+		}
+	}
+}
+
+func atomic(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	initialised(t, s)
+	for name, spoil := range map[string]func(*store.Batch){
+		"a serial twice":     func(b *store.Batch) { b.Entries[2].Identities[0].Serial = b.Entries[0].Identities[0].Serial },
+		"a reference twice":  func(b *store.Batch) { b.Entries[2].Reference = b.Entries[0].Reference },
+		"a gap":              func(b *store.Batch) { b.Entries[2].Sequence = 4 },
+		"a denial twice":     func(b *store.Batch) { b.Denials = append(b.Denials, b.Denials[0]) },
+		"unknown trust name": func(b *store.Batch) { b.TrustDomain = "other.example.org" },
+	} {
+		b := Batch("a", 1, 3)
+		b.Denials = []store.Denial{{At: start, Reference: "as-d", Payload: []byte(`{}`)}}
+		b.Evidence = []store.Evidence{{Digest: [32]byte{1}, Body: []byte("x"), At: start}}
+		spoil(&b)
+		if err := s.Append(ctx, b); err == nil {
+			t.Fatalf("%s: appended", name)
+		}
+		if h, err := s.Head(ctx, td, "a"); err != nil || h != (store.Head{}) {
+			t.Errorf("%s: head %v, %v: part of the batch was written", name, h, err)
+		}
+		if u, err := s.Usage(ctx, td); err != nil || u != (store.Usage{}) {
+			t.Errorf("%s: usage %v, %v: part of the batch was written", name, u, err)
+		}
+	}
+	must(t, s.Append(ctx, Batch("a", 1, 3)))
+	b := Batch("a", 4, 4)
+	b.Entries[0].Identities[0].Serial = Entry("a", 1).Identities[0].Serial
+	if err := s.Append(ctx, b); err == nil {
+		t.Error("a serial of an earlier batch was accepted")
+	}
+}
+
+func conflict(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	initialised(t, s)
+	must(t, s.Append(ctx, Batch("a", 1, 2)))
+	for name, b := range map[string]store.Batch{
+		"the same entries again": Batch("a", 1, 2),
+		"a gap":                  Batch("a", 4, 4),
+		"another hash": func() store.Batch {
+			b := Batch("a", 3, 3)
+			b.Previous.Hash[0] ^= 1
+			return b
+		}(),
+	} {
+		if err := s.Append(ctx, b); !errors.Is(err, store.ErrConflict) {
+			t.Errorf("%s: %v, want ErrConflict", name, err)
+		}
+	}
+	must(t, s.Append(ctx, Batch("a", 3, 3)))
+}
+
+func race(t *testing.T, s store.Store) {
+	initialised(t, s)
+	errs := make([]error, 4)
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Go(func() { errs[i] = s.Append(context.WithoutCancel(t.Context()), Batch("a", 1, 5)) })
+	}
+	wg.Wait()
+	won := 0
+	for _, err := range errs {
+		switch {
+		case err == nil:
+			won++
+		case !errors.Is(err, store.ErrConflict):
+			t.Errorf("%v, want ErrConflict", err)
+		}
+	}
+	if won != 1 {
+		t.Errorf("%d writers won, want 1", won)
+	}
+}
+
+func find(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	initialised(t, s)
+	must(t, s.Append(ctx, Batch("a", 1, 9)))
+	for _, tt := range []struct {
+		name string
+		f    store.Find
+		want []uint64
+	}{
+		{"newest first", store.Find{Limit: 2}, []uint64{9, 8}},
+		{"by reference", store.Find{Reference: "as-a-4", Limit: 9}, []uint64{4}},
+		{"by instance", store.Find{Instance: "aws-nitro:i-0", Limit: 9}, []uint64{9, 6, 3}},
+		{"by SPIFFE ID", store.Find{SPIFFEID: "spiffe://" + td + "/w0", Limit: 9}, []uint64{8, 6, 4, 2}},
+		{"by serial", store.Find{Serial: "a0007", Limit: 9}, []uint64{7}},
+		{"by time", store.Find{Before: start.Add(3 * time.Second), Limit: 9}, []uint64{2, 1}},
+		{"by both", store.Find{Instance: "aws-nitro:i-0", SPIFFEID: "spiffe://" + td + "/w0", Limit: 9}, []uint64{6}},
+		{"none", store.Find{Reference: "as-' OR 1=1 --", Limit: 9}, nil},
+	} {
+		got, err := s.FindEntries(ctx, td, "a", tt.f)
+		must(t, err)
+		var seqs []uint64
+		for _, e := range got {
+			seqs = append(seqs, e.Sequence)
+		}
+		if d := cmp.Diff(tt.want, seqs); d != "" {
+			t.Errorf("%s: %s", tt.name, d)
+		}
+	}
+}
+
+func isolation(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	initialised(t, s)
+	must(t, s.InitTrustDomain(ctx, store.TrustDomain{Name: "other.example.org", CreatedAt: start}))
+	b := Batch("a", 1, 2)
+	b.Evidence = []store.Evidence{{Digest: [32]byte{1}, Body: []byte("x"), At: start}}
+	b.Certificates = []store.Certificate{{Serial: "01", DER: []byte{1}, At: start}}
+	b.Checkpoints = []store.Checkpoint{{Size: 2, Note: []byte("n"), At: start}}
+	b.Denials = []store.Denial{{At: start, Reference: "as-d", Payload: []byte(`{}`)}}
+	must(t, s.Append(ctx, b))
+	must(t, s.Append(ctx, Batch("b", 1, 1)))
+	other := Batch("a", 1, 1) // the very same serial and reference, in another trust domain
+	other.TrustDomain = "other.example.org"
+	must(t, s.Append(ctx, other))
+
+	const o = "other.example.org"
+	if got, err := s.Entries(ctx, o, "a", 0, 9); err != nil || len(got) != 1 {
+		t.Errorf("entries of the other trust domain: %d, %v", len(got), err)
+	}
+	if got, err := s.Entries(ctx, td, "b", 0, 9); err != nil || len(got) != 1 {
+		t.Errorf("entries of the other chain: %d, %v", len(got), err)
+	}
+	for what, err := range map[string]error{
+		"evidence":    second(s.Evidence(ctx, o, [32]byte{1})),
+		"certificate": second(s.Certificate(ctx, o, "01")),
+		"checkpoint":  second(s.LastCheckpoint(ctx, o, "a")),
+	} {
+		if !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("%s seen from the other trust domain: %v", what, err)
+		}
+	}
+	if d, err := s.FindDenials(ctx, o, store.Find{Limit: 9}); err != nil || len(d) != 0 {
+		t.Errorf("denials seen from the other trust domain: %v, %v", d, err)
+	}
+	if u, err := s.Usage(ctx, o); err != nil || u != (store.Usage{}) {
+		t.Errorf("usage of the other trust domain: %v, %v", u, err)
+	}
+}
+
+func prune(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	initialised(t, s)
+	b := Batch("a", 1, 5)
+	for i := range 5 {
+		at := start.Add(time.Duration(i) * time.Hour)
+		b.Evidence = append(b.Evidence, store.Evidence{Digest: [32]byte{byte(i)}, Body: []byte("x"), Denied: i%2 == 1, At: at})
+		b.Certificates = append(b.Certificates, store.Certificate{Serial: fmt.Sprint(i), DER: []byte{1}, At: at})
+		b.Denials = append(b.Denials, store.Denial{At: at, Reference: fmt.Sprint(i), Payload: []byte(`{}`)})
+	}
+	must(t, s.Append(ctx, b))
+	p, err := s.Prune(ctx, td, start.Add(2*time.Hour), 2)
+	must(t, err)
+	diff(t, store.Pruned{Evidence: 2, Certificates: 2, Denials: 3}, p)
+	u, err := s.Usage(ctx, td)
+	must(t, err)
+	diff(t, store.Usage{Denials: 2, Evidence: 2, DeniedEvidence: 1}, u)
+	left, err := s.FindDenials(ctx, td, store.Find{Limit: 9})
+	must(t, err)
+	if len(left) != 2 || left[0].Reference != "4" || left[1].Reference != "3" {
+		t.Errorf("the newest denials should stay, got %v", left)
+	}
+	if _, err := s.Evidence(ctx, td, [32]byte{2}); err != nil {
+		t.Errorf("evidence of that very moment was pruned: %v", err)
+	}
+	entries, err := s.Entries(ctx, td, "a", 0, 9)
+	if err != nil || len(entries) != 5 {
+		t.Errorf("%d entries left, %v: want all 5", len(entries), err)
+	}
+}
+
+func cancelled(t *testing.T, s store.Store) {
+	initialised(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Append(ctx, Batch("a", 1, 1)); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, want context.Canceled", err)
+	}
+	if h, err := s.Head(t.Context(), td, "a"); err != nil || h != (store.Head{}) {
+		t.Errorf("head %v, %v", h, err)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func diff(t *testing.T, want, got any) {
+	t.Helper()
+	equalBytes := cmp.Comparer(func(a, b []byte) bool { return bytes.Equal(a, b) })
+	if d := cmp.Diff(want, got, equalBytes); d != "" {
+		t.Errorf("(-want +got)\n%s", d)
+	}
+}
