@@ -47,9 +47,9 @@ func cborText(s string) []byte  { return append(head(majorText, uint64(len(s))),
 // cborInt encodes a signed integer.
 func cborInt(n int64) []byte {
 	if n < 0 {
-		return head(majorNeg, uint64(-(n + 1))) //nolint:gosec // -(n+1) is in 0..MaxInt64
+		return head(majorNeg, uint64(-(n + 1)))
 	}
-	return cborUint(uint64(n)) //nolint:gosec // n is not negative
+	return cborUint(uint64(n))
 }
 
 // cborOptional encodes nil as null: absent is not the same as empty.
