@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -117,9 +118,10 @@ func nonNil(b []byte) []byte {
 func (s *SQLite) Usage(ctx context.Context, trustDomain string) (u Usage, err error) {
 	err = s.r.QueryRowContext(ctx, `SELECT
 		(SELECT count(*) FROM denials WHERE trust_domain = ?1),
+		(SELECT coalesce(sum(length(payload)), 0) FROM denials WHERE trust_domain = ?1),
 		(SELECT coalesce(sum(size), 0) FROM evidence WHERE trust_domain = ?1 AND denied = 0),
 		(SELECT coalesce(sum(size), 0) FROM evidence WHERE trust_domain = ?1 AND denied = 1)`, trustDomain).
-		Scan(&u.Denials, &u.Evidence, &u.DeniedEvidence)
+		Scan(&u.Denials, &u.DenialBytes, &u.Evidence, &u.DeniedEvidence)
 	if err != nil {
 		return Usage{}, fmt.Errorf("store: usage: %w", err)
 	}
@@ -211,10 +213,19 @@ func (s *SQLite) EntryIdentities(ctx context.Context, trustDomain, chain string,
 		})
 }
 
+// HasSerial implements [LedgerReader].
+func (s *SQLite) HasSerial(ctx context.Context, trustDomain, serial string) (bool, error) {
+	var n int
+	if err := s.r.QueryRowContext(ctx, `SELECT count(*) FROM identities WHERE trust_domain = ? AND serial = ?`, trustDomain, serial).Scan(&n); err != nil {
+		return false, fmt.Errorf("store: serial: %w", err)
+	}
+	return n > 0, nil
+}
+
 // FindEntries implements [LedgerReader].
 func (s *SQLite) FindEntries(ctx context.Context, trustDomain, chain string, f Find) ([]Entry, error) {
 	text, args := `WHERE trust_domain = ? AND chain = ?`, []any{trustDomain, chain}
-	text, args = f.common(text, args)
+	text, args = f.common(text, args, "sequence")
 	if f.SPIFFEID != "" {
 		text += ` AND sequence IN (SELECT sequence FROM identities WHERE trust_domain = ? AND chain = ? AND spiffe_id = ?)`
 		args = append(args, trustDomain, chain, f.SPIFFEID)
@@ -223,7 +234,7 @@ func (s *SQLite) FindEntries(ctx context.Context, trustDomain, chain string, f F
 		text += ` AND sequence IN (SELECT sequence FROM identities WHERE trust_domain = ? AND chain = ? AND serial = ?)`
 		args = append(args, trustDomain, chain, f.Serial)
 	}
-	return query(ctx, s.r, `SELECT `+entryColumns+` FROM entries `+text+` ORDER BY sequence DESC LIMIT ?`, append(args, f.Limit), scanEntry)
+	return query(ctx, s.r, `SELECT `+entryColumns+` FROM entries `+text+` ORDER BY sequence `+f.order()+` LIMIT ?`, append(args, f.Limit), scanEntry)
 }
 
 // FindDenials implements [LedgerReader].
@@ -231,18 +242,31 @@ func (s *SQLite) FindDenials(ctx context.Context, trustDomain string, f Find) ([
 	if f.SPIFFEID != "" || f.Serial != "" {
 		return nil, nil
 	}
-	text, args := f.common(`WHERE trust_domain = ?`, []any{trustDomain})
-	return query(ctx, s.r, `SELECT at, reference, instance, evidence_digest, payload FROM denials `+text+` ORDER BY at DESC, id DESC LIMIT ?`,
+	text, args := f.common(`WHERE trust_domain = ?`, []any{trustDomain}, "id")
+	return query(ctx, s.r, `SELECT id, at, reference, instance, evidence_digest, payload FROM denials `+text+` ORDER BY id `+f.order()+` LIMIT ?`,
 		append(args, f.Limit), func(scan func(...any) error) (d Denial, err error) {
-			var at int64
+			var id, at int64
 			var digest []byte
-			err = scan(&at, &d.Reference, &d.Instance, &digest, &d.Payload)
+			err = scan(&id, &at, &d.Reference, &d.Instance, &digest, &d.Payload)
+			d.ID = uint64(id) //nolint:gosec // never negative
 			d.At, d.EvidenceDigest = when(at), fixed(digest)
 			return d, err
 		})
 }
 
-func (f Find) common(text string, args []any) (string, []any) {
+func (f Find) order() string {
+	if f.Oldest {
+		return "ASC"
+	}
+	return "DESC"
+}
+
+// common adds the conditions that entries and denials share; number is the
+// column that counts them.
+func (f Find) common(text string, args []any, number string) (string, []any) {
+	if f.After > 0 {
+		text, args = text+` AND `+number+` > ?`, append(args, int64(min(f.After, math.MaxInt64))) //nolint:gosec // capped
+	}
 	if f.Reference != "" {
 		text, args = text+` AND reference = ?`, append(args, f.Reference)
 	}

@@ -161,6 +161,7 @@ type Identity struct {
 
 // Denial is one refusal by policy, outside the chain.
 type Denial struct {
+	ID             uint64 // drawn by the store, ascending; ignored when written
 	At             time.Time
 	Reference      string
 	Instance       string
@@ -206,6 +207,7 @@ type Checkpoint struct {
 // Usage is what the bounded tables hold.
 type Usage struct {
 	Denials        int64 // rows
+	DenialBytes    int64 // of their payloads
 	Evidence       int64 // bytes, of issuances
 	DeniedEvidence int64 // bytes, of denials
 }
@@ -222,9 +224,12 @@ type LedgerReader interface {
 	Entry(ctx context.Context, trustDomain, chain string, sequence uint64) (Entry, error)
 	// EntryIdentities reads the look-up rows of one entry, in their order.
 	EntryIdentities(ctx context.Context, trustDomain, chain string, sequence uint64) ([]Identity, error)
-	// FindEntries reads the entries that match, newest first.
+	// HasSerial reports whether an entry of the trust domain names the serial.
+	HasSerial(ctx context.Context, trustDomain, serial string) (bool, error)
+	// FindEntries reads the entries that match, newest first unless f says otherwise.
 	FindEntries(ctx context.Context, trustDomain, chain string, f Find) ([]Entry, error)
-	// FindDenials reads the denials that match, newest first; SPIFFEID matches none.
+	// FindDenials reads the denials that match, newest first unless f says
+	// otherwise; a SPIFFEID or Serial matches none.
 	FindDenials(ctx context.Context, trustDomain string, f Find) ([]Denial, error)
 	// Evidence reads one by digest; ErrNotFound.
 	Evidence(ctx context.Context, trustDomain string, digest [32]byte) (Evidence, error)
@@ -242,6 +247,8 @@ type Find struct {
 	Instance  string
 	SPIFFEID  string
 	Serial    string
+	After     uint64    // sequence (entries) or ID (denials) greater than
 	Before    time.Time // strictly older than
+	Oldest    bool      // oldest first instead of newest first
 	Limit     int       // required, > 0
 }

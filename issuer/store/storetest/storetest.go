@@ -185,7 +185,16 @@ func appended(t *testing.T, s store.Store, reopen func(*testing.T, store.Store) 
 	diff(t, b.Evidence[0], ev)
 	den, err := s.FindDenials(ctx, td, store.Find{Limit: 5})
 	must(t, err)
+	if len(den) != 1 || den[0].ID == 0 {
+		t.Fatalf("denials %v, want one with an ID", den)
+	}
+	b.Denials[0].ID = den[0].ID
 	diff(t, b.Denials, den)
+	for serial, want := range map[string]bool{"ff": true, "a0003": true, "a0004": false} {
+		if got, err := s.HasSerial(ctx, td, serial); err != nil || got != want {
+			t.Errorf("HasSerial(%s) = %v, %v, want %v", serial, got, err, want)
+		}
+	}
 	cert, err := s.Certificate(ctx, td, "01")
 	must(t, err)
 	diff(t, b.Certificates[0], cert)
@@ -197,7 +206,7 @@ func appended(t *testing.T, s store.Store, reopen func(*testing.T, store.Store) 
 	diff(t, b.Checkpoints[1], last)
 	use, err := s.Usage(ctx, td)
 	must(t, err)
-	diff(t, store.Usage{Denials: 1, Evidence: 7}, use)
+	diff(t, store.Usage{Denials: 1, DenialBytes: 2, Evidence: 7}, use)
 
 	for what, err := range map[string]error{
 		"entry":       second(s.Entry(ctx, td, "a", 4)),
@@ -302,6 +311,8 @@ func find(t *testing.T, s store.Store) {
 		{"by serial", store.Find{Serial: "a0007", Limit: 9}, []uint64{7}},
 		{"by time", store.Find{Before: start.Add(3 * time.Second), Limit: 9}, []uint64{2, 1}},
 		{"by both", store.Find{Instance: "aws-nitro:i-0", SPIFFEID: "spiffe://" + td + "/w0", Limit: 9}, []uint64{6}},
+		{"oldest first, paged", store.Find{Oldest: true, After: 4, Limit: 2}, []uint64{5, 6}},
+		{"beyond the end", store.Find{After: 1<<64 - 1, Limit: 2}, nil},
 		{"none", store.Find{Reference: "as-' OR 1=1 --", Limit: 9}, nil},
 	} {
 		got, err := s.FindEntries(ctx, td, "a", tt.f)
@@ -371,7 +382,7 @@ func prune(t *testing.T, s store.Store) {
 	diff(t, store.Pruned{Evidence: 2, Certificates: 2, Denials: 3}, p)
 	u, err := s.Usage(ctx, td)
 	must(t, err)
-	diff(t, store.Usage{Denials: 2, Evidence: 2, DeniedEvidence: 1}, u)
+	diff(t, store.Usage{Denials: 2, DenialBytes: 4, Evidence: 2, DeniedEvidence: 1}, u)
 	left, err := s.FindDenials(ctx, td, store.Find{Limit: 9})
 	must(t, err)
 	if len(left) != 2 || left[0].Reference != "4" || left[1].Reference != "3" {
