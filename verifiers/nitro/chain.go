@@ -26,6 +26,19 @@ type link struct {
 // validAt reports whether every certificate of the prefix is valid at t.
 func (l *link) validAt(t time.Time) bool { return !t.Before(l.notBefore) && !t.After(l.notAfter) }
 
+// child is the link for a certificate under the prefix, allowing no CA below.
+func (l *link) child(cert *x509.Certificate) *link {
+	return &link{cert: cert, notBefore: later(l.notBefore, cert.NotBefore), notAfter: earlier(l.notAfter, cert.NotAfter)}
+}
+
+// leafLink is the child with the pool that nitrite is given: the leaf alone.
+func leafLink(prefix *link, cert *x509.Certificate) *link {
+	l := prefix.child(cert)
+	l.pool = x509.NewCertPool()
+	l.pool.AddCert(cert)
+	return l
+}
+
 // digest names a chain prefix: SHA-256 over a tag and each certificate's DER
 // behind its length, from the root down.
 type digest [sha256.Size]byte
@@ -174,11 +187,6 @@ func linked(parent, cert *x509.Certificate, pos int, ders [][]byte) error {
 // extend verifies one certificate under a verified prefix: what it is, that the
 // prefix's key signed it, and that it is valid now.
 func (v *Verifier) extend(prefix *link, cert *x509.Certificate, pos int, leaf bool, at time.Time) (*link, error) {
-	next := &link{
-		cert:      cert,
-		notBefore: later(prefix.notBefore, cert.NotBefore),
-		notAfter:  earlier(prefix.notAfter, cert.NotAfter),
-	}
 	if cert.SignatureAlgorithm != x509.ECDSAWithSHA384 {
 		return nil, refuse(CheckChainAlgorithm, detail{
 			err: fmt.Errorf("certificate %d of the chain is signed with another algorithm", pos), expected: x509.ECDSAWithSHA384.String(), got: cert.SignatureAlgorithm.String(),
@@ -187,16 +195,19 @@ func (v *Verifier) extend(prefix *link, cert *x509.Certificate, pos int, leaf bo
 	if err := refusedExtension(cert); err != nil {
 		return nil, refuse(CheckChainExtension, detail{err: fmt.Errorf("certificate %d of the chain: %w", pos, err)})
 	}
-	var err error
+	var next *link
 	if leaf {
-		err = checkLeaf(cert)
-		next.pool = x509.NewCertPool()
-		next.pool.AddCert(cert)
+		if err := checkLeaf(cert); err != nil {
+			return nil, err
+		}
+		next = leafLink(prefix, cert)
 	} else {
-		next.below, err = checkCA(prefix, cert, pos)
-	}
-	if err != nil {
-		return nil, err
+		below, err := checkCA(prefix, cert, pos)
+		if err != nil {
+			return nil, err
+		}
+		next = prefix.child(cert)
+		next.below = below
 	}
 	v.cache.signatures.Add(1)
 	if err := prefix.cert.CheckSignature(cert.SignatureAlgorithm, cert.RawTBSCertificate, cert.Signature); err != nil {
