@@ -1,0 +1,173 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/assay-project/assay/attest"
+)
+
+// DefaultSocket is where workloads look for the Workload API.
+const DefaultSocket = "/run/assay/agent.sock"
+
+// DefaultSocketMode lets every process in the TEE connect: the TEE is the
+// boundary, and whoever runs inside it was measured with it.
+const DefaultSocketMode fs.FileMode = 0o666
+
+// Config is what an agent needs. The first five fields are required.
+type Config struct {
+	TrustDomain    spiffeid.TrustDomain
+	Server         string         // host:port of the attestation service
+	BootstrapRoots BootstrapRoots // pinned: the current one and the next
+	Attester       Attester       // the TEE's device
+	Socket         string         // absolute path of the Workload API's socket
+
+	SocketMode fs.FileMode       // 0 is DefaultSocketMode
+	KeyType    KeyType           // "" is P256
+	Identities []spiffeid.ID     // the names to ask for; none is all that policy grants, in its order
+	Log        *slog.Logger      // nil discards
+	Clock      Clock             // nil is SystemClock
+	Listening  func(addr string) // called once the socket accepts, with "unix://PATH"; may be nil
+
+	// Dial connects to the server; nil dials TCP.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
+}
+
+// Agent holds the identities of one TEE. Make one with [New].
+type Agent struct {
+	cfg    Config
+	log    *slog.Logger
+	time   *timekeeper
+	server *serverTrust
+	state  *state
+	plan   *schedule
+	health *healthState
+	ids    []string // one for each key of the next attestation; used by the renewal alone
+}
+
+// New checks the configuration. It touches neither network nor device. Errors
+// say which field is wrong.
+func New(cfg Config) (*Agent, error) {
+	switch {
+	case cfg.TrustDomain.IsZero():
+		return nil, errors.New("agent: no trust domain")
+	case cfg.Attester == nil:
+		return nil, errors.New("agent: no attester")
+	case len(cfg.Identities) > attest.MaxKeys:
+		return nil, fmt.Errorf("agent: %d identities, at most %d", len(cfg.Identities), attest.MaxKeys)
+	}
+	if _, _, err := net.SplitHostPort(cfg.Server); err != nil {
+		return nil, fmt.Errorf("agent: server address: %w", err)
+	}
+	if err := checkSocketPath(cfg.Socket); err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	if cfg.KeyType == "" {
+		cfg.KeyType = P256
+	}
+	if _, err := ParseKeyType(string(cfg.KeyType)); err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	if cfg.SocketMode == 0 {
+		cfg.SocketMode = DefaultSocketMode
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = SystemClock{}
+	}
+	if td, err := cfg.BootstrapRoots.TrustDomain(); err == nil && td != cfg.TrustDomain {
+		return nil, fmt.Errorf("agent: the bootstrap root is that of trust domain %s, not of %s", td, cfg.TrustDomain)
+	}
+	a := &Agent{cfg: cfg, log: cfg.Log, time: &timekeeper{clock: cfg.Clock}, plan: newSchedule(), health: newHealthState(), ids: []string{""}}
+	for i, id := range cfg.Identities {
+		if id.TrustDomain() != cfg.TrustDomain {
+			return nil, fmt.Errorf("agent: %s is not in the trust domain %s", id, cfg.TrustDomain)
+		}
+		if i == 0 {
+			a.ids = nil
+		}
+		a.ids = append(a.ids, id.String())
+	}
+	var err error
+	if a.server, err = newServerTrust(cfg.TrustDomain, cfg.BootstrapRoots, a.time.now); err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	a.state = newState(a.time.now)
+	return a, nil
+}
+
+// tickEvery is how often expiry and the clocks are looked at.
+const tickEvery = time.Second
+
+// Run serves the Workload API and keeps the identities fresh until ctx ends,
+// then returns nil. It returns an error only for what is wrong on this machine
+// before it serves: the socket. No server's absence or answer ends it.
+func (a *Agent) Run(ctx context.Context) error {
+	listener, err := listen(ctx, a.cfg.Socket, a.cfg.SocketMode)
+	if err != nil {
+		return err
+	}
+	if a.cfg.Listening != nil {
+		a.cfg.Listening("unix://" + a.cfg.Socket)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.serve(ctx, listener) })
+	g.Go(func() error { return a.renewal(ctx) })
+	g.Go(func() error { return a.watch(ctx) })
+	g.Go(func() error { return a.ticks(ctx) })
+	return g.Wait()
+}
+
+// ticks looks at the clocks once a second.
+func (a *Agent) ticks(ctx context.Context) error {
+	for {
+		a.watchClock()
+		a.state.tick()
+		a.reportHealth()
+		if sleep(ctx, tickEvery) != nil {
+			return nil
+		}
+	}
+}
+
+// reportHealth says whether a workload would get an SVID now.
+func (a *Agent) reportHealth() {
+	_, _, err := a.state.view()
+	a.health.set(HealthOverall, err == nil)
+	a.health.set(HealthIdentity, a.state.renewable() != nil)
+}
+
+// errClock is the reason of a halt: certificates would be checked by a clock
+// that cannot be right.
+var errClock = fmt.Errorf("the wall clock departs from the server's time by more than %s", MaxDeparture)
+
+// watchClock stops serving when the wall clock departs from the agent's time,
+// and resumes when it is back. Departing, the agent asks a server for the time
+// again by attesting: it may be its own notion that fell behind.
+func (a *Agent) watchClock() {
+	by, tooFar := a.time.departure()
+	a.health.set(HealthClock, !tooFar)
+	var why error
+	if tooFar {
+		why = errClock
+	}
+	if !a.state.halt(why) {
+		return
+	}
+	if tooFar {
+		a.log.Error("the wall clock departs from the server's time: serving stops", "ahead_by", by.Round(time.Millisecond).String(), "limit", MaxDeparture.String())
+		a.plan.advance(a.time.now())
+	} else {
+		a.log.Info("the wall clock agrees with the server's time again: serving resumes")
+	}
+}

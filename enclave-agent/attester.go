@@ -1,0 +1,51 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/assay-project/assay/attest"
+	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
+)
+
+// Attester is the TEE's device. An implementation asks its hardware for
+// evidence that carries the binding, in the place that its platform has for
+// it, and for nothing else: an agent must not become an oracle that has data
+// of somebody else's choice signed.
+type Attester interface {
+	// Platform names the kind of TEE.
+	Platform() attest.Platform
+	// Evidence returns evidence bound to want. It gives up when ctx ends. Errors
+	// are [attest.Error] with a hint: Unavailable where the device cannot be
+	// reached, Internal where it answers with an error or with nonsense.
+	Evidence(ctx context.Context, want attest.Binding) (attest.Evidence, error)
+}
+
+// Prober is an Attester that can say whether its device works without making
+// evidence; `assay-agent check` asks.
+type Prober interface {
+	// Probe returns a line about the device for people.
+	Probe(ctx context.Context) (string, error)
+}
+
+// evidenceMessage puts evidence into the field of its platform.
+func evidenceMessage(ev attest.Evidence) (*assayv1.Evidence, error) {
+	m := &assayv1.Evidence{Endorsements: ev.Endorsements}
+	switch ev.Platform {
+	case attest.AWSNitro:
+		m.Body = &assayv1.Evidence_Nitro{Nitro: &assayv1.NitroEvidence{Document: ev.Body}}
+	case attest.AMDSEVSNP, attest.TPM2:
+		return nil, unsupported(ev.Platform)
+	default:
+		return nil, unsupported(ev.Platform)
+	}
+	return m, nil
+}
+
+func unsupported(p attest.Platform) error {
+	return &attest.Error{
+		Kind: attest.Internal, Check: "platform",
+		Err:  fmt.Errorf("this agent has no attester for %q", clip(string(p))),
+		Hint: "this version attests on " + string(attest.AWSNitro),
+	}
+}

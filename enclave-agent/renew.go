@@ -1,0 +1,241 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/assay-project/assay/attest"
+)
+
+// recheck is the longest sleep before the clock is looked at again: timers
+// stand still while a machine is suspended, the agent's time does not.
+const recheck = 30 * time.Second
+
+// minInterval is the least time between two attestations that succeed: events
+// of a server that asks again and again are taken together.
+const minInterval = time.Second
+
+// schedule is when to attest next. The moment is drawn once when an SVID
+// arrives; later events only bring it forward.
+type schedule struct {
+	mu   sync.Mutex
+	at   time.Time
+	wake chan struct{}
+}
+
+func newSchedule() *schedule { return &schedule{wake: make(chan struct{}, 1)} }
+
+// set fixes the moment.
+func (s *schedule) set(at time.Time) {
+	s.mu.Lock()
+	s.at = at
+	s.mu.Unlock()
+}
+
+// advance brings the moment forward, never back.
+func (s *schedule) advance(at time.Time) {
+	s.mu.Lock()
+	sooner := at.Before(s.at)
+	if sooner {
+		s.at = at
+	}
+	s.mu.Unlock()
+	if sooner {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// next returns the moment.
+func (s *schedule) next() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.at
+}
+
+// wait returns nil when the moment has come, by the given clock.
+func (s *schedule) wait(ctx context.Context, now func() time.Time) error {
+	for {
+		left := s.next().Sub(now())
+		if left <= 0 {
+			return ctx.Err()
+		}
+		t := time.NewTimer(min(left, recheck))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		case <-s.wake:
+			t.Stop()
+		case <-t.C:
+		}
+	}
+}
+
+// between draws a moment in the window, uniformly.
+func between(after, before time.Time) time.Time {
+	if w := before.Sub(after); w > 0 {
+		return after.Add(rand.N(w)) //nolint:gosec // jitter, not a secret
+	}
+	return after
+}
+
+// renewal keeps the agent's identities fresh for as long as ctx lasts. Nothing
+// that a server does or fails to do ends it.
+func (a *Agent) renewal(ctx context.Context) error {
+	l, err := a.server.dial(a.cfg.Server, a.cfg.Dial, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = l.Close() }()
+	var pause backoff
+	for {
+		if err := a.plan.wait(ctx, a.time.now); err != nil {
+			return nil //nolint:nilerr // the agent is stopping
+		}
+		err := a.attestAll(ctx, l)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil {
+			pause.reset()
+			continue
+		}
+		wait := retryAfter(err, &pause)
+		a.health.failed(err)
+		a.logFailure(ctx, err, wait)
+		// The wait is measured without the anchored clock: a host that holds the
+		// machine must not be able to shorten or stretch it to never.
+		if sleep(ctx, wait) != nil {
+			return nil
+		}
+		a.plan.set(a.time.now())
+	}
+}
+
+// attestAll attests until there is one key for each identity that policy
+// grants: the agent learns their number from the first answer and remembers it.
+func (a *Agent) attestAll(ctx context.Context, l *link) error {
+	for {
+		issued, err := a.attestOnce(ctx, l)
+		if err != nil {
+			return err
+		}
+		a.adopt(issued)
+		asked := len(a.ids)
+		if len(a.cfg.Identities) > 0 || issued.more == 0 || asked == attest.MaxKeys {
+			// Keys that received nothing are not made again.
+			if len(a.cfg.Identities) == 0 {
+				a.ids = a.ids[:len(issued.svids)]
+			}
+			if issued.more > 0 {
+				a.log.Warn("policy grants more identities than this agent asks for", "more", issued.more, "asked", asked, "reference", issued.reference)
+			}
+			return nil
+		}
+		a.ids = make([]string, min(asked+issued.more, attest.MaxKeys))
+		a.log.Debug("policy grants further identities, attesting again with a key for each", "keys", len(a.ids))
+	}
+}
+
+// attestOnce renews where there is a live SVID, and attests as at boot where
+// there is none or where the server does not accept the renewal.
+func (a *Agent) attestOnce(ctx context.Context, l *link) (*issuance, error) {
+	try := &attestation{
+		td: a.cfg.TrustDomain, serverID: a.server.id, attester: a.cfg.Attester, time: a.time,
+		keyType: a.cfg.KeyType, ids: a.ids, previous: a.state.renewable(),
+	}
+	issued, err := guard(func() (*issuance, error) { return try.run(ctx, l) })
+	var refused *Refusal
+	if try.previous != nil && errors.As(err, &refused) && refused.ofRenewal() {
+		a.log.Warn("the server does not accept the renewal proof, attesting as at boot", "kind", refused.Kind.String(), "check", refused.Check, "reference", refused.Reference)
+		try.previous = nil
+		issued, err = guard(func() (*issuance, error) { return try.run(ctx, l) })
+	}
+	return issued, err
+}
+
+// adopt takes what was issued into use, and draws the moment of the next
+// renewal.
+func (a *Agent) adopt(is *issuance) {
+	a.state.adopt(is.svids, is.bundle)
+	a.watchClock()
+	next := between(is.renewAfter, is.renewBefore)
+	if soonest := a.time.now().Add(minInterval); next.Before(soonest) {
+		next = soonest
+	}
+	a.plan.set(next)
+	a.health.succeeded()
+	a.reportHealth()
+	names := make([]string, len(is.svids))
+	for i, v := range is.svids {
+		names[i] = v.id.String()
+	}
+	a.log.Info("attested", "identities", names, "not_after", stamp(is.svids[0].notAfter()), "renew_at", stamp(next), "reference", is.reference)
+}
+
+// retryAfter is how long to wait after a failure.
+func retryAfter(err error, b *backoff) time.Duration {
+	base, limit := retryBase, retryCap
+	if attest.KindOf(err) == attest.Denied {
+		base, limit = deniedBase, deniedCap
+	}
+	wait := b.next(base, limit)
+	var refused *Refusal
+	if errors.As(err, &refused) && refused.RetryAfter > 0 {
+		// At least what the server asks for, and spread: it asks everybody.
+		wait = refused.RetryAfter + rand.N(refused.RetryAfter/2+retryFloor) //nolint:gosec // jitter
+	}
+	return wait
+}
+
+// logFailure says what failed, where to look, and whether anything is still
+// served.
+func (a *Agent) logFailure(ctx context.Context, err error, wait time.Duration) {
+	left := "no identity is served"
+	if v := a.state.renewable(); v != nil {
+		left = "identities held stay valid until " + stamp(v.notAfter())
+	}
+	attrs := []any{"kind", attest.KindOf(err).String(), "check", attest.CheckOf(err), "error", err.Error(), "retry_in", wait.Round(time.Millisecond).String(), "meanwhile", left}
+	var refused *Refusal
+	if errors.As(err, &refused) {
+		attrs = append(attrs, "reference", refused.Reference)
+	}
+	var e *attest.Error
+	if errors.As(err, &e) && e.Hint != "" {
+		attrs = append(attrs, "hint", e.Hint)
+	}
+	msg := "attestation failed"
+	if attest.KindOf(err) == attest.Denied {
+		msg = "attestation denied by policy; the server's ledger explains it under the reference"
+	}
+	a.log.WarnContext(ctx, msg, attrs...)
+}
+
+// guard turns a panic in a library that reads bytes from elsewhere into an
+// error: the agent goes on serving what it holds.
+func guard[T any](f func() (T, error)) (out T, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = &attest.Error{Kind: attest.Internal, Check: "panic", Err: fmt.Errorf("%v", r)}
+		}
+	}()
+	return f()
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}

@@ -1,0 +1,208 @@
+package agent
+
+import (
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// svid is one identity that the agent holds.
+type svid struct {
+	id       spiffeid.ID
+	chain    []*x509.Certificate // leaf first
+	chainDER []byte              // the same, concatenated
+	key      crypto.Signer
+	keyDER   []byte // PKCS#8
+}
+
+func (s *svid) notAfter() time.Time { return s.chain[0].NotAfter }
+
+// live reports whether the SVID may be used at the time.
+func (s *svid) live(at time.Time) bool { return at.Before(s.notAfter()) }
+
+// certificate is the SVID for a TLS handshake.
+func (s *svid) certificate() *tls.Certificate {
+	c := &tls.Certificate{PrivateKey: s.key, Leaf: s.chain[0]}
+	for _, x := range s.chain {
+		c.Certificate = append(c.Certificate, x.Raw)
+	}
+	return c
+}
+
+// trustBundle is a checked TrustBundle of the server.
+type trustBundle struct {
+	td           spiffeid.TrustDomain
+	authorities  []*x509.Certificate
+	der          []byte // the authorities, concatenated
+	sequence     uint64
+	verifierKeys []byte // signed document, for relying parties; not checked here
+}
+
+func (b *trustBundle) pool() *x509.CertPool {
+	p := x509.NewCertPool()
+	for _, c := range b.authorities {
+		p.AddCert(c)
+	}
+	return p
+}
+
+// errNoIdentity means that there is nothing to serve: no SVID was issued yet,
+// or the last one expired.
+var errNoIdentity = errors.New("this agent holds no identity")
+
+// snapshot is what is served, at one moment. It never changes.
+type snapshot struct {
+	version uint64
+	svids   []*svid
+	bundle  *trustBundle
+}
+
+// response is the snapshot as a full-state message of the Workload API.
+func (s *snapshot) response() *workload.X509SVIDResponse {
+	r := &workload.X509SVIDResponse{}
+	for _, v := range s.svids {
+		r.Svids = append(r.Svids, &workload.X509SVID{
+			SpiffeId: v.id.String(), X509Svid: v.chainDER, X509SvidKey: v.keyDER, Bundle: s.bundle.der,
+		})
+	}
+	return r
+}
+
+// bundles is the snapshot's bundles as a message of the Workload API.
+func (s *snapshot) bundles() *workload.X509BundlesResponse {
+	return &workload.X509BundlesResponse{Bundles: map[string][]byte{s.bundle.td.IDString(): s.bundle.der}}
+}
+
+// state is everything the agent holds. The renewal writes it, the Workload API
+// reads it, and nothing else is shared between them.
+//
+// Invariants: a snapshot has at least one SVID, each live when it was made, and
+// a bundle; a bundle is replaced by a newer one only; while halted nothing is
+// handed out.
+type state struct {
+	now func() time.Time
+
+	mu      sync.Mutex
+	version uint64
+	svids   []*svid
+	bundle  *trustBundle
+	halted  error // why nothing is served although there is something
+	snap    *snapshot
+	changed chan struct{} // closed at the next change
+}
+
+func newState(now func() time.Time) *state {
+	return &state{now: now, changed: make(chan struct{})}
+}
+
+// view returns what may be served now, or why nothing may be: errNoIdentity or
+// the reason of a halt. The channel is closed at the next change.
+func (s *state) view() (*snapshot, <-chan struct{}, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expire()
+	switch {
+	case s.halted != nil:
+		return nil, s.changed, s.halted
+	case s.snap == nil:
+		return nil, s.changed, errNoIdentity
+	}
+	return s.snap, s.changed, nil
+}
+
+// adopt replaces the identities. A bundle with a lower sequence than the one
+// held comes from a server that lags behind; the newer one is kept as long as
+// it still vouches for the new SVIDs.
+func (s *state) adopt(svids []*svid, b *trustBundle) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bundle == nil || b.sequence >= s.bundle.sequence || verifySVIDs(svids, s.bundle, s.now()) != nil {
+		s.bundle = b
+	}
+	s.svids = svids
+	s.publish()
+}
+
+// adoptBundle replaces the bundle by a newer one. It reports whether it was
+// newer, and whether every SVID held still chains to it.
+func (s *state) adoptBundle(b *trustBundle) (newer, vouches bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bundle != nil && b.sequence <= s.bundle.sequence {
+		return false, true
+	}
+	s.bundle = b
+	s.publish()
+	return true, verifySVIDs(s.svids, b, s.now()) == nil
+}
+
+// halt stops serving for a reason; nil resumes. It reports whether that is a
+// change.
+func (s *state) halt(why error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if (why == nil) == (s.halted == nil) {
+		return false
+	}
+	s.halted = why
+	s.broadcast()
+	return true
+}
+
+// tick lets expired SVIDs go, and tells those who wait.
+func (s *state) tick() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expire()
+}
+
+// renewable returns the live SVID that lasts longest, or nil: its key proves a
+// renewal, and it authenticates a watch.
+func (s *state) renewable() *svid {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expire()
+	var best *svid
+	for _, v := range s.svids {
+		if best == nil || v.notAfter().After(best.notAfter()) {
+			best = v
+		}
+	}
+	return best
+}
+
+// expire drops SVIDs that are past their NotAfter.
+func (s *state) expire() {
+	at := s.now()
+	kept := make([]*svid, 0, len(s.svids))
+	for _, v := range s.svids {
+		if v.live(at) {
+			kept = append(kept, v)
+		}
+	}
+	if len(kept) != len(s.svids) {
+		s.svids = kept
+		s.publish()
+	}
+}
+
+// publish makes the next snapshot of what is held.
+func (s *state) publish() {
+	s.version++
+	s.snap = nil
+	if len(s.svids) > 0 && s.bundle != nil {
+		s.snap = &snapshot{version: s.version, svids: s.svids, bundle: s.bundle}
+	}
+	s.broadcast()
+}
+
+func (s *state) broadcast() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}

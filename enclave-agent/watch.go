@@ -1,0 +1,131 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/assay-project/assay/attest"
+	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
+)
+
+// Waits between watches. A server that does not answer watches costs nothing
+// but the wait until an SVID's own renewal.
+const (
+	watchBase   = 500 * time.Millisecond
+	watchCap    = time.Minute
+	watchStable = time.Minute // a watch that lasted this long was a good one
+)
+
+// maxWithin bounds the window over which a server spreads renewals, one hour.
+const maxWithin = time.Hour
+
+// watch listens for the server's word that this agent should attest again, and
+// for changes of the bundle. It needs a live SVID; it never ends before ctx.
+func (a *Agent) watch(ctx context.Context) error {
+	var pause backoff
+	for {
+		own, err := a.waitForIdentity(ctx)
+		if err != nil {
+			return nil //nolint:nilerr // the agent is stopping
+		}
+		began := a.time.clock.Boot()
+		_, err = guard(func() (struct{}, error) { return struct{}{}, a.watchOnce(ctx, own) })
+		if ctx.Err() != nil {
+			return nil
+		}
+		if a.time.clock.Boot()-began >= watchStable {
+			pause.reset()
+		}
+		wait := pause.next(watchBase, watchCap)
+		if status.Code(err) == codes.Unimplemented {
+			wait = watchCap
+		}
+		a.log.Debug("watch ended", "error", errorText(err), "retry_in", wait.Round(time.Millisecond).String())
+		if sleep(ctx, wait) != nil {
+			return nil
+		}
+	}
+}
+
+// waitForIdentity blocks until there is a live SVID to authenticate with.
+func (a *Agent) waitForIdentity(ctx context.Context) (*svid, error) {
+	for {
+		_, changed, _ := a.state.view() //nolint:errcheck // a halt does not keep the agent from talking to its server
+		if own := a.state.renewable(); own != nil {
+			return own, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+// watchOnce holds one watch, on a connection of its own that shows the SVID.
+// Renewals do not disturb it: the server ends it with the SVID it began with.
+func (a *Agent) watchOnce(ctx context.Context, own *svid) error {
+	cert := own.certificate()
+	l, err := a.server.dial(a.cfg.Server, a.cfg.Dial, func() *tls.Certificate { return cert })
+	if err != nil {
+		return err
+	}
+	defer func() { _ = l.Close() }()
+	stream, err := assayv1.NewAttestationClient(l).Watch(ctx, &assayv1.WatchRequest{})
+	if err != nil {
+		return err
+	}
+	for {
+		ev, err := stream.Recv()
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+		if err := a.heed(ev); err != nil {
+			return err
+		}
+	}
+}
+
+// heed acts on one event.
+func (a *Agent) heed(ev *assayv1.WatchEvent) error {
+	switch e := ev.GetEvent().(type) {
+	case *assayv1.WatchEvent_Reattest:
+		within := min(max(time.Duration(min(e.Reattest.GetWithinMs(), maxWithin.Milliseconds()))*time.Millisecond, 0), maxWithin)
+		now := a.time.now()
+		a.plan.advance(between(now, now.Add(within)))
+		a.log.Info("the server asks for a new attestation", "reason", e.Reattest.GetReason().String(), "within", within.String())
+	case *assayv1.WatchEvent_Bundle:
+		b, err := checkBundle(e.Bundle, a.cfg.TrustDomain)
+		if err != nil {
+			a.log.Warn("the server sent a trust bundle that is not accepted", "check", attest.CheckOf(err), "error", err.Error())
+			return err
+		}
+		newer, vouches := a.state.adoptBundle(b)
+		if newer {
+			a.log.Info("new trust bundle", "sequence", b.sequence, "authorities", len(b.authorities))
+		}
+		if !vouches {
+			// An authority is gone that signed what this agent holds.
+			a.plan.advance(a.time.now())
+		}
+	default:
+		a.log.Debug("the server sent an event that this version does not know")
+	}
+	return nil
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return clip(err.Error())
+}

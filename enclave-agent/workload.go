@@ -1,0 +1,189 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// securityHeader must come with every call (SPIFFE Workload Endpoint, section
+// 4.2.1): a server-side request forgery cannot set it.
+const securityHeader = "workload.spiffe.io"
+
+// maxWorkloadMessage bounds a request of a workload, 64 KiB.
+const maxWorkloadMessage = 64 << 10
+
+// stopGrace is how long a stop waits for calls to end.
+const stopGrace = 2 * time.Second
+
+// workloadAPI is the SPIFFE Workload API over the agent's state. What it does
+// not offer is Unimplemented, as the specification asks.
+type workloadAPI struct {
+	workload.UnimplementedSpiffeWorkloadAPIServer
+	state    *state
+	stopping <-chan struct{}
+}
+
+// FetchX509SVID streams every SVID with its key and bundle, at once and again
+// after every change; each message is the full state.
+func (w *workloadAPI) FetchX509SVID(_ *workload.X509SVIDRequest, s grpc.ServerStreamingServer[workload.X509SVIDResponse]) error {
+	var sent uint64
+	return w.follow(s.Context(), func(now *snapshot) error {
+		if now.version == sent {
+			return nil
+		}
+		sent = now.version
+		return s.Send(now.response())
+	})
+}
+
+// FetchX509Bundles streams the trust bundle, at once and after every change.
+func (w *workloadAPI) FetchX509Bundles(_ *workload.X509BundlesRequest, s grpc.ServerStreamingServer[workload.X509BundlesResponse]) error {
+	var sent []byte
+	return w.follow(s.Context(), func(now *snapshot) error {
+		if sent != nil && bytes.Equal(now.bundle.der, sent) {
+			return nil
+		}
+		sent = now.bundle.der
+		return s.Send(now.bundles())
+	})
+}
+
+// follow calls send with every snapshot until the caller goes or there is
+// nothing to serve any more.
+func (w *workloadAPI) follow(ctx context.Context, send func(*snapshot) error) error {
+	for {
+		now, changed, err := w.state.view()
+		if err != nil {
+			return notServing(err)
+		}
+		if err := send(now); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return status.FromContextError(ctx.Err()).Err()
+		case <-w.stopping:
+			return status.Error(codes.Unavailable, "the agent is stopping")
+		case <-changed:
+		}
+	}
+}
+
+// FetchJWTSVID is not offered by this version.
+func (w *workloadAPI) FetchJWTSVID(context.Context, *workload.JWTSVIDRequest) (*workload.JWTSVIDResponse, error) {
+	return nil, errNoJWT()
+}
+
+// FetchJWTBundles is not offered by this version.
+func (w *workloadAPI) FetchJWTBundles(*workload.JWTBundlesRequest, grpc.ServerStreamingServer[workload.JWTBundlesResponse]) error {
+	return errNoJWT()
+}
+
+// ValidateJWTSVID is not offered by this version.
+func (w *workloadAPI) ValidateJWTSVID(context.Context, *workload.ValidateJWTSVIDRequest) (*workload.ValidateJWTSVIDResponse, error) {
+	return nil, errNoJWT()
+}
+
+func errNoJWT() error {
+	return status.Error(codes.Unimplemented, "this agent serves X.509-SVIDs; it does not serve JWT-SVIDs")
+}
+
+// notServing says why a workload gets nothing. Without an identity it is
+// PermissionDenied (SPIFFE Workload API, section 6.1); a clock that cannot be
+// right is this machine's trouble, and passes.
+func notServing(err error) error {
+	if errors.Is(err, errNoIdentity) {
+		return status.Error(codes.PermissionDenied, "no identity issued")
+	}
+	return status.Error(codes.Unavailable, err.Error())
+}
+
+// serve answers on the listener until ctx ends.
+func (a *Agent) serve(ctx context.Context, l *socketListener) error {
+	stopping := make(chan struct{})
+	s := grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxWorkloadMessage),
+		grpc.ChainUnaryInterceptor(recoverUnary(a.log), headerUnary),
+		grpc.ChainStreamInterceptor(recoverStream(a.log), headerStream),
+	)
+	workload.RegisterSpiffeWorkloadAPIServer(s, &workloadAPI{state: a.state, stopping: stopping})
+	healthpb.RegisterHealthServer(s, a.health.server)
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	select {
+	case err := <-done:
+		_ = l.Close()
+		return fmt.Errorf("the Workload API stopped: %w", err)
+	case <-ctx.Done():
+	}
+	close(stopping)
+	a.health.server.Shutdown()
+	force := time.AfterFunc(stopGrace, s.Stop)
+	s.GracefulStop()
+	force.Stop()
+	<-done
+	return nil
+}
+
+// checkHeader wants the header exactly once, with the value "true". The health
+// service beside the Workload API hands out nothing, and needs none.
+func checkHeader(ctx context.Context, method string) error {
+	if strings.HasPrefix(method, "/"+healthpb.Health_ServiceDesc.ServiceName+"/") {
+		return nil
+	}
+	md, _ := metadata.FromIncomingContext(ctx)
+	if v := md.Get(securityHeader); len(v) != 1 || v[0] != "true" {
+		return status.Error(codes.InvalidArgument, "the security header "+securityHeader+": true is missing")
+	}
+	return nil
+}
+
+func headerUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if err := checkHeader(ctx, info.FullMethod); err != nil {
+		return nil, err
+	}
+	return next(ctx, req)
+}
+
+func headerStream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if err := checkHeader(s.Context(), info.FullMethod); err != nil {
+		return err
+	}
+	return next(srv, s)
+}
+
+// gRPC does not recover panics: one bad call must not take the identities of
+// the whole TEE away.
+func recoverUnary(log *slog.Logger) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (out any, err error) {
+		defer recovered(log, info.FullMethod, &err)
+		return next(ctx, req)
+	}
+}
+
+func recoverStream(log *slog.Logger) grpc.StreamServerInterceptor {
+	return func(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
+		defer recovered(log, info.FullMethod, &err)
+		return next(srv, s)
+	}
+}
+
+func recovered(log *slog.Logger, method string, err *error) {
+	if r := recover(); r != nil {
+		log.Error("panic in a call", "method", method, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+		*err = status.Error(codes.Internal, "internal error")
+	}
+}
