@@ -64,6 +64,12 @@ func Warn(w io.Writer, format string, a ...any) {
 	_, _ = fmt.Fprintf(w, "warning: %s\n", indent(fmt.Sprintf(format, a...)))
 }
 
+// WarnBlock writes a warning that is drawn over several lines, such as one in a
+// file with the source line and a caret.
+func WarnBlock(w io.Writer, block string) {
+	_, _ = io.WriteString(w, "warning: "+EscapeLines(strings.TrimRight(block, "\n"))+"\n")
+}
+
 // indent escapes a message and sets its further lines off, so that text from a
 // stranger cannot pass for a line of ours ("hint: …").
 func indent(s string) string {

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/internal/cli"
+	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
+)
+
+const defaultAdminSocket = "/run/assay/admin.sock"
+
+// maxAdminMessage bounds one answer of the admin service: a record with its
+// claims and its decision, or one piece of evidence.
+const maxAdminMessage = 8 << 20
+
+// adminFlag adds --admin.
+func adminFlag(c *cobra.Command) *string {
+	return c.Flags().String("admin", defaultAdminSocket, "`SOCKET` of the server's admin service")
+}
+
+// admin is a connection to a server's admin socket.
+type admin struct {
+	assayv1.AdminClient
+	socket string
+	conn   *grpc.ClientConn
+}
+
+// openAdmin connects to the socket. Who may open it is decided by its mode, so
+// that the connection itself needs no credentials.
+func openAdmin(socket, hint string) (*admin, error) {
+	st, err := os.Stat(socket)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, unavailable(hint, "there is no admin socket %s: no server runs here, or it listens elsewhere", socket)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, unavailable("the socket is for the server's own user: use its account, or sudo", "%s: permission denied", socket)
+	case err != nil:
+		return nil, unavailable(hint, "%s", clean(err))
+	case st.Mode()&os.ModeSocket == 0:
+		return nil, cli.Usagef("the server's configuration names its admin socket", "%s is not a socket", socket)
+	}
+	// The target is only a name: the dialer knows where to go.
+	conn, err := grpc.NewClient("passthrough:///assay-admin",
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAdminMessage)),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("admin socket %s: %w", socket, err)
+	}
+	return &admin{AdminClient: assayv1.NewAdminClient(conn), socket: socket, conn: conn}, nil
+}
+
+func (a *admin) Close() error { return a.conn.Close() }
+
+// errNotFound is an entry that is not there.
+var errNotFound = errors.New("not found")
+
+// explain turns the status of a call into an error with an exit code.
+func (a *admin) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	st := status.Convert(err)
+	//nolint:exhaustive // the codes that are not named are one case
+	switch st.Code() {
+	case codes.NotFound:
+		return fmt.Errorf("%w: %s", errNotFound, st.Message())
+	case codes.Unavailable:
+		if errors.Is(err, fs.ErrPermission) {
+			return unavailable("the socket is for the server's own user: use its account, or sudo", "%s: permission denied", a.socket)
+		}
+		return unavailable("is the server running? a socket can outlive one that was killed", "no answer on %s: %s", a.socket, st.Message())
+	case codes.DeadlineExceeded, codes.ResourceExhausted, codes.Canceled:
+		return unavailable("", "%s: %s", a.socket, st.Message())
+	case codes.Unimplemented:
+		return cli.Usagef("server and `assay` are of different versions: compare `assay server status` and `assay version`", "the server does not know this request")
+	case codes.InvalidArgument:
+		return cli.Usagef("", "%s", st.Message())
+	}
+	return fmt.Errorf("the server failed: %s (%s)", st.Message(), st.Code())
+}
+
+func unavailable(hint, format string, a ...any) error {
+	return &attest.Error{Kind: attest.Unavailable, Check: "server", Err: fmt.Errorf(format, a...), Hint: hint}
+}

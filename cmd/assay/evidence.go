@@ -1,0 +1,78 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/assay-project/assay/internal/cli"
+)
+
+func evidenceCommand(now clock) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "evidence",
+		Short: "Look at hardware evidence, or verify it",
+		Long: `Evidence is what a TEE's hardware signs about itself: an AWS Nitro Enclaves
+attestation document. These commands need no server and no network.`,
+		Example: `  assay evidence verify --tee aws-nitro document.cbor
+  assay evidence inspect --tee aws-nitro document.cbor`,
+	}
+	c.AddCommand(evidenceVerifyCommand(now), evidenceInspectCommand())
+	return c
+}
+
+func evidenceInspectCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "inspect --tee TEE FILE",
+		Short: "Show what evidence says, without verifying any of it",
+		Long: `Show what evidence says. Nothing is verified: whoever made the file may have
+written anything into it. Use it to see why evidence does not verify.
+
+FILE may be binary, hex or base64, with or without the NSM's response around
+it; - is standard input.`,
+		Example: `  assay evidence inspect --tee aws-nitro document.cbor
+  curl -s https://enclave.example.org/attestation | assay evidence inspect --tee aws-nitro --output json -`,
+		Args: cobra.ExactArgs(1),
+	}
+	platform := teeFlag(c)
+	output := cli.OutputFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		t, err := platform()
+		if err != nil {
+			return err
+		}
+		raw, err := readInput(c, args[0])
+		if err != nil {
+			return err
+		}
+		body, err := t.normalize(raw)
+		if err != nil {
+			return err
+		}
+		seen, err := t.inspect(body)
+		if err != nil {
+			return err
+		}
+		if *output == cli.JSON {
+			return cli.PrintJSON(c.OutOrStdout(), map[string]any{
+				"verified": false, "tee": t.platform, "unverified": seen.Document,
+			})
+		}
+		return printInspection(cli.NewPage(c.OutOrStdout()), t, len(body), seen)
+	}
+	return c
+}
+
+func printInspection(p *cli.Page, t tee, size int, seen *inspection) error {
+	p.Linef("NOT VERIFIED: nothing below was checked, and whoever made the file may have written it")
+	p.Title("%s evidence, %s", t.title, plural(size, "byte"))
+	p.Facts(seen.facts...)
+	printRegisters(p, seen.title, seen.regs)
+	if len(seen.chain) > 0 {
+		p.Title("Certificates, root first")
+		var rows [][]string
+		for _, cert := range seen.chain {
+			rows = append(rows, []string{stamp(cert.NotBefore), stamp(cert.NotAfter), cert.Subject.String()})
+		}
+		p.Table([]string{"not before", "not after", "subject"}, rows)
+	}
+	return p.Err()
+}

@@ -1,0 +1,391 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/policy"
+	"github.com/assay-project/assay/verifiers"
+)
+
+// bindingSize is the length of B (docs/spec/binding.md).
+const bindingSize = 32
+
+func evidenceVerifyCommand(now clock) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "verify --tee TEE FILE",
+		Short: "Verify evidence, and say whether a policy would admit it",
+		Long: `Verify evidence: structure, signature, chain to the vendor's pinned root, time.
+With --policy, also decide what the policy would.
+
+FILE may be binary, hex or base64, with or without the NSM's response around
+it; - is standard input.
+
+Evidence is verified at the present time. To verify recorded evidence give the
+time at which it was made, from a source that you trust, with --at.
+
+Nothing is fetched from a network. CRLs given with --endorsement are checked
+for the certificates that name one; --require-crl fails when any is missing.`,
+		Example: `  assay evidence verify --tee aws-nitro document.cbor
+  assay evidence verify --tee aws-nitro --at 2026-01-31T12:00:00Z --policy policy.yaml document.cbor
+  assay evidence verify --tee aws-nitro --nonce 5b1f… --output json - < document.b64
+  assay evidence verify --tee aws-nitro --endorsement regional.crl --endorsement zonal.crl --require-crl document.cbor`,
+		Args: cobra.ExactArgs(1),
+	}
+	var (
+		at                timeValue
+		nonce, binding    hexValue
+		files             []string
+		roots, policyFile string
+		requireCRL        bool
+	)
+	binding.size = bindingSize
+	platform := teeFlag(c)
+	f := c.Flags()
+	f.Var(&at, "at", "verify at this time instead of now")
+	f.StringArrayVar(&files, "endorsement", nil, "`FILE` with certificates or CRLs, DER or PEM; may be repeated")
+	f.StringVar(&roots, "roots", "", "PEM `FILE` with roots that replace the vendor's: the claims are then marked simulated")
+	f.BoolVar(&requireCRL, "require-crl", false, "fail unless every certificate that names a CRL was looked up in one")
+	f.Var(&nonce, "nonce", "the nonce that the evidence has to carry")
+	f.Var(&binding, "expect-binding", "the binding B that the evidence has to carry (32 bytes)")
+	f.StringVar(&policyFile, "policy", "", "policy `FILE` that decides whether the evidence is admitted")
+	output := cli.OutputFlag(c)
+
+	c.RunE = func(c *cobra.Command, args []string) error {
+		t, err := platform()
+		if err != nil {
+			return err
+		}
+		v := verification{tee: t, at: at.or(now), requireCRL: requireCRL, nonce: nonce.bytes, binding: binding.bytes}
+		if v.verifier, v.about, err = openRoots(c, t, roots); err != nil {
+			return err
+		}
+		if v.endorsements, err = readEndorsements(c, files); err != nil {
+			return err
+		}
+		if policyFile != "" {
+			if v.policy, err = readPolicy(c, policyFile); err != nil {
+				return err
+			}
+		}
+		raw, err := readInput(c, args[0])
+		if err != nil && attest.KindOf(err) == attest.Internal {
+			return err // usage: the file cannot be read at all
+		}
+		var result *verdict
+		if err != nil {
+			result = v.refused(err)
+		} else {
+			result = v.run(c.Context(), raw)
+		}
+		for _, w := range result.Warnings {
+			cli.Warn(c.ErrOrStderr(), "%s", w)
+		}
+		if *output == cli.JSON {
+			if err := cli.PrintJSON(c.OutOrStdout(), result); err != nil {
+				return err
+			}
+			if result.err != nil {
+				return &cli.Silent{Code: cli.ExitCode(result.err)}
+			}
+			return nil
+		}
+		if err := v.print(cli.NewPage(c.OutOrStdout()), result); err != nil {
+			return err
+		}
+		return result.err
+	}
+	return c
+}
+
+func openRoots(c *cobra.Command, t tee, file string) (verifiers.Set, string, error) {
+	var pem []byte
+	if file != "" {
+		var err error
+		if pem, err = readInput(c, file); err != nil {
+			return verifiers.Set{}, "", err
+		}
+	}
+	v, about, err := t.verifier(pem)
+	if err != nil {
+		return verifiers.Set{}, "", cli.Usagef("--roots takes PEM with root certificates of one kind", "--roots %s: %w", file, err)
+	}
+	set, err := verifiers.NewSet(v)
+	return set, about, err
+}
+
+func readPolicy(c *cobra.Command, file string) (*policy.Bundle, error) {
+	src, err := readInput(c, file)
+	if err != nil {
+		return nil, err
+	}
+	return policy.Parse(file, src)
+}
+
+// verification is one run of `evidence verify`.
+type verification struct {
+	tee          tee
+	at           time.Time
+	verifier     verifiers.Set
+	about        string // the roots, for people
+	endorsements []*endorsement
+	requireCRL   bool
+	nonce        []byte         // nil: not compared
+	binding      []byte         // nil: not compared
+	policy       *policy.Bundle // nil: not asked
+}
+
+// verdict is the JSON output of `evidence verify` (docs/reference/cli.md). All
+// fields are always there; those that do not apply are null.
+type verdict struct {
+	Verified   bool             `json:"verified"`
+	TEE        attest.Platform  `json:"tee"`
+	At         time.Time        `json:"at"`
+	Kind       *attest.Kind     `json:"kind"`
+	Check      *string          `json:"check"`
+	Error      *string          `json:"error"`
+	Hint       *string          `json:"hint"`
+	Nonce      string           `json:"nonce"`
+	Binding    string           `json:"binding"`
+	Revocation string           `json:"revocation"`
+	Unused     []string         `json:"unused"`
+	Warnings   []string         `json:"warnings"`
+	Claims     *attest.Claims   `json:"claims"`
+	Decision   *policy.Decision `json:"decision"`
+
+	err     error
+	checked []checked
+}
+
+// States of nonce and binding.
+const (
+	stateOK        = "ok"
+	stateUnchecked = "unchecked"
+	stateFailed    = "failed"
+)
+
+// run verifies in this order, and stops at the first failure:
+//
+//  1. the platform's structure, chain, signature and time
+//  2. revocation, over the chain that step 1 verified
+//  3. nonce and binding, where they are expected
+//  4. the policy, where there is one
+//
+// Claims are part of the verdict only when steps 1 to 3 held.
+func (v *verification) run(ctx context.Context, raw []byte) *verdict {
+	body, err := v.tee.normalize(raw)
+	if err != nil {
+		return v.refused(err)
+	}
+	claims, err := v.verifier.Authenticate(ctx, attest.Evidence{Platform: v.tee.platform, Body: body}, v.at)
+	if err != nil {
+		return v.refused(v.hinted(err, body))
+	}
+	out := v.blank()
+	out.checked = v.tee.checked(v.about, *claims)
+
+	// The document was just verified, so that the chain which it carries is the
+	// one that the verifier has accepted.
+	chain, err := v.chain(body)
+	if err != nil {
+		return v.refuse(out, err)
+	}
+	rev, err := checkRevocation(chain, v.endorsements, v.at, v.requireCRL)
+	out.Revocation = rev.State
+	v.unused(out)
+	if err != nil {
+		return v.refuse(out, err)
+	}
+	if err := v.expectations(out, *claims); err != nil {
+		return v.refuse(out, err)
+	}
+	out.checked = append(out.checked, checked{"revocation", rev.State, rev.Detail})
+
+	out.Verified, out.Claims = true, claims
+	if v.policy == nil {
+		out.Warnings = append(out.Warnings, v.tee.warnings(*claims)...)
+		return out
+	}
+	d := v.policy.Evaluate(*claims, v.at)
+	out.Decision = &d
+	if d.Outcome != outcomeGranted {
+		out.fail(&attest.Error{
+			Kind: attest.Denied, Check: "policy", Err: errors.New(denial(d)),
+			Hint: "the rules that fail are listed with what was expected and what was found",
+		})
+	}
+	return out
+}
+
+const outcomeGranted = "granted"
+
+func (v *verification) chain(body []byte) ([]*x509.Certificate, error) {
+	seen, err := v.tee.inspect(body)
+	if err != nil {
+		return nil, &attest.Error{Kind: attest.Internal, Check: "inspect", Err: fmt.Errorf("verified evidence does not decode: %w", err)}
+	}
+	if len(seen.chain) < 2 {
+		return nil, &attest.Error{Kind: attest.Internal, Check: "inspect", Err: errors.New("verified evidence has no chain")}
+	}
+	return seen.chain, nil
+}
+
+// expectations compares nonce and binding with what the user expects.
+func (v *verification) expectations(out *verdict, c attest.Claims) error {
+	if v.nonce != nil {
+		got, check := v.tee.nonce(c)
+		if string(got) != string(v.nonce) {
+			out.Nonce = stateFailed
+			return &attest.Error{
+				Kind: attest.Untrusted, Check: check, Err: errors.New("the evidence was made for another nonce"),
+				Expected: attest.Bytes(v.nonce).String(), Got: short(got),
+				Hint: "this is evidence for somebody else's challenge, or a replay",
+			}
+		}
+		out.Nonce = stateOK
+	}
+	if v.binding != nil {
+		if err := v.tee.bound(c, v.binding); err != nil {
+			out.Binding = stateFailed
+			return err
+		}
+		out.Binding = stateOK
+	}
+	detail := func(state, flag, is string) string {
+		if state == stateOK {
+			return is
+		}
+		return "give " + flag + " to compare"
+	}
+	out.checked = append(out.checked,
+		checked{"nonce", out.Nonce, detail(out.Nonce, "--nonce HEX", "the evidence carries the nonce that was expected")},
+		checked{"binding", out.Binding, detail(out.Binding, "--expect-binding HEX", "the evidence carries the binding that was expected")})
+	return nil
+}
+
+// hinted adds to a stale verdict what the evidence says of its own time. It is
+// a hint and nothing more: nothing in the evidence has been verified.
+func (v *verification) hinted(err error, body []byte) error {
+	var ae *attest.Error
+	if !errors.As(err, &ae) || ae.Kind != attest.Stale {
+		return err
+	}
+	seen, ierr := v.tee.inspect(body)
+	if ierr != nil || seen.time.IsZero() {
+		return err
+	}
+	out := *ae
+	out.Hint = fmt.Sprintf("recorded evidence is verified at the time it was made: --at %s (that is the evidence's own word, unverified)",
+		seen.time.UTC().Format(time.RFC3339))
+	return &out
+}
+
+func (v *verification) blank() *verdict {
+	out := &verdict{
+		TEE: v.tee.platform, At: v.at,
+		Nonce: stateUnchecked, Binding: stateUnchecked, Revocation: revocationNone,
+		Unused: []string{}, Warnings: []string{},
+	}
+	if v.verifier.Simulated() {
+		out.Warnings = append(out.Warnings, "verified with the roots given by --roots: simulated, and no word of a hardware vendor")
+	}
+	return out
+}
+
+// refused is the verdict of evidence that was not even authenticated.
+func (v *verification) refused(err error) *verdict {
+	out := v.blank()
+	v.unused(out)
+	return v.refuse(out, err)
+}
+
+func (v *verification) refuse(out *verdict, err error) *verdict {
+	out.Verified, out.Claims = false, nil
+	out.fail(err)
+	return out
+}
+
+func (v *verification) unused(out *verdict) {
+	out.Unused = []string{}
+	for _, e := range v.endorsements {
+		if !e.used {
+			out.Unused = append(out.Unused, e.name)
+		}
+	}
+}
+
+func (out *verdict) fail(err error) {
+	kind, check, text, hint := attest.KindOf(err), attest.CheckOf(err), err.Error(), cli.Hint(err)
+	out.Kind, out.Check, out.Error, out.err = &kind, &check, &text, err
+	if hint != "" {
+		out.Hint = &hint
+	}
+}
+
+// print writes the verdict for people.
+func (v *verification) print(p *cli.Page, out *verdict) error {
+	roots := ""
+	if v.verifier.Simulated() {
+		roots = ", under SIMULATED roots"
+	}
+	switch {
+	case !out.Verified:
+		p.Linef("REFUSED: this is not authentic %s evidence at %s (%s, check %s)", v.tee.title, stamp(v.at), out.Kind, *out.Check)
+	case out.Decision == nil:
+		p.Linef("VERIFIED: authentic %s evidence at %s%s", v.tee.title, stamp(v.at), roots)
+	case out.err != nil:
+		p.Linef("VERIFIED and DENIED: authentic %s evidence at %s%s, which policy %s@%d does not admit", v.tee.title, stamp(v.at), roots, out.Decision.Bundle, out.Decision.Revision)
+	default:
+		p.Linef("VERIFIED and GRANTED: authentic %s evidence at %s%s, which policy %s@%d admits as %s", v.tee.title, stamp(v.at), roots, out.Decision.Bundle, out.Decision.Revision, out.Decision.Workload)
+	}
+	if len(out.checked) > 0 {
+		p.Title("Checked")
+		var rows [][]string
+		for _, c := range out.checked {
+			rows = append(rows, []string{c.Name, c.State, c.Detail})
+		}
+		p.Table(nil, rows)
+	}
+	if out.Claims != nil {
+		p.Title("Claims")
+		p.Facts(v.tee.facts(*out.Claims)...)
+		title, regs := v.tee.registers(*out.Claims)
+		printRegisters(p, title, regs)
+	}
+	if len(out.Unused) > 0 {
+		p.Title("Endorsements that were not used")
+		var rows [][]string
+		for _, e := range v.endorsements {
+			if !e.used {
+				rows = append(rows, []string{e.name, e.about()})
+			}
+		}
+		p.Table(nil, rows)
+	}
+	if out.Decision != nil {
+		printDecision(p, *out.Decision)
+	}
+	return p.Err()
+}
+
+// about says what an endorsement is and why it was not used.
+func (e *endorsement) about() string {
+	why := e.why
+	switch {
+	case e.crl != nil && why == "":
+		why = "verification ended before it was looked at"
+	case e.cert != nil && why == "":
+		why = "evidence of this platform carries its own chain"
+	}
+	if e.cert != nil {
+		return fmt.Sprintf("certificate %q: %s", e.cert.Subject.String(), why)
+	}
+	return fmt.Sprintf("CRL of %q: %s", e.crl.Issuer.String(), why)
+}

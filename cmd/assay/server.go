@@ -1,0 +1,121 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/internal/cli"
+	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
+)
+
+func serverCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "server",
+		Short:   "Ask a running server about itself",
+		Example: "  assay server status",
+	}
+	c.AddCommand(serverStatusCommand())
+	return c
+}
+
+// serverStatus is the JSON output of `server status`.
+type serverStatus struct {
+	Version                   string       `json:"version"`
+	TrustDomain               string       `json:"trust_domain"`
+	Kind                      string       `json:"kind"`
+	Platforms                 []string     `json:"platforms"`
+	Policy                    string       `json:"policy"`
+	PolicyDigest              attest.Bytes `json:"policy_digest"`
+	Started                   time.Time    `json:"started"`
+	LedgerSize                uint64       `json:"ledger_size"`
+	CheckpointSize            uint64       `json:"checkpoint_size"`
+	AuthorityNotAfter         time.Time    `json:"authority_not_after"`
+	ServerCertificateNotAfter time.Time    `json:"server_certificate_not_after"`
+	IssuedTotal               uint64       `json:"issued_total"`
+	DeniedTotal               uint64       `json:"denied_total"`
+	AttestationsInFlight      uint32       `json:"attestations_in_flight"`
+	Watches                   uint32       `json:"watches"`
+	Warnings                  []string     `json:"warnings"`
+}
+
+func unixMilli(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
+func statusOf(r *assayv1.StatusResponse) serverStatus {
+	return serverStatus{
+		Version: r.GetVersion(), TrustDomain: r.GetTrustDomain(), Kind: r.GetKind(),
+		Platforms: append([]string{}, r.GetPlatforms()...),
+		Policy:    r.GetPolicy(), PolicyDigest: r.GetPolicyDigest(), Started: unixMilli(r.GetStartedUnixMs()),
+		LedgerSize: r.GetLedgerSize(), CheckpointSize: r.GetCheckpointSize(),
+		AuthorityNotAfter:         unixMilli(r.GetAuthorityNotAfterUnixMs()),
+		ServerCertificateNotAfter: unixMilli(r.GetServerCertificateNotAfterUnixMs()),
+		IssuedTotal:               r.GetIssuedTotal(), DeniedTotal: r.GetDeniedTotal(),
+		AttestationsInFlight: r.GetAttestationsInFlight(), Watches: r.GetWatches(),
+		Warnings: append([]string{}, r.GetWarnings()...),
+	}
+}
+
+func serverStatusCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Show what a server is and does",
+		Long: `Show what a server is and does: its trust domain, the policy in force, the
+ledger, and when its certificates end. What needs attention is printed as
+warnings on standard error too.`,
+		Example: `  assay server status
+  assay server status --admin /tmp/assay/admin.sock --output json`,
+		Args: cobra.NoArgs,
+	}
+	socket := adminFlag(c)
+	output := cli.OutputFlag(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		a, err := openAdmin(*socket, "name the socket with --admin SOCKET")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = a.Close() }() // nothing was written
+		r, err := a.Status(c.Context(), &assayv1.StatusRequest{})
+		if err != nil {
+			return a.explain(err)
+		}
+		s := statusOf(r)
+		for _, w := range s.Warnings {
+			cli.Warn(c.ErrOrStderr(), "%s", w)
+		}
+		if *output == cli.JSON {
+			return cli.PrintJSON(c.OutOrStdout(), s)
+		}
+		p := cli.NewPage(c.OutOrStdout())
+		p.Linef("assayd %s for the %s trust domain %s", s.Version, s.Kind, s.TrustDomain)
+		p.Facts(
+			cli.Fact{Name: "started", Value: stamp(s.Started)},
+			cli.Fact{Name: "platforms", Value: strings.Join(s.Platforms, ", ")},
+			cli.Fact{Name: "policy", Value: s.Policy},
+			cli.Fact{Name: "policy digest", Value: s.PolicyDigest.String()},
+			cli.Fact{Name: "issued since start", Value: fmt.Sprint(s.IssuedTotal)},
+			cli.Fact{Name: "denied since start", Value: fmt.Sprint(s.DeniedTotal)},
+			cli.Fact{Name: "ledger", Value: fmt.Sprintf("%s, %d under a signed checkpoint", plural64(s.LedgerSize, "entry", "entries"), s.CheckpointSize)},
+			cli.Fact{Name: "authority ends", Value: stamp(s.AuthorityNotAfter)},
+			cli.Fact{Name: "server certificate ends", Value: stamp(s.ServerCertificateNotAfter)},
+			cli.Fact{Name: "attestations in flight", Value: fmt.Sprint(s.AttestationsInFlight)},
+			cli.Fact{Name: "open watches", Value: fmt.Sprint(s.Watches)},
+		)
+		return p.Err()
+	}
+	return c
+}
+
+func plural64(n uint64, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}

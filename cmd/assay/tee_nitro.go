@@ -1,0 +1,212 @@
+package main
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/verifiers"
+	"github.com/assay-project/assay/verifiers/nitro"
+)
+
+// nitroTEE is AWS Nitro Enclaves.
+func nitroTEE() tee {
+	return tee{
+		platform:  attest.AWSNitro,
+		title:     "AWS Nitro Enclaves",
+		normalize: nitro.Normalize,
+		verifier:  nitroVerifier,
+		inspect:   nitroInspect,
+		facts:     nitroFacts,
+		registers: func(c attest.Claims) (string, map[int]attest.Bytes) { return nitroPCRs, c.Nitro.PCRs },
+		nonce: func(c attest.Claims) (attest.Bytes, string) {
+			return c.Nitro.Nonce, nitro.CheckBindingNonce
+		},
+		bound:    nitroBound,
+		checked:  nitroChecked,
+		warnings: nitroWarnings,
+	}
+}
+
+const nitroPCRs = "PCRs (SHA-384)"
+
+// nitroVerifier takes the built-in root of AWS, or the roots of a file. A file
+// that holds AWS's own root and no other replaces nothing: it is the hardware's
+// root, whoever's copy of it that is.
+func nitroVerifier(rootsPEM []byte) (verifiers.Verifier, string, error) {
+	roots := nitro.HardwareRoots()
+	about := "the AWS Nitro Enclaves root G1 (SHA-256 " + nitro.AWSRootG1SHA256[:16] + "…)"
+	if rootsPEM != nil && !onlyAWSRoot(rootsPEM) {
+		var err error
+		if roots, err = nitro.SimulatedRoots(rootsPEM); err != nil {
+			return nil, "", err
+		}
+		about = fmt.Sprintf("a root given by --roots (%s)", plural(len(roots.Fingerprints()), "root"))
+	}
+	v, err := nitro.New(roots)
+	if err != nil {
+		return nil, "", err
+	}
+	return v, about, nil
+}
+
+func onlyAWSRoot(rootsPEM []byte) bool {
+	n := 0
+	for rest := rootsPEM; ; n++ {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return n > 0
+		}
+		sum := sha256.Sum256(block.Bytes)
+		if block.Type != "CERTIFICATE" || hex.EncodeToString(sum[:]) != nitro.AWSRootG1SHA256 {
+			return false
+		}
+	}
+}
+
+func nitroInspect(body []byte) (*inspection, error) {
+	u, err := nitro.Inspect(body)
+	if err != nil {
+		return nil, err
+	}
+	at := "-"
+	in := &inspection{Document: u, title: nitroPCRs, regs: u.PCRs}
+	if u.Timestamp != nil {
+		in.time = *u.Timestamp
+		at = stamp(in.time)
+	}
+	in.facts = []cli.Fact{
+		{Name: "module id", Value: u.ModuleID},
+		{Name: "timestamp", Value: at},
+		{Name: "digest", Value: u.Digest},
+		{Name: "public key", Value: nitroKey(u.PublicKey)},
+		{Name: "user data", Value: nitroUserData(u.UserData)},
+		{Name: "nonce", Value: short(u.Nonce)},
+	}
+	if len(u.NitroTPMPCRs) > 0 {
+		in.facts = append(in.facts, cli.Fact{Name: "platform", Value: "this is a NitroTPM document: an EC2 instance, not an enclave"})
+		in.title, in.regs = "NitroTPM PCRs (SHA-384)", u.NitroTPMPCRs
+	}
+	if u.Malformed != nil {
+		in.facts = append(in.facts, cli.Fact{Name: "malformed", Value: u.Malformed.Error()})
+	}
+	in.chain = nitroChain(body)
+	return in, nil
+}
+
+// nitroChain reads the certificates that a document carries, root first, or
+// none where they cannot be read.
+func nitroChain(body []byte) []*x509.Certificate {
+	for len(body) > 0 && body[0] == 0xd2 { // tag 18, COSE_Sign1 (RFC 9052, section 4.2)
+		body = body[1:]
+	}
+	var message []cbor.RawMessage
+	if err := cbor.Unmarshal(body, &message); err != nil || len(message) != 4 {
+		return nil
+	}
+	var payload []byte
+	if err := cbor.Unmarshal(message[2], &payload); err != nil {
+		return nil
+	}
+	var doc struct {
+		Certificate []byte   `cbor:"certificate"`
+		CABundle    [][]byte `cbor:"cabundle"`
+	}
+	if err := cbor.Unmarshal(payload, &doc); err != nil {
+		return nil
+	}
+	var chain []*x509.Certificate
+	for _, der := range append(doc.CABundle, doc.Certificate) {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil
+		}
+		chain = append(chain, c)
+	}
+	return chain
+}
+
+func nitroFacts(c attest.Claims) []cli.Fact {
+	return []cli.Fact{
+		{Name: "module id", Value: c.Nitro.ModuleID},
+		{Name: "timestamp", Value: stamp(c.Nitro.Timestamp)},
+		{Name: "debug", Value: yesNo(c.Nitro.Debug)},
+		{Name: "simulated", Value: yesNo(c.Simulated)},
+		{Name: "public key", Value: nitroKey(c.Nitro.PublicKey)},
+		{Name: "user data", Value: nitroUserData(c.Nitro.UserData)},
+		{Name: "nonce", Value: short(c.Nitro.Nonce)},
+	}
+}
+
+// nitroKey shows a public key by what it is and its digest, when it is one in
+// DER; the enclave may put anything there.
+func nitroKey(b attest.Bytes) string {
+	k, err := x509.ParsePKIXPublicKey(b)
+	if err != nil {
+		return short(b)
+	}
+	sum := sha256.Sum256(b)
+	kind := fmt.Sprintf("%T", k)
+	switch k := k.(type) {
+	case *ecdsa.PublicKey:
+		kind = "ECDSA " + k.Curve.Params().Name
+	case *rsa.PublicKey:
+		kind = "RSA " + strconv.Itoa(k.N.BitLen())
+	}
+	return fmt.Sprintf("%s, SHA-256 of the SPKI %x (%s)", kind, sum, plural(len(b), "byte"))
+}
+
+// nitroUserData adds what the bytes are when they read as text, or as the
+// binding of an attestation.
+func nitroUserData(b attest.Bytes) string {
+	tag := nitro.UserData(attest.Binding{})
+	tag = tag[:len(tag)-bindingSize]
+	if len(b) == len(tag)+bindingSize && bytes.HasPrefix(b, tag) {
+		return fmt.Sprintf("Assay binding %s", b[len(tag):])
+	}
+	if s := string(b); len(b) > 0 && len(b) <= 64 && cli.Escape(s) == s {
+		return fmt.Sprintf("%s = %q", short(b), s)
+	}
+	return short(b)
+}
+
+func nitroBound(c attest.Claims, b []byte) error {
+	want := nitro.UserData(attest.Binding{B: [bindingSize]byte(b)})
+	if bytes.Equal(want, c.Nitro.UserData) {
+		return nil
+	}
+	return &attest.Error{
+		Kind: attest.Untrusted, Check: nitro.CheckBindingUserData,
+		Err:      errors.New("user_data is not the binding that is expected"),
+		Expected: attest.Bytes(want).String(), Got: short(c.Nitro.UserData),
+		Hint: "the binding covers connection, nonce, keys, requested identities and purpose: docs/spec/binding.md",
+	}
+}
+
+func nitroChecked(about string, c attest.Claims) []checked {
+	return []checked{
+		{"structure", "ok", "one COSE_Sign1 message, strictly decoded, nothing behind it"},
+		{"chain", "ok", "P-384 and SHA-384 throughout, from " + about},
+		{"signature", "ok", "ES384, by the enclave's certificate"},
+		{"time", "ok", "made at " + c.Nitro.Timestamp.UTC().Format(time.RFC3339Nano) + ", within 5 minutes; every certificate valid"},
+	}
+}
+
+func nitroWarnings(c attest.Claims) []string {
+	if !c.Nitro.Debug {
+		return nil
+	}
+	return []string{"debug evidence: PCR0, PCR1 and PCR2 are all zero, so the enclave runs in debug mode, measures nothing, and its memory can be read from the host"}
+}
