@@ -1,0 +1,141 @@
+package policy
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/assay-project/assay/attest"
+)
+
+// The outcomes of a decision.
+const (
+	Granted = "granted"
+	Refused = "denied"
+)
+
+// The reasons of a decision. Evaluate ends in one of the first five; the others
+// come from Authorize, which also knows the challenge.
+const (
+	ReasonGranted        = "granted"                  // exactly one enforced workload matches
+	ReasonNoMatch        = "no_match"                 // no workload matches
+	ReasonAuditOnly      = "audit_only"               // only workloads in mode audit match
+	ReasonAmbiguous      = "ambiguous"                // several enforced workloads match
+	ReasonNoWorkload     = "no_workload_for_tee"      // the bundle has none for the platform
+	ReasonTrustDomain    = "other_trust_domain"       // the challenge is of another trust domain than the bundle
+	ReasonNotGranted     = "requested_id_not_granted" // a requested SPIFFE ID is not among the granted
+	ReasonRequestedTwice = "requested_id_twice"       // two keys ask for one SPIFFE ID
+	ReasonKeyTwice       = "key_twice"                // one key is offered for two SVIDs
+	ReasonEvidenceTooOld = "evidence_too_old"         // max_evidence_age has passed
+	ReasonPolicyExpired  = "policy_expired"           // what matched ends within this second
+	ReasonTemplate       = "template"                 // an ID could not be formed: a fault of this package
+	ReasonNoIdentity     = "no_identity"              // the workload issues nothing
+	waiverRule           = "ownership"
+	waiverOp             = "waiver"
+)
+
+// An ownership waiver is shown as a rule of this name and operator.
+const (
+	waiverRule = "ownership"
+	waiverOp   = "waiver"
+)
+
+// Decision is what a policy says about one set of claims, with the reasons. Its
+// JSON is stable and documented in docs/spec/policy.md; the ledger stores it.
+type Decision struct {
+	Bundle   string       `json:"bundle"`
+	Revision uint64       `json:"revision"`
+	Digest   attest.Bytes `json:"digest"` // SHA-256 of the bundle's bytes
+	At       time.Time    `json:"at"`     // the time that the decision is for, UTC
+	Outcome  string       `json:"outcome"`
+	Reason   string       `json:"reason"`
+	// Detail explains the reason in words; empty where the reason says it all.
+	Detail string `json:"detail,omitempty"`
+	// Workload is the one that grants; empty in a denial.
+	Workload string `json:"workload,omitempty"`
+	// ValidUntil is the last moment at which the same claims would still be
+	// granted, where a reference value or waiver that carried them has an end.
+	ValidUntil *time.Time `json:"valid_until,omitempty"`
+	// Ownership is true when the granting workload has an ownership predicate.
+	Ownership bool `json:"ownership"`
+	// Workloads has every workload of the platform, in the order of the file.
+	Workloads []WorkloadResult `json:"workloads"`
+}
+
+// WorkloadResult is the evaluation of one workload.
+type WorkloadResult struct {
+	Name    string       `json:"name"`
+	Mode    string       `json:"mode"`
+	Matched bool         `json:"matched"`
+	Rules   []RuleResult `json:"rules"`
+}
+
+// RuleResult is the evaluation of one rule.
+type RuleResult struct {
+	Rule     string `json:"rule"`     // the claim: "pcr0", "debug"; or "ownership" for a waiver
+	Op       string `json:"op"`       // "eq", "in"; "waiver"
+	Expected string `json:"expected"` // in words, byte strings in hex
+	Got      string `json:"got"`      // likewise; "missing" for a claim that is not there
+	Holds    bool   `json:"holds"`
+	Implicit bool   `json:"implicit,omitempty"` // added by the compiler
+	Position string `json:"position"`           // "file:line:col"
+	Hint     string `json:"hint,omitempty"`     // what a failure usually means
+}
+
+// Failures is the number of rules that do not hold.
+func (w WorkloadResult) Failures() int {
+	n := 0
+	for _, r := range w.Rules {
+		if !r.Holds {
+			n++
+		}
+	}
+	return n
+}
+
+// NearestFirst returns the workloads by how near they came to a match: those
+// first of whose written claims the largest share holds, then those with fewer
+// failures, then as in the file. Implicit rules and waivers say nothing about
+// which workload this was meant to be.
+func (d Decision) NearestFirst() []WorkloadResult {
+	out := slices.Clone(d.Workloads)
+	slices.SortStableFunc(out, func(a, b WorkloadResult) int {
+		ah, at := a.written()
+		bh, bt := b.written()
+		return cmp.Or(cmp.Compare(bh*at, ah*bt), cmp.Compare(a.Failures(), b.Failures()))
+	})
+	return out
+}
+
+// written counts the claims that the policy writes, and those of them that hold.
+func (w WorkloadResult) written() (holding, total int) {
+	for _, r := range w.Rules {
+		if r.Implicit || r.Op == waiverOp {
+			continue
+		}
+		total++
+		if r.Holds {
+			holding++
+		}
+	}
+	return holding, total
+}
+
+// Denied is a denial by policy: an error that holds the decision. It is of kind
+// [attest.Denied], check "policy", for attest.KindOf and errors.As.
+type Denied struct{ Decision Decision }
+
+// Error says why in one line.
+func (d *Denied) Error() string {
+	s := "denied by policy " + d.Decision.Bundle + ": " + d.Decision.Reason
+	if d.Decision.Detail != "" {
+		s += ": " + d.Decision.Detail
+	}
+	return s
+}
+
+// Unwrap yields the denial as attesters are told of it: without the reason, so
+// that a denial is never a policy oracle.
+func (d *Denied) Unwrap() error {
+	return &attest.Error{Kind: attest.Denied, Check: "policy", Err: errDenied}
+}

@@ -1,0 +1,117 @@
+package policy
+
+import (
+	"time"
+
+	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/internal/strictyaml"
+)
+
+// tee is what the language knows of one platform. A new platform brings one of
+// these; nothing else in the package names a platform.
+type tee struct {
+	platform attest.Platform
+	// fields is the closed set of claims that a matcher can name.
+	fields []*field
+	byName map[string]*field
+	// instead says, for claims that exist and that policies cannot match, why.
+	instead map[string]string
+	// implicit are the rules added to every workload that does not name them.
+	implicit []implicitRule
+	// published are the claims in an attestation result of a workload without a
+	// publish list; private ones are never published, with the reason.
+	published []string
+	private   map[string]string
+	// owners says what an ownership predicate is, for the lint error.
+	owners string
+	// lint checks one workload for what only this platform knows.
+	lint func(w *workload, p *parser)
+}
+
+// field is one claim of a platform.
+type field struct {
+	name  string
+	index int // place in tee.fields
+	kind  kind
+	// get reads the claim; false means that the evidence does not carry it.
+	get func(c *attest.Claims) (value, bool)
+	// owner is set for claims that the hardware root guarantees and that nobody
+	// else gets by launching the same inputs. It is asked whether the test pins
+	// such a value.
+	owner func(t test) bool
+	// hint explains a claim that fails its rule; got is absent when ok is false.
+	hint func(got value, ok bool) string
+}
+
+// implicitRule is one rule that the compiler adds.
+type implicitRule struct {
+	claim string
+	value value
+}
+
+// value is a claim's value in a canonical, comparable form that its kind
+// chooses: the raw bytes of a digest, "true" or "false", the text of a name. A
+// kind whose values are ordered chooses fixed-width bytes.
+type value string
+
+// kind is the type of a claim: how its values are written in a policy, and
+// which matchers it has. Kinds are comparable, so that a reference set is
+// compiled once for each kind that it is used with.
+type kind interface {
+	// parse reads a value, or reports what is wrong with it.
+	parse(d *strictyaml.Document, n *strictyaml.Node) (value, bool)
+	// format writes a value for people, at full length.
+	format(v value) string
+	// ops lists the matchers.
+	ops() []string
+	// compile reads the operand of one of ops, or reports what is wrong.
+	compile(p *parser, f *field, op string, n *strictyaml.Node) (test, bool)
+}
+
+// test is a compiled matcher.
+type test interface {
+	// expected says what the test wants, for people.
+	expected() string
+	// eval tests a value that the evidence carries; text is its format.
+	eval(v value, text string, at time.Time) verdict
+	// values is the finite set of values that the test admits, or nil.
+	values() *set
+}
+
+// verdict is the outcome of one test.
+type verdict struct {
+	holds bool
+	got   string
+	hint  string     // replaces the field's own
+	until *time.Time // the last moment at which the same value still holds
+}
+
+func newTEE(t tee) *tee {
+	t.byName = make(map[string]*field, len(t.fields))
+	for i, f := range t.fields {
+		f.index = i
+		t.byName[f.name] = f
+	}
+	return &t
+}
+
+func (t *tee) names() []string {
+	out := make([]string, len(t.fields))
+	for i, f := range t.fields {
+		out[i] = f.name
+	}
+	return out
+}
+
+// tees lists the platforms whose workloads this version evaluates. The values
+// are built once and never changed.
+var tees = []*tee{nitro}
+
+func teeFor(p attest.Platform) *tee {
+	for _, t := range tees {
+		if t.platform == p {
+			return t
+		}
+	}
+	return nil
+}

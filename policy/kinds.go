@@ -1,0 +1,96 @@
+package policy
+
+import (
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/assay-project/assay/internal/strictyaml"
+)
+
+// digest is the kind of a fixed-length measurement of n bytes, written in hex.
+type digest struct{ n int }
+
+func (digest) ops() []string         { return []string{"eq", "in"} }
+func (digest) format(v value) string { return hex.EncodeToString([]byte(v)) }
+
+func (digest) compile(p *parser, f *field, op string, n *strictyaml.Node) (test, bool) {
+	return compileSet(p, f, op, n)
+}
+
+func (k digest) parse(d *strictyaml.Document, n *strictyaml.Node) (value, bool) {
+	s, ok := d.Text(n)
+	if !ok {
+		return "", false
+	}
+	want := fmt.Sprintf("%d bytes in hex (%d characters)", k.n, 2*k.n)
+	raw, err := hex.DecodeString(s)
+	if err != nil {
+		hint := ""
+		if strings.HasPrefix(s, "0x") {
+			hint = "leave 0x out"
+		}
+		d.Report(n, fmt.Sprintf("want %s, got %q", want, clip(s)), hint)
+		return "", false
+	}
+	if len(raw) != k.n {
+		hint := "values are compared at their full length"
+		if len(raw) == 32 {
+			hint = "this has the length of SHA-256; the measurement is another hash"
+		}
+		d.Report(n, fmt.Sprintf("want %s, got %d bytes", want, len(raw)), hint)
+		return "", false
+	}
+	if allZero(raw) {
+		d.Report(n, "an all-zero reference value is refused", "zero is what an unset or debug-mode register reads: it identifies nothing")
+		return "", false
+	}
+	return value(raw), true
+}
+
+func allZero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// boolean is the kind of a claim that is true or false.
+type boolean struct{}
+
+// The values of a boolean.
+const (
+	yes value = "true"
+	no  value = "false"
+)
+
+func truth(b bool) value {
+	if b {
+		return yes
+	}
+	return no
+}
+
+func (boolean) ops() []string         { return []string{"eq"} }
+func (boolean) format(v value) string { return string(v) }
+
+func (boolean) parse(d *strictyaml.Document, n *strictyaml.Node) (value, bool) {
+	b, ok := d.Bool(n)
+	return truth(b), ok
+}
+
+func (boolean) compile(p *parser, f *field, op string, n *strictyaml.Node) (test, bool) {
+	return compileSet(p, f, op, n)
+}
+
+// clip shortens text from a policy before it is printed.
+func clip(s string) string {
+	const n = 60
+	if utf8.RuneCountInString(s) <= n {
+		return s
+	}
+	return string([]rune(s)[:n]) + "…"
+}
