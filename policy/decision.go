@@ -30,8 +30,6 @@ const (
 	ReasonPolicyExpired  = "policy_expired"           // what matched ends within this second
 	ReasonTemplate       = "template"                 // an ID could not be formed: a fault of this package
 	ReasonNoIdentity     = "no_identity"              // the workload issues nothing
-	waiverRule           = "ownership"
-	waiverOp             = "waiver"
 )
 
 // An ownership waiver is shown as a rule of this name and operator.
