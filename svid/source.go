@@ -50,13 +50,27 @@ func NewSource(bundles x509bundle.Source, keys ...*VerifierKeys) Source {
 // NewLiveSource is NewSource with keys that are replaced while the program
 // runs: a [*Keyring], or several in [Keyrings].
 func NewLiveSource(bundles x509bundle.Source, keys VerifierKeysSource) Source {
-	return &source{Source: bundles, VerifierKeysSource: keys, seen: newSignatures(defaultSignatures)}
+	return &source{bundles: bundles, keys: keys, seen: newSignatures(defaultSignatures)}
 }
 
 type source struct {
-	x509bundle.Source
-	VerifierKeysSource
-	seen *signatures
+	bundles x509bundle.Source
+	keys    VerifierKeysSource
+	seen    *signatures
+}
+
+func (s *source) GetX509BundleForTrustDomain(td spiffeid.TrustDomain) (*x509bundle.Bundle, error) {
+	if s.bundles == nil {
+		return nil, errors.New("no source of X.509 bundles")
+	}
+	return s.bundles.GetX509BundleForTrustDomain(td)
+}
+
+func (s *source) VerifierKeys(td spiffeid.TrustDomain) (*VerifierKeys, error) {
+	if s.keys == nil {
+		return nil, errNoKeys
+	}
+	return s.keys.VerifierKeys(td)
 }
 
 func (s *source) signatures() *signatures { return s.seen }
@@ -78,7 +92,7 @@ type Keyrings []*Keyring
 // VerifierKeys implements [VerifierKeysSource].
 func (ks Keyrings) VerifierKeys(td spiffeid.TrustDomain) (*VerifierKeys, error) {
 	for _, k := range ks {
-		if k.td == td {
+		if k != nil && k.td == td {
 			return k.VerifierKeys(td)
 		}
 	}

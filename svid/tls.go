@@ -1,0 +1,113 @@
+package svid
+
+import (
+	"context"
+	"crypto/tls"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+
+	"github.com/assay-project/assay/attest"
+)
+
+// ClientTLS is the configuration of a client that presents its own SVID and
+// demands an attested SVID, with these requirements, of the server. TLS 1.3 and
+// nothing older. Use it wherever a *tls.Config goes; for gRPC,
+// credentials.NewTLS(svid.ClientTLS(…)).
+//
+// The checks run in VerifyConnection, which crypto/tls calls for resumed
+// sessions too: a session cannot outlive what was required to open it.
+func ClientTLS(own x509svid.Source, src Source, require ...Requirement) *tls.Config {
+	return TLS{Own: own, Source: src, Require: require}.Client()
+}
+
+// ServerTLS is the configuration of a server that presents its own SVID and
+// demands an attested SVID of every client. See [ClientTLS].
+func ServerTLS(own x509svid.Source, src Source, require ...Requirement) *tls.Config {
+	return TLS{Own: own, Source: src, Require: require}.Server()
+}
+
+// TLS holds what [ClientTLS] and [ServerTLS] take, and the clock.
+type TLS struct {
+	Own     x509svid.Source // our own SVID, attested or not
+	Source  Source          // what is trusted of the peer
+	Require []Requirement
+	Now     func() time.Time // nil is time.Now
+}
+
+// Client is the configuration of a client. It verifies no host name: the
+// peer's name is its SPIFFE ID, so name it with [ID] or [MemberOf].
+func (t TLS) Client() *tls.Config {
+	cfg := &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		// The standard verification knows host names, not SPIFFE IDs.
+		// VerifyConnection does all of it instead.
+		InsecureSkipVerify: true, //nolint:gosec // see VerifyConnection
+		VerifyConnection:   t.verifyConnection,
+		Time:               t.Now,
+	}
+	if t.Own != nil {
+		cfg.GetClientCertificate = tlsconfig.GetClientCertificate(t.Own)
+	} else {
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return nil, errNoOwn() }
+	}
+	return cfg
+}
+
+// Server is the configuration of a server.
+func (t TLS) Server() *tls.Config {
+	cfg := &tls.Config{
+		MinVersion:       tls.VersionTLS13,
+		ClientAuth:       tls.RequireAnyClientCert, // verified in VerifyConnection
+		VerifyConnection: t.verifyConnection,
+		Time:             t.Now,
+	}
+	if t.Own != nil {
+		cfg.GetCertificate = tlsconfig.GetCertificate(t.Own)
+	} else {
+		cfg.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, errNoOwn() }
+	}
+	return cfg
+}
+
+func errNoOwn() error { return fail(attest.Internal, "own_svid", "no source for our own SVID") }
+
+func (t TLS) verifyConnection(cs tls.ConnectionState) error {
+	now := time.Now
+	if t.Now != nil {
+		now = t.Now
+	}
+	_, err := FromConnectionState(cs, t.Source, now(), t.Require...)
+	return err
+}
+
+// FromConnectionState verifies the peer of a TLS connection, as [Verify] does.
+// A handler calls it for each request, so that an SVID that has expired, or
+// grown too old, or whose authority was withdrawn, ends with the request and
+// not with the connection. With a [Source] from this package the result's
+// signature is not verified a second time.
+//
+//	net/http   FromConnectionState(*req.TLS, …)
+//	gRPC       FromConnectionState(peer.AuthInfo.(credentials.TLSInfo).State, …)
+func FromConnectionState(cs tls.ConnectionState, src Source, at time.Time, require ...Requirement) (*Attested, error) {
+	if cs.Version < tls.VersionTLS13 {
+		return nil, mismatch(attest.Untrusted, "tls_version", "an old TLS version", "TLS 1.3", tls.VersionName(cs.Version))
+	}
+	return Verify(cs.PeerCertificates, src, at, require...)
+}
+
+type contextKey struct{}
+
+// NewContext returns a context that holds the peer, for the handlers behind
+// whatever verified it.
+func NewContext(ctx context.Context, a *Attested) context.Context {
+	return context.WithValue(ctx, contextKey{}, a)
+}
+
+// FromContext returns the peer that [NewContext] put there. A handler that
+// takes long calls [Attested.Check] on it again.
+func FromContext(ctx context.Context) (*Attested, bool) {
+	a, ok := ctx.Value(contextKey{}).(*Attested)
+	return a, ok && a != nil
+}

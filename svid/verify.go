@@ -1,0 +1,228 @@
+package svid
+
+import (
+	"crypto/x509"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+
+	"github.com/assay-project/assay/attest"
+)
+
+// maxChain bounds the certificates that a peer may send.
+const maxChain = 8
+
+// Attested is an SVID whose certificate and attestation result both hold. Only
+// [Verify] and what calls it make one.
+type Attested struct {
+	ID          spiffeid.ID
+	Certificate *x509.Certificate // the leaf
+	Result      Result
+	VerifierKey Thumbprint // of the key that signed the result
+	VerifiedAt  time.Time
+}
+
+// Verify checks an attested SVID: chain is the peer's certificates, leaf first,
+// as in [crypto/tls.ConnectionState.PeerCertificates]; src what is trusted; at
+// the relying party's time. It returns an Attested that satisfies every
+// requirement, or an *[attest.Error], never both. Two things are refused
+// although nobody asks: a simulated result, unless [Simulated] does ask for it,
+// and one whose status is Contraindicated, unless [MinTier] does. The checks,
+// in order:
+//
+//	chain_size           Malformed: 1 to 8 certificates
+//	leaf_id              Untrusted: exactly one URI SAN, a SPIFFE ID with a path
+//	leaf_ca              Untrusted: not a CA, no certificate or CRL signing
+//	leaf_key_usage       Untrusted: digitalSignature
+//	bundle               Untrusted: there is a bundle for the ID's trust domain
+//	chain_validity       Stale: every certificate is valid at the time
+//	chain                Untrusted: the chain ends in the bundle
+//	result_…             one non-critical extension with a CMW record (see ResultFrom)
+//	cose_…, claims_…     Malformed: the structure of the result
+//	verifier_keys        Untrusted: there are verifier keys for the trust domain
+//	verifier_keys_…      Stale: their document is current
+//	verifier_key         Untrusted: the result names one of them
+//	result_signature     Untrusted: and is signed by it
+//	verifier_key_window  Untrusted: and was issued while that key was in use
+//	result_issuer        Untrusted: iss is the ID's trust domain
+//	result_subject       Untrusted: sub is the ID
+//	result_key           Untrusted: cnf is the thumbprint of the leaf's key
+//	result_validity      Untrusted: the result covers the certificate's NotAfter
+//	simulated_domain     Untrusted: simulated if, and only if, the trust domain is
+//	result_future        Stale: not issued more than MaxClockSkew ahead
+//	result_expired       Stale: not expired
+//	simulated            Denied: not simulated, or asked for by name
+//	(requirements)       each under its own name
+func Verify(chain []*x509.Certificate, src Source, at time.Time, require ...Requirement) (*Attested, error) {
+	if src == nil || at.IsZero() {
+		return nil, fail(attest.Internal, "verify", "a source and a time are needed")
+	}
+	id, err := verifyChain(chain, src, at)
+	if err != nil {
+		return nil, err
+	}
+	a := &Attested{ID: id, Certificate: chain[0], VerifiedAt: at}
+	if err := a.verifyResult(src, at); err != nil {
+		return nil, err
+	}
+	if err := a.Check(at, require...); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// verifyChain checks what makes it an X.509-SVID of a known trust domain:
+// go-spiffe's verification, and the rules of the X509-SVID specification that
+// go-spiffe leaves to others (sections 2, 4.3 and 5.2).
+func verifyChain(chain []*x509.Certificate, src Source, at time.Time) (spiffeid.ID, error) {
+	if len(chain) == 0 || len(chain) > maxChain {
+		return spiffeid.ID{}, fail(attest.Malformed, "chain_size", "%d certificates, want 1 to %d", len(chain), maxChain)
+	}
+	for _, c := range chain {
+		if c == nil {
+			return spiffeid.ID{}, fail(attest.Malformed, "chain_size", "a certificate is missing")
+		}
+	}
+	leaf := chain[0]
+	id, err := x509svid.IDFromCert(leaf)
+	if err != nil {
+		return spiffeid.ID{}, fail(attest.Untrusted, "leaf_id", "%w", err)
+	}
+	if id.Path() == "" {
+		return spiffeid.ID{}, fail(attest.Untrusted, "leaf_id", "%s has no path: it names a trust domain, not a workload", id)
+	}
+	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
+		return spiffeid.ID{}, fail(attest.Untrusted, "leaf_ca", "the leaf certificate may sign certificates or CRLs")
+	}
+	if leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
+		return spiffeid.ID{}, fail(attest.Untrusted, "leaf_key_usage", "the leaf certificate lacks key usage digitalSignature")
+	}
+	bundle, err := src.GetX509BundleForTrustDomain(id.TrustDomain())
+	if err == nil && bundle == nil {
+		err = errors.New("the source returned nothing")
+	}
+	if err != nil {
+		return spiffeid.ID{}, fail(attest.Untrusted, "bundle", "no X.509 bundle for %s: %w", id.TrustDomain(), err)
+	}
+	if _, _, err := x509svid.Verify(chain, bundle, x509svid.WithTime(at)); err != nil {
+		var invalid x509.CertificateInvalidError
+		if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+			return spiffeid.ID{}, fail(attest.Stale, "chain_validity", "%w", err)
+		}
+		return spiffeid.ID{}, fail(attest.Untrusted, "chain", "%w", err)
+	}
+	return id, nil
+}
+
+// verifyResult checks the result that the certificate carries, and that it is
+// about this certificate.
+func (a *Attested) verifyResult(src Source, at time.Time) error {
+	u, err := ResultFrom(a.Certificate)
+	if err != nil {
+		return err
+	}
+	td := a.ID.TrustDomain()
+	keys, err := src.VerifierKeys(td)
+	if err == nil && (keys == nil || keys.TrustDomain != td) {
+		err = errNoKeys
+	}
+	if err != nil {
+		return fail(attest.Untrusted, "verifier_keys", "%s: %w", td, err)
+	}
+	if err := keys.current(at); err != nil {
+		return err
+	}
+	key, ok := keys.find(u.KeyID)
+	if !ok {
+		err := fail(attest.Untrusted, "verifier_key", "signed by key %s, which is none of the verifier keys of %s (sequence %d)", u.KeyID, td, keys.Sequence)
+		err.Hint = "if the issuer has rotated its verifier key, fetch the current verifier-keys document"
+		return err
+	}
+	if err := u.verifySignature(src, key); err != nil {
+		return fail(attest.Untrusted, "result_signature", "%w", err)
+	}
+	r := &u.Result
+	if r.IssuedAt.Before(key.NotBefore) || !r.IssuedAt.Before(key.NotAfter) {
+		return fail(attest.Untrusted, "verifier_key_window", "issued at %s by a verifier key that is good from %s to %s",
+			stamp(r.IssuedAt), stamp(key.NotBefore), stamp(key.NotAfter))
+	}
+	if err := a.about(r); err != nil {
+		return err
+	}
+	a.Result, a.VerifierKey = *r, u.KeyID
+	return nil
+}
+
+// about checks that the result speaks of this certificate.
+func (a *Attested) about(r *Result) error {
+	if want := a.ID.TrustDomain().IDString(); r.Issuer != want {
+		return mismatch(attest.Untrusted, "result_issuer", "the result is of another trust domain", want, r.Issuer)
+	}
+	if want := a.ID.String(); r.Subject != want {
+		return mismatch(attest.Untrusted, "result_subject", "the result is about another SPIFFE ID", want, r.Subject)
+	}
+	thumb, err := ThumbprintOf(a.Certificate.PublicKey)
+	if err != nil {
+		return fail(attest.Untrusted, "result_key", "%w", err)
+	}
+	if r.KeyThumbprint != thumb {
+		return mismatch(attest.Untrusted, "result_key", "the result is about another key", thumb.String(), r.KeyThumbprint.String())
+	}
+	if a.Certificate.NotAfter.After(r.Expiry) {
+		return fail(attest.Untrusted, "result_validity", "the certificate is valid until %s, the result only until %s", stamp(a.Certificate.NotAfter), stamp(r.Expiry))
+	}
+	if simulated := IsSimulated(a.ID.TrustDomain()); simulated != r.Simulated {
+		return fail(attest.Untrusted, "simulated_domain", "the result says simulated: %t, and the trust domain's name says %t", r.Simulated, simulated)
+	}
+	return nil
+}
+
+// Check makes again those checks of [Verify] that time can change without any
+// new bytes arriving: validity and requirements. A handshake is not a lease: a
+// server that keeps connections calls it for each request, or Verify itself,
+// which also notices a changed bundle and withdrawn verifier keys.
+func (a *Attested) Check(at time.Time, require ...Requirement) error {
+	if a == nil || a.Certificate == nil {
+		return fail(attest.Internal, "verify", "not the result of a verification")
+	}
+	if at.Before(a.Certificate.NotBefore) || at.After(a.Certificate.NotAfter) {
+		return fail(attest.Stale, "chain_validity", "the certificate is valid from %s to %s", stamp(a.Certificate.NotBefore), stamp(a.Certificate.NotAfter))
+	}
+	r := &a.Result
+	if r.IssuedAt.After(at.Add(MaxClockSkew)) {
+		return fail(attest.Stale, "result_future", "issued at %s, which is in the future", stamp(r.IssuedAt))
+	}
+	if !at.Before(r.Expiry) {
+		return fail(attest.Stale, "result_expired", "expired at %s", stamp(r.Expiry))
+	}
+	return a.satisfies(at, require)
+}
+
+// verifySignature asks the source's memory first, where it has one.
+func (u *Unverified) verifySignature(src Source, key VerifierKey) error {
+	var seen *signatures
+	if s, ok := src.(interface{ signatures() *signatures }); ok {
+		seen = s.signatures()
+	}
+	id := signatureKey(u.CWT, u.KeyID)
+	if seen.good(id) {
+		return nil
+	}
+	if err := u.signed.verify(key.Key); err != nil {
+		return err
+	}
+	seen.add(id)
+	return nil
+}
+
+// stamp prints a time as RFC 3339 in UTC.
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// policyName is the name in "name@revision".
+func policyName(policy string) string {
+	name, _, _ := strings.Cut(policy, "@")
+	return name
+}
