@@ -117,11 +117,12 @@ func lintNitro(w *workload, p *parser) {
 	if debug != nil && !debug.implicit && admits(debug, yes) {
 		for _, name := range []string{"pcr0", "pcr1", "pcr2"} {
 			if w.find(name) != nil {
-				p.doc.Report(w.key, "workload "+w.name+" can never match: it wants debug mode and a value for "+name, "in debug mode PCR0, PCR1 and PCR2 are all zero: match the image with pcr8, or drop debug")
+				p.doc.Report(w.key, "workload "+w.name+" can never match: it wants debug mode and a value for "+name, "in debug mode PCR0, PCR1 and PCR2 are all zero: pin the owner alone, or drop debug")
 				return
 			}
 		}
 		p.warn(w.key, "workload "+w.name+" admits enclaves in debug mode", "the host can read their console and PCR0 to PCR2 are zero: never where real secrets are")
+		return // nothing of the image is measured in debug mode
 	}
 	for _, name := range []string{"pcr0", "pcr1", "pcr2", "pcr8"} {
 		if w.find(name) != nil {
