@@ -1,0 +1,25 @@
+package policy
+
+import (
+	"crypto/sha256"
+	"testing"
+
+	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/internal/strictyaml"
+)
+
+// UncheckedForTest compiles a bundle as Parse does, without refusing what it
+// reports: evaluation must deny what lint should have found.
+func UncheckedForTest(t testing.TB, src string) *Bundle {
+	t.Helper()
+	p := &parser{
+		doc:        strictyaml.Open("p.yaml", []byte(src)),
+		b:          &Bundle{digest: sha256.Sum256([]byte(src)), byTEE: map[attest.Platform][]*workload{}},
+		references: map[string]*reference{},
+	}
+	p.bundle(p.doc.Root())
+	if p.doc.Err() == nil {
+		t.Fatal("Parse accepts this bundle: use Parse")
+	}
+	return p.b
+}
