@@ -55,11 +55,11 @@ const (
 	keyNitroTPM = "nitrotpm_pcrs"
 )
 
-func mandatoryKeys() []string {
-	return []string{keyModuleID, keyDigest, keyTimestamp, keyPCRs, keyCertificate, keyCABundle}
+func mandatoryKeys() [6]string {
+	return [...]string{keyModuleID, keyDigest, keyTimestamp, keyPCRs, keyCertificate, keyCABundle}
 }
 
-func optionalKeys() []string { return []string{keyPublicKey, keyUserData, keyNonce} }
+func optionalKeys() [3]string { return [...]string{keyPublicKey, keyUserData, keyNonce} }
 
 // read decodes a payload and checks everything that can be said of it without
 // knowing who signed it.
@@ -108,24 +108,14 @@ func (m modes) fields(payload []byte) (map[string]cbor.RawMessage, error) {
 			hint: "aws-nitro verifies Nitro Enclaves only",
 		})
 	}
-	found := 0
-	for _, k := range mandatoryKeys() {
-		if _, ok := fields[k]; ok {
-			found++
-		}
-	}
-	known := found
-	for _, k := range optionalKeys() {
-		if _, ok := fields[k]; ok {
-			known++
-		}
-	}
-	if known != len(fields) {
+	must, may := mandatoryKeys(), optionalKeys()
+	mandatory, optional := count(fields, must[:]), count(fields, may[:])
+	if mandatory+optional != len(fields) {
 		return nil, refuse(CheckDocUnknownKey, detail{
 			err: errors.New("the payload has a key that the specification does not name"), got: unknownKey(fields),
 		})
 	}
-	if found != len(mandatoryKeys()) {
+	if mandatory != len(must) {
 		return nil, refuse(CheckDocMissingKey, detail{
 			err: errors.New("the payload lacks a mandatory key"), expected: missingKey(fields),
 		})
@@ -133,12 +123,21 @@ func (m modes) fields(payload []byte) (map[string]cbor.RawMessage, error) {
 	return fields, nil
 }
 
+func count(fields map[string]cbor.RawMessage, keys []string) (n int) {
+	for _, k := range keys {
+		if _, ok := fields[k]; ok {
+			n++
+		}
+	}
+	return n
+}
+
 // unknownKey names the first key, in sorted order, that is not known.
 func unknownKey(fields map[string]cbor.RawMessage) string {
-	known := append(mandatoryKeys(), optionalKeys()...)
+	must, may := mandatoryKeys(), optionalKeys()
 	first := ""
 	for k := range fields {
-		if !slices.Contains(known, k) && (first == "" || k < first) {
+		if !slices.Contains(must[:], k) && !slices.Contains(may[:], k) && (first == "" || k < first) {
 			first = k
 		}
 	}
@@ -238,8 +237,8 @@ func (r *reader) list(key string) [][]byte {
 	return out
 }
 
-// indexed returns a map from integers to byte strings.
-func (r *reader) indexed(key string) map[int64][]byte {
+// indexed returns a map from integers to the contents of byte strings.
+func (r *reader) indexed(key string) map[int64]cbor.RawMessage {
 	raw := r.fields[key]
 	if len(raw) == 0 || raw[0]>>5 != majorMap {
 		r.wrong(key, "a map from integers to byte strings", raw)
@@ -252,21 +251,20 @@ func (r *reader) indexed(key string) map[int64][]byte {
 		}
 		return nil
 	}
-	out := make(map[int64][]byte, len(items))
 	for i, it := range items {
 		b, _, ok := byteString(it)
 		if !ok {
 			r.wrong(fmt.Sprintf("%s[%d]", key, i), "a byte string of definite length", it)
 			return nil
 		}
-		out[i] = b
+		items[i] = b
 	}
-	return out
+	return items
 }
 
 // check holds the values against the specification's limits, and fills in the
 // timestamp and the PCRs.
-func (d *document) check(stamp uint64, negative bool, pcrs map[int64][]byte) error {
+func (d *document) check(stamp uint64, negative bool, pcrs map[int64]cbor.RawMessage) error {
 	if !printable(d.moduleID) {
 		return refuse(CheckModuleID, detail{
 			err:      errors.New("module_id does not name an enclave"),
@@ -311,7 +309,7 @@ func (d *document) check(stamp uint64, negative bool, pcrs map[int64][]byte) err
 	return checkLength(CheckNonceLength, keyNonce, d.nonce, 0, maxField)
 }
 
-func (d *document) checkPCRs(pcrs map[int64][]byte) error {
+func (d *document) checkPCRs(pcrs map[int64]cbor.RawMessage) error {
 	if len(pcrs) < 1 || len(pcrs) > maxPCRs {
 		return refuse(CheckPCRCount, detail{
 			err: errors.New("pcrs is empty or too large"), expected: fmt.Sprintf("1 to %d entries", maxPCRs), got: fmt.Sprintf("%d", len(pcrs)),
@@ -331,7 +329,7 @@ func (d *document) checkPCRs(pcrs map[int64][]byte) error {
 				err: fmt.Errorf("PCR%d does not have the length of SHA-384", i), expected: fmt.Sprintf("%d bytes", pcrSize), got: fmt.Sprintf("%d bytes", len(v)),
 			})
 		}
-		d.pcrs[int(i)] = v
+		d.pcrs[int(i)] = attest.Bytes(v)
 	}
 	return nil
 }
