@@ -1,0 +1,409 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/assay-project/assay/issuer/store"
+)
+
+const (
+	maxBatch            = 512              // entries of one commit
+	maxDenialBatch      = 16               // denials that ride along
+	maxCertificateQueue = 4096             // certificates that wait for a commit
+	commitTimeout       = 30 * time.Second // of one transaction
+	flushInterval       = time.Second      // how long a certificate waits when nothing else is written
+	pruneInterval       = time.Hour
+)
+
+// request is one entry on its way to the writer.
+type request struct {
+	ctx      context.Context //nolint:containedctx // who waits for this request may give up
+	entry    store.Entry     // without sequence and hash
+	evidence *store.Evidence
+	done     chan outcome // receives once, buffered
+}
+
+type outcome struct {
+	sequence uint64
+	hash     [32]byte
+	err      error
+}
+
+type checkpointResult struct {
+	note []byte
+	err  error
+}
+
+// submit hands a request to the writer and waits for its outcome.
+func (l *Ledger) submit(ctx context.Context, req *request) (outcome, error) {
+	select {
+	case <-l.stopping:
+		return outcome{}, errStopped
+	default:
+	}
+	select {
+	case l.records <- req:
+	case <-ctx.Done():
+		return outcome{}, ctx.Err()
+	case <-l.stopping:
+		return outcome{}, errStopped
+	}
+	select {
+	case o := <-req.done:
+		return o, o.err
+	case <-ctx.Done():
+		return outcome{}, ctx.Err()
+	case <-l.stopped:
+		// The last batch may have answered at the same moment.
+		select {
+		case o := <-req.done:
+			return o, o.err
+		default:
+			return outcome{}, errStopped
+		}
+	}
+}
+
+// Run is the chain's one writer. It returns nil when ctx ends, after writing
+// what was queued and a last checkpoint, and an error when somebody else writes
+// this chain. Stop it after everything that records: what comes later is refused.
+func (l *Ledger) Run(ctx context.Context) error {
+	if !l.running.CompareAndSwap(false, true) {
+		return errors.New("ledger: Run was called twice")
+	}
+	defer close(l.stopped)
+	l.counters.size.Store(l.head.Sequence)
+	if l.sink != nil {
+		l.sink.start(l)
+		defer l.sink.stop(l)
+	}
+	defer l.pruneEvery(ctx, pruneInterval)()
+	flush := time.NewTicker(flushInterval)
+	defer flush.Stop()
+	for {
+		var b batch
+		select {
+		case req := <-l.records:
+			b.requests = append(b.requests, req)
+		case d := <-l.denials:
+			b.denials = append(b.denials, d)
+		case reply := <-l.wanted:
+			note, err := l.checkpoint()
+			reply <- checkpointResult{note, err}
+		case <-flush.C:
+		case <-ctx.Done():
+			return l.drain()
+		}
+		if err := l.write(&b); err != nil {
+			close(l.stopping)
+			return err
+		}
+		l.checkpointWhenDue()
+	}
+}
+
+// drain writes what was queued when the ledger was told to stop.
+func (l *Ledger) drain() error {
+	close(l.stopping)
+	for {
+		var b batch
+		l.fill(&b)
+		if b.empty() {
+			break
+		}
+		if err := l.writeFilled(&b); err != nil {
+			return err
+		}
+	}
+	if l.head.Sequence > l.covered {
+		if _, err := l.checkpoint(); err != nil {
+			return fmt.Errorf("ledger: the last checkpoint: %w", err)
+		}
+	}
+	return nil
+}
+
+// batch is what one transaction will hold.
+type batch struct {
+	requests     []*request
+	denials      []*denialRequest
+	certificates []store.Certificate
+}
+
+func (b *batch) empty() bool { return len(b.requests)+len(b.denials)+len(b.certificates) == 0 }
+
+// fill adds what has queued up, without waiting. Denials are few a batch, so
+// that a flood of them costs an issuance little.
+func (l *Ledger) fill(b *batch) {
+	fillFrom(&b.requests, l.records, maxBatch)
+	fillFrom(&b.denials, l.denials, maxDenialBatch)
+	fillFrom(&b.certificates, l.certificates, maxBatch)
+	// Who has given up by now is not recorded.
+	live := b.requests[:0]
+	for _, req := range b.requests {
+		if err := req.ctx.Err(); err != nil {
+			req.done <- outcome{err: err}
+			continue
+		}
+		live = append(live, req)
+	}
+	b.requests = live
+}
+
+func fillFrom[T any](to *[]T, from <-chan T, limit int) {
+	for len(*to) < limit {
+		select {
+		case v := <-from:
+			*to = append(*to, v)
+		default:
+			return
+		}
+	}
+}
+
+func (l *Ledger) write(b *batch) error {
+	l.fill(b)
+	if b.empty() {
+		return nil
+	}
+	return l.writeFilled(b)
+}
+
+// writeFilled commits a batch and answers everybody in it. Denials have a
+// transaction of their own: whatever is wrong with one, it fails no issuance.
+// The error is of a chain that somebody else writes: the writer cannot go on.
+func (l *Ledger) writeFilled(b *batch) error {
+	if len(b.requests)+len(b.certificates) > 0 {
+		if fatal := l.writeEntries(b); fatal != nil {
+			return fatal
+		}
+	}
+	if len(b.denials) > 0 {
+		l.writeDenials(b.denials)
+	}
+	return nil
+}
+
+func (l *Ledger) writeEntries(b *batch) error {
+	fatal, err := l.commit(b)
+	for _, req := range b.requests {
+		o := outcome{err: err}
+		if err == nil {
+			o = outcome{sequence: req.entry.Sequence, hash: req.entry.Hash}
+		}
+		req.done <- o
+	}
+	if err != nil {
+		l.counters.failures.Add(1)
+		l.counters.resultsDropped.Add(uint64(len(b.certificates)))
+		l.log.Error("ledger: a commit failed; nothing in it will be signed", slog.Int("entries", len(b.requests)), slog.Any("error", err))
+		return fatal
+	}
+	if n := len(b.requests); n > 0 {
+		l.counters.commits.Add(1)
+		l.counters.records.Add(uint64(n))
+		l.counters.size.Store(l.head.Sequence)
+		if l.uncoveredAt.IsZero() {
+			l.uncoveredAt = l.opt.Now()
+		}
+	}
+	return nil
+}
+
+func (l *Ledger) writeDenials(denials []*denialRequest) {
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	sb := store.Batch{TrustDomain: l.trustDomain, Chain: l.chain}
+	for _, d := range denials {
+		sb.Denials = append(sb.Denials, d.denial)
+		if d.evidence != nil {
+			sb.Evidence = append(sb.Evidence, *d.evidence)
+		}
+	}
+	err := l.st.Append(ctx, sb)
+	for _, d := range denials {
+		d.done <- err
+	}
+	if err != nil {
+		l.counters.denialsDropped.Add(uint64(len(denials)))
+		l.log.Error("ledger: denials could not be stored", slog.Int("denials", len(denials)), slog.Any("error", err))
+		return
+	}
+	l.counters.denials.Add(uint64(len(denials)))
+}
+
+// commit chains the batch's entries and appends it. Requests get their place in
+// the chain, which counts only if err is nil. fatal is an err after which the
+// writer cannot go on.
+func (l *Ledger) commit(b *batch) (fatal, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	if l.unsure != nil {
+		if fatal, err := l.settle(ctx); err != nil {
+			return fatal, err
+		}
+	}
+	sb := store.Batch{TrustDomain: l.trustDomain, Chain: l.chain, Previous: l.head, Certificates: b.certificates}
+	head := l.head
+	for _, req := range b.requests {
+		e := &req.entry
+		e.Sequence = head.Sequence + 1
+		e.Hash = entryHash(l.trustDomain, l.chain, e.Sequence, head.Hash, e.Payload)
+		head = store.Head{Sequence: e.Sequence, Hash: e.Hash}
+		sb.Entries = append(sb.Entries, *e)
+		if req.evidence != nil {
+			sb.Evidence = append(sb.Evidence, *req.evidence)
+		}
+	}
+	if err := l.st.Append(ctx, sb); err != nil {
+		// Whether the commit reached the disk is not known: ask before the next.
+		l.unsure = &head
+		if fatal, serr := l.settle(ctx); fatal != nil {
+			return fatal, errors.Join(err, serr)
+		}
+		return nil, err
+	}
+	l.head = head
+	return nil, nil
+}
+
+// settle finds out, after a failed commit, where the chain ends: where it did,
+// or after the batch that was reported as failed (its entries are then recorded
+// issuances without SVIDs). Any other end is somebody else's, and fatal.
+func (l *Ledger) settle(ctx context.Context) (fatal, err error) {
+	head, err := l.st.Head(ctx, l.trustDomain, l.chain)
+	if err != nil {
+		return nil, err
+	}
+	if head != l.head && head != *l.unsure {
+		err := fmt.Errorf("ledger: somebody else writes chain %s of %s: it ends at entry %d, not %d", l.chain, l.trustDomain, head.Sequence, l.head.Sequence)
+		return err, err
+	}
+	if head != l.head && l.uncoveredAt.IsZero() {
+		l.uncoveredAt = l.opt.Now()
+	}
+	l.head, l.unsure = head, nil
+	l.counters.size.Store(head.Sequence)
+	return nil, nil
+}
+
+// pruneEvery prunes beside the writer, which so never waits for it longer than
+// for one small transaction. The function that it returns waits for the end.
+func (l *Ledger) pruneEvery(ctx context.Context, interval time.Duration) (wait func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				l.prune(ctx)
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+// prune ends retentions. A failure is retried at the next turn.
+func (l *Ledger) prune(ctx context.Context) {
+	keep := l.opt.Quotas.Denials
+	if u, err := l.st.Usage(ctx, l.trustDomain); err == nil && u.Denials > 0 {
+		// Make room by bytes as well: down to three quarters of the budget.
+		if room := l.opt.Quotas.DenialBytes / 4 * 3; u.DenialBytes > room {
+			keep = min(keep, int(float64(u.Denials)*float64(room)/float64(u.DenialBytes)))
+		}
+	}
+	p, err := l.st.Prune(ctx, l.trustDomain, l.opt.Now().Add(-l.opt.Retain), keep)
+	if err == nil {
+		err = l.measure(ctx)
+	}
+	if err != nil {
+		l.log.Warn("ledger: pruning failed", slog.Any("error", err))
+		return
+	}
+	if p != (store.Pruned{}) {
+		l.log.Info("ledger: pruned", slog.Int64("evidence", p.Evidence), slog.Int64("certificates", p.Certificates), slog.Int64("denials", p.Denials))
+	}
+}
+
+// Prune deletes evidence, certificates and denials whose retention has ended,
+// as Run does by itself every hour.
+func (l *Ledger) Prune(ctx context.Context, before time.Time) (store.Pruned, error) {
+	p, err := l.st.Prune(ctx, l.trustDomain, before, l.opt.Quotas.Denials)
+	if err != nil {
+		return store.Pruned{}, unavailable(err)
+	}
+	return p, l.measure(ctx)
+}
+
+// checkpointWhenDue makes the periodic checkpoints. A failure is no reason to
+// stop issuing: the next one covers what this one would have.
+func (l *Ledger) checkpointWhenDue() {
+	if l.head.Sequence <= l.covered {
+		return
+	}
+	if l.head.Sequence-l.covered < uint64(l.opt.CheckpointEntries) && //nolint:gosec // positive
+		l.opt.Now().Sub(l.uncoveredAt) < l.opt.CheckpointInterval {
+		return
+	}
+	if _, err := l.checkpoint(); err != nil {
+		l.log.Error("ledger: a checkpoint failed", slog.Any("error", err))
+		l.uncoveredAt = l.opt.Now() // not again at once
+	}
+}
+
+// checkpoint signs the head, stores the note, publishes it and hands it to the
+// sink. It signs only what is durable.
+func (l *Ledger) checkpoint() ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	if l.unsure != nil {
+		if _, err := l.settle(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if cp := l.latest.Load(); cp != nil && cp.Size == l.head.Sequence {
+		return cp.note, nil
+	}
+	cp := Checkpoint{TrustDomain: l.trustDomain, Chain: l.chain, Size: l.head.Sequence, Head: l.head.Hash, Time: l.opt.Now().UTC().Truncate(time.Second)}
+	note, err := signNote(cp.text(), l.key, l.signer)
+	if err != nil {
+		return nil, err
+	}
+	b := store.Batch{TrustDomain: l.trustDomain, Chain: l.chain, Checkpoints: []store.Checkpoint{{Size: cp.Size, Note: note, At: cp.Time}}}
+	if err := l.st.Append(ctx, b); err != nil {
+		return nil, err
+	}
+	l.covered, l.uncoveredAt = cp.Size, time.Time{}
+	l.latest.Store(&signedCheckpoint{note, cp})
+	if l.sink != nil {
+		l.sink.put(note)
+	}
+	return note, nil
+}
+
+// Checkpoint makes a checkpoint that covers everything durable now, and returns
+// it.
+func (l *Ledger) Checkpoint(ctx context.Context) ([]byte, error) {
+	reply := make(chan checkpointResult, 1)
+	select {
+	case l.wanted <- reply:
+	case <-ctx.Done():
+		return nil, unavailable(ctx.Err())
+	case <-l.stopping:
+		return nil, unavailable(errStopped)
+	}
+	r := <-reply // the writer answers in bounded time
+	if r.err != nil {
+		return nil, unavailable(r.err)
+	}
+	return r.note, nil
+}
