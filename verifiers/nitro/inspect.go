@@ -89,7 +89,7 @@ type parts struct {
 }
 
 func looseParts(body []byte) (parts, bool) {
-	for range 4 { // a few tags may be stacked
+	for range maxTags {
 		var tag cbor.RawTag
 		if len(body) == 0 || body[0]>>5 != majorTag || cbor.Unmarshal(body, &tag) != nil {
 			break

@@ -88,11 +88,24 @@ func unwrap(b []byte) ([]byte, error) {
 	})
 }
 
-// isDocument reports what can only be meant as a COSE message: an array, or a
-// tag. Whether it is a good one is for Authenticate to say.
+// isDocument reports what can only be meant as a COSE message: an array, or one
+// behind tags. Whether it is a good one is for Authenticate to say.
 func isDocument(b []byte) bool {
-	return len(b) > 0 && (b[0]>>5 == majorArray || b[0]>>5 == majorTag)
+	for range maxTags {
+		if len(b) == 0 || b[0]>>5 != majorTag {
+			break
+		}
+		_, _, size, _, ok := head(b)
+		if !ok {
+			return false
+		}
+		b = b[size:]
+	}
+	return len(b) > 0 && b[0]>>5 == majorArray
 }
+
+// maxTags is how many stacked tags are looked through by those who only look.
+const maxTags = 4
 
 // fromResponse reads the NSM's answer to an Attestation request.
 func fromResponse(b []byte) ([]byte, error) {
