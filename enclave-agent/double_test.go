@@ -23,7 +23,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -475,3 +478,63 @@ func must[T any](v T, err error) T {
 
 func marshal(m proto.Message) ([]byte, error)   { return proto.Marshal(m) }
 func unmarshal(b []byte, m proto.Message) error { return proto.Unmarshal(b, m) }
+
+func idFrom(s string) (spiffeid.ID, error) { return spiffeid.FromString(s) }
+
+func domain(s string) (spiffeid.TrustDomain, error) {
+	if s == "" {
+		return spiffeid.TrustDomain{}, nil
+	}
+	return spiffeid.TrustDomainFromString(s)
+}
+
+// bundleWatch receives the number of authorities of every update.
+type bundleWatch chan int
+
+func (w bundleWatch) OnX509BundlesUpdate(set *x509bundle.Set) {
+	n := 0
+	for _, b := range set.Bundles() {
+		n += len(b.X509Authorities())
+	}
+	w <- n
+}
+
+func (w bundleWatch) OnX509BundlesWatchError(error) {}
+
+// handshake is one mutual TLS handshake between two users of the source; it
+// returns the serial number of the SVID that the client showed.
+func handshake(src *workloadapi.X509Source) (string, error) {
+	near, far := net.Pipe()
+	defer func() { _, _ = near.Close(), far.Close() }()
+	server := tls.Server(far, tlsconfig.MTLSServerConfig(src, src, tlsconfig.AuthorizeAny()))
+	client := tls.Client(near, tlsconfig.MTLSClientConfig(src, src, tlsconfig.AuthorizeAny()))
+	done := make(chan error, 1)
+	go func() {
+		err := client.Handshake()
+		if err == nil {
+			_, err = client.Read(make([]byte, 1)) // TLS 1.3: the server's verdict comes after the client's handshake
+		}
+		done <- err
+	}()
+	err := server.Handshake()
+	if err == nil {
+		_, err = server.Write([]byte{1})
+	} else {
+		_ = far.Close()
+	}
+	if cerr := <-done; err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return "", err
+	}
+	return server.ConnectionState().PeerCertificates[0].SerialNumber.String(), nil
+}
+
+func asError(err error) *attest.Error {
+	var e *attest.Error
+	if !errors.As(err, &e) {
+		return &attest.Error{}
+	}
+	return e
+}

@@ -1,0 +1,220 @@
+package agent
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// twoClocks are set by a test.
+type twoClocks struct {
+	mu   sync.Mutex
+	wall time.Time
+	boot time.Duration
+}
+
+func (c *twoClocks) Wall() time.Time     { c.mu.Lock(); defer c.mu.Unlock(); return c.wall }
+func (c *twoClocks) Boot() time.Duration { c.mu.Lock(); defer c.mu.Unlock(); return c.boot }
+func (c *twoClocks) pass(wall, boot time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wall, c.boot = c.wall.Add(wall), c.boot+boot
+}
+
+// setClock is the machine's clock, which a test's host sets by an offset.
+type setClock struct {
+	mu     sync.Mutex
+	offset time.Duration
+}
+
+func (c *setClock) Wall() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return SystemClock{}.Wall().Add(c.offset)
+}
+func (c *setClock) Boot() time.Duration { return SystemClock{}.Boot() }
+func (c *setClock) set(d time.Duration) { c.mu.Lock(); defer c.mu.Unlock(); c.offset = d }
+
+func TestTheAgentsTimeIsTheServersCarriedOnByTheTimeSinceBoot(t *testing.T) {
+	t.Parallel()
+	start := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	c := &twoClocks{wall: start, boot: time.Hour}
+	k := &timekeeper{clock: c}
+	if got := k.now(); !got.Equal(start) {
+		t.Errorf("before a server: %s, want the wall clock", got)
+	}
+	if _, far := k.departure(); far {
+		t.Error("departs from nothing")
+	}
+	// Asked at 1h, answered at 1h+2s: the server's time was right at 1h+1s.
+	c.pass(2*time.Second, 2*time.Second)
+	server := start.Add(30 * time.Second)
+	k.anchor(server, time.Hour, time.Hour+2*time.Second)
+	if got, want := k.now(), server.Add(time.Second); !got.Equal(want) {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	// The host sets the wall clock: the agent's time goes on as before.
+	c.pass(-10*time.Hour, 5*time.Second)
+	if got, want := k.now(), server.Add(6*time.Second); !got.Equal(want) {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if moved := k.anchor(server.Add(8*time.Second), c.Boot(), c.Boot()); moved != 2*time.Second {
+		t.Errorf("moved by %s, want 2s", moved)
+	}
+}
+
+func TestAWallClockDepartsBeyondAMinuteInEitherDirection(t *testing.T) {
+	t.Parallel()
+	for _, x := range []struct {
+		by  time.Duration
+		far bool
+	}{{0, false}, {MaxDeparture, false}, {-MaxDeparture, false}, {MaxDeparture + time.Millisecond, true}, {-MaxDeparture - time.Millisecond, true}, {24 * time.Hour, true}} {
+		c := &twoClocks{wall: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)}
+		k := &timekeeper{clock: c}
+		k.anchor(c.wall, 0, 0)
+		c.pass(x.by, 0)
+		if by, far := k.departure(); by != x.by || far != x.far {
+			t.Errorf("%s: departs by %s, too far %v", x.by, by, far)
+		}
+	}
+}
+
+// A host that holds the machine stops both clocks; then the wall clock is set
+// right from outside.
+func TestAMachineThatWasHeldNoticesByItsWallClock(t *testing.T) {
+	t.Parallel()
+	c := &twoClocks{wall: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)}
+	k := &timekeeper{clock: c}
+	k.anchor(c.wall, 0, 0)
+	c.pass(3*time.Hour, time.Second)
+	if _, far := k.departure(); !far {
+		t.Fatal("not noticed")
+	}
+	k.anchor(c.Wall(), c.Boot(), c.Boot()) // the next attestation asks for the time again
+	if by, far := k.departure(); far || by != 0 {
+		t.Errorf("still departs by %s", by)
+	}
+}
+
+func TestTheSystemsTimeSinceBootGoesOn(t *testing.T) {
+	t.Parallel()
+	a := SystemClock{}.Boot()
+	time.Sleep(2 * time.Millisecond)
+	if b := (SystemClock{}).Boot(); a <= 0 || b <= a {
+		t.Errorf("%s, then %s", a, b)
+	}
+}
+
+func TestServingStopsWhileTheWallClockIsWrongAndResumes(t *testing.T) {
+	t.Parallel()
+	s := newFaultyServer(t)
+	s.start()
+	clock := &setClock{}
+	cfg := s.config(t)
+	cfg.Clock = clock
+	a, _ := runAgent(t, cfg)
+	before := served(t, a)
+	attempts := len(s.heard())
+	clock.set(-2 * time.Minute)
+	eventually(t, "serving stops", func() bool { _, err := current(t, a); return status.Code(err) == codes.Unavailable })
+	eventually(t, "it asked the server for the time", func() bool { return len(s.heard()) > attempts })
+	if _, err := current(t, a); status.Code(err) != codes.Unavailable {
+		t.Errorf("the server agrees that the wall clock is wrong, and it serves: %v", err)
+	}
+	clock.set(30 * time.Second) // within the limit
+	if after := served(t, a); after == before {
+		t.Error("it did not attest again")
+	}
+}
+
+func TestAnSVIDEndsByTheServersTimeAndNotByTheWallClock(t *testing.T) {
+	t.Parallel()
+	s := newFaultyServer(t)
+	s.life = 2 * time.Second
+	s.start()
+	clock := &setClock{offset: -50 * time.Second} // within the limit: serving goes on
+	cfg := s.config(t)
+	cfg.Clock = clock
+	a, _ := runAgent(t, cfg)
+	served(t, a)
+	s.stop()
+	eventually(t, "the SVID is no longer served", func() bool { _, err := current(t, a); return status.Code(err) == codes.PermissionDenied })
+}
+
+func TestAScheduleWaitsForItsMomentAndIsOnlyBroughtForward(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSchedule()
+		start := time.Now()
+		s.set(start.Add(30 * time.Minute))
+		done := make(chan time.Duration, 1)
+		go func() {
+			if s.wait(context.Background(), time.Now) == nil {
+				done <- time.Since(start)
+			}
+		}()
+		time.Sleep(time.Minute)
+		s.advance(start.Add(2 * time.Hour)) // later: nothing changes
+		time.Sleep(time.Minute)
+		s.advance(start.Add(10 * time.Minute))
+		if got := <-done; got != 10*time.Minute {
+			t.Errorf("waited %s", got)
+		}
+	})
+}
+
+// Timers stand still in a suspended machine; the time since boot does not.
+func TestAScheduleNoticesWithinHalfAMinuteThatTheMachineSlept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSchedule()
+		start := time.Now()
+		var mu sync.Mutex
+		var slept time.Duration
+		now := func() time.Time { mu.Lock(); defer mu.Unlock(); return time.Now().Add(slept) }
+		s.set(start.Add(30 * time.Minute))
+		done := make(chan error, 1)
+		go func() { done <- s.wait(context.Background(), now) }()
+		time.Sleep(5 * time.Second)
+		mu.Lock()
+		slept = time.Hour
+		mu.Unlock()
+		if err := <-done; err != nil || time.Since(start) > 5*time.Second+recheck {
+			t.Errorf("%v after %s", err, time.Since(start))
+		}
+	})
+}
+
+func TestAScheduleEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSchedule()
+		s.set(time.Now().Add(time.Hour))
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if s.wait(ctx, time.Now) == nil {
+			t.Error("waited to the end")
+		}
+	})
+}
+
+func TestTheMomentOfARenewalIsDrawnFromTheWholeWindow(t *testing.T) {
+	t.Parallel()
+	start := time.Now()
+	lo, hi := time.Hour, time.Duration(0)
+	for range 1000 {
+		d := between(start, start.Add(time.Minute)).Sub(start)
+		lo, hi = min(lo, d), max(hi, d)
+	}
+	if lo < 0 || lo > 2*time.Second || hi < 58*time.Second || hi > time.Minute {
+		t.Errorf("drawn from %s to %s of a minute", lo, hi)
+	}
+	if got := between(start, start); !got.Equal(start) {
+		t.Error("an empty window")
+	}
+}

@@ -1,0 +1,35 @@
+package agent
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// The agent is inside the trust boundary of every workload: it links what it
+// needs and nothing that decides, stores or simulates.
+func TestTheAgentLinksNoVerifierPolicyDatabaseOrSimulator(t *testing.T) {
+	t.Parallel()
+	out, err := exec.Command("go", "list", "-deps", "github.com/assay-project/assay/cmd/assay-agent").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	const module = "github.com/assay-project/assay/"
+	allowed := []string{"attest", "svid", "issuer/issuerpb/assay/v1", "enclave-agent", "enclave-agent/config", "cmd/assay-agent", "internal/cli", "internal/strictyaml"}
+	for _, dep := range strings.Fields(string(out)) {
+		if dep == "database/sql" || strings.HasPrefix(dep, "modernc.org/") || strings.HasPrefix(dep, "github.com/hf/nitrite") {
+			t.Errorf("the agent links %s", dep)
+		}
+		own, ok := strings.CutPrefix(dep, module)
+		if !ok {
+			continue
+		}
+		good := false
+		for _, a := range allowed {
+			good = good || own == a
+		}
+		if !good {
+			t.Errorf("the agent links %s, which is not one of %v", dep, allowed)
+		}
+	}
+}
