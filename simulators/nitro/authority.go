@@ -133,7 +133,7 @@ func (a *Authority) plan(moduleID string, at time.Time) (*plan, error) {
 	for _, f := range []func() error{
 		func() (err error) { p.regional, err = a.regionalBlueprint(at); return },
 		func() (err error) { p.zonal, err = a.zonalBlueprint(at); return },
-		func() (err error) { p.instance, err = a.instanceBlueprint(instanceOf(moduleID), at); return },
+		func() (err error) { p.instance, err = a.instanceBlueprint(InstanceOf(moduleID), at); return },
 		func() (err error) { p.leaf, err = a.leafBlueprint(moduleID, at); return },
 	} {
 		if err := f(); err != nil {
@@ -290,7 +290,7 @@ func (a *Authority) chain(moduleID string, at time.Time, freshLeaf bool) (bundle
 			return nil, nil, err
 		}
 	}
-	id := instanceOf(moduleID)
+	id := InstanceOf(moduleID)
 	list := a.instances[id]
 	instance := pick(list, zonal)
 	if instance == nil {
@@ -343,7 +343,7 @@ func (a *Authority) defaultModule(at time.Time) (string, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.defaults == "" {
-		id, err := newModuleID("", at)
+		id, err := NewModuleID("", at)
 		if err != nil {
 			return "", err
 		}

@@ -124,7 +124,7 @@ func (a *Authority) draft(d Document) (*draft, error) {
 		d.Digest = "SHA384"
 	}
 	if d.PCRs == nil {
-		d.PCRs = Launch{Image: ImageFromSeed("default"), InstanceID: instanceOf(d.ModuleID)}.PCRs()
+		d.PCRs = Launch{Image: ImageFromSeed("default"), InstanceID: InstanceOf(d.ModuleID)}.PCRs()
 	}
 	d.PCRs = maps.Clone(d.PCRs)
 	return &draft{authority: a, at: d.Timestamp, doc: d}, nil

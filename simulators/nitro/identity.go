@@ -32,15 +32,19 @@ func newInstanceID() (string, error) {
 	return "i-0" + s, err
 }
 
-// newModuleID returns an NSM module id as EC2 writes it: the instance id, "-enc",
+// NewModuleID returns an NSM module id as EC2 writes it: the instance id, "-enc",
 // and 16 hex digits, which are the launch time in milliseconds (48 bits) and 16
-// random bits.
-func newModuleID(instanceID string, at time.Time) (string, error) {
+// random bits. An empty instance id is replaced by a random one, and the zero
+// time by now.
+func NewModuleID(instanceID string, at time.Time) (string, error) {
 	if instanceID == "" {
 		var err error
 		if instanceID, err = newInstanceID(); err != nil {
 			return "", err
 		}
+	}
+	if at.IsZero() {
+		at = time.Now()
 	}
 	var b [8]byte
 	binary.BigEndian.PutUint64(b[:], uint64(at.UnixMilli())<<16)
@@ -50,8 +54,8 @@ func newModuleID(instanceID string, at time.Time) (string, error) {
 	return fmt.Sprintf("%s-enc%x", instanceID, b), nil
 }
 
-// instanceOf is the instance id within a module id.
-func instanceOf(moduleID string) string {
+// InstanceOf is the EC2 instance id within a module id.
+func InstanceOf(moduleID string) string {
 	id, _, _ := strings.Cut(moduleID, "-enc")
 	return clipName(id)
 }

@@ -75,7 +75,7 @@ func (a *Authority) Launch(l Launch, faults ...Fault) (*Module, error) {
 	if n := len(l.Image.PCR8); n != 0 && n != pcrSize {
 		return nil, fmt.Errorf("nitro: the image's PCR8 has %d bytes, want %d, or none for an unsigned image", n, pcrSize)
 	}
-	id, err := newModuleID(l.InstanceID, a.now())
+	id, err := NewModuleID(l.InstanceID, a.now())
 	if err != nil {
 		return nil, err
 	}

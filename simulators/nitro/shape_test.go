@@ -213,7 +213,7 @@ func TestPCR4OfRealDocumentsIsThatOfTheirInstance(t *testing.T) {
 				continue
 			}
 			_, i := open(t, v.Read(t, "document.cbor"))
-			if bytes.Equal(i.PCRs[4], InstancePCR(instanceOf(i.ModuleID))) {
+			if bytes.Equal(i.PCRs[4], InstancePCR(InstanceOf(i.ModuleID))) {
 				checked++
 			}
 		}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/assay-project/assay/internal/cli"
+	simnitro "github.com/assay-project/assay/simulators/nitro"
+)
+
+// ready is what `teesim nitro run --output json` says once it listens.
+type ready struct {
+	Simulated  bool     `json:"simulated"`
+	Listening  string   `json:"listening"`
+	ModuleID   string   `json:"module_id"`
+	Image      string   `json:"image"`
+	Debug      bool     `json:"debug"`
+	Faults     []string `json:"faults"`
+	Root       string   `json:"root"`
+	RootSHA256 string   `json:"root_sha256"`
+}
+
+func runCommand() *cobra.Command {
+	var (
+		authority authorityFlags
+		launch    launchFlags
+		fault     faultFlags
+		socket    string
+		output    *cli.Format
+	)
+	c := &cobra.Command{
+		Use:   "run",
+		Short: "Run a simulated enclave's NSM on a unix socket",
+		Long: `Launch a simulated enclave and serve its NSM on a unix socket (mode 0600), for an
+agent that is configured with that socket instead of /dev/nsm. The protocol is
+docs/spec/nsm-socket.md. "listening on SOCKET" on standard output says that it is
+ready. SIGTERM or SIGINT ends it and removes the socket.`,
+		Example: `  teesim nitro run --authority sim --image orders --socket /tmp/nsm.sock
+  teesim nitro run --authority sim --image orders --debug --socket /tmp/debug.sock
+  teesim nitro run --authority sim --image orders --fault wrong-nonce --socket /tmp/bad.sock`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			l, err := launch.launch()
+			if err != nil {
+				return err
+			}
+			faults, err := fault.faults()
+			if err != nil {
+				return err
+			}
+			a, err := authority.open()
+			if err != nil {
+				return err
+			}
+			m, err := a.Launch(l, faults...)
+			if err != nil {
+				return &cli.UsageError{Err: err}
+			}
+			listener, err := simnitro.Listen(socket)
+			if err != nil {
+				return &cli.UsageError{Err: err}
+			}
+			r := ready{
+				Simulated: true, Listening: socket, ModuleID: m.ModuleID(), Image: launch.image, Debug: launch.debug,
+				Faults: append([]string{}, fault.names...), Root: authority.rootPath(), RootSHA256: fingerprint(a),
+			}
+			if err := r.print(c, *output); err != nil {
+				_ = listener.Close()
+				return err
+			}
+			return m.Serve(c.Context(), listener)
+		},
+	}
+	authority.register(c)
+	launch.register(c)
+	fault.register(c)
+	c.Flags().StringVar(&socket, "socket", "", "path of the unix socket")
+	_ = c.MarkFlagRequired("socket") // the flag exists
+	_ = c.MarkFlagFilename("socket")
+	output = cli.OutputFlag(c)
+	return c
+}
+
+func (r ready) print(c *cobra.Command, format cli.Format) error {
+	if format == cli.JSON {
+		return cli.PrintJSONLine(c.OutOrStdout(), r)
+	}
+	p := cli.NewPage(c.ErrOrStderr())
+	p.Facts(
+		cli.Fact{Name: "enclave", Value: r.ModuleID},
+		cli.Fact{Name: "image", Value: r.Image},
+		cli.Fact{Name: "simulated root", Value: fmt.Sprintf("%s (SHA-256 %s)", r.Root, r.RootSHA256)},
+	)
+	if r.Debug {
+		p.Facts(cli.Fact{Name: "debug mode", Value: "on: the image is not measured"})
+	}
+	for _, f := range r.Faults {
+		p.Facts(cli.Fact{Name: "fault", Value: f})
+	}
+	if err := p.Err(); err != nil {
+		return err
+	}
+	out := cli.NewPage(c.OutOrStdout())
+	out.Linef("listening on %s", r.Listening)
+	return out.Err()
+}
+
+// fingerprint is SHA-256 of the root's DER, as AWS publishes its own.
+func fingerprint(a *simnitro.Authority) string {
+	sum := sha256.Sum256(a.Root().Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+func rootCertificateCommand() *cobra.Command {
+	var (
+		authority authorityFlags
+		output    *cli.Format
+	)
+	c := &cobra.Command{
+		Use:   "root",
+		Short: "Print the simulated root certificate",
+		Long: `Print the simulated root certificate in PEM, for a server or a verifier of
+simulated evidence. The authority is made when it is missing.`,
+		Example: `  teesim nitro root --authority sim > simulated-root.pem
+  assay evidence verify --tee aws-nitro --roots simulated-root.pem document.cbor`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			a, err := authority.open()
+			if err != nil {
+				return err
+			}
+			if *output == cli.JSON {
+				return cli.PrintJSON(c.OutOrStdout(), map[string]any{
+					"simulated": true, "pem": string(a.RootPEM()), "sha256": fingerprint(a),
+					"not_before": a.Root().NotBefore, "not_after": a.Root().NotAfter,
+				})
+			}
+			_, err = c.OutOrStdout().Write(a.RootPEM())
+			return err
+		},
+	}
+	authority.register(c)
+	output = cli.OutputFlag(c)
+	return c
+}
