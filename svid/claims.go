@@ -244,8 +244,8 @@ func (r *Result) measured(ms map[string][]byte) error {
 }
 
 func (r *Result) attributed(attrs map[string]string) error {
-	if len(attrs) > maxAttributes {
-		return fail(attest.Malformed, "claims_attributes", "%d attributes, at most %d", len(attrs), maxAttributes)
+	if attrs != nil && len(attrs) == 0 || len(attrs) > maxAttributes {
+		return fail(attest.Malformed, "claims_attributes", "%d attributes, want 1 to %d, or none at all", len(attrs), maxAttributes)
 	}
 	for k, v := range attrs {
 		if k == "" || len(k) > maxAttributeKey || len(v) > maxAttributeValue {

@@ -21,9 +21,9 @@ import (
 // The two things that this package signs say what they are in the typ header
 // (RFC 9596), so that neither can be passed off as the other.
 const (
-	typeResult       = uint64(263)              // application/eat+cwt as a CoAP Content-Format (RFC 9782)
-	typeVerifierKeys = "assay.verifier-keys.v1" // a document of our own
-	signatureSize    = 64                       // r ‖ s on P-256 (RFC 9053, section 2.1)
+	typeResult       = uint64(263)                          // application/eat+cwt as a CoAP Content-Format (RFC 9782)
+	typeVerifierKeys = "application/assay.verifier-keys.v1" // a document of our own
+	signatureSize    = 64                                   // r ‖ s on P-256 (RFC 9053, section 2.1)
 	tagSign1         = byte(0xc0 + cose.CBORTagSign1Message)
 )
 

@@ -52,6 +52,9 @@ func Extension(cwt []byte) (pkix.Extension, error) {
 //	result_der        Malformed: not one OCTET STRING in DER
 //	result_cmw        Malformed: not the record [263, bytes, 8] in deterministic CBOR
 func cwtFrom(cert *x509.Certificate) ([]byte, error) {
+	if cert == nil {
+		cert = &x509.Certificate{}
+	}
 	oid := OID()
 	found := -1
 	for i, e := range cert.Extensions {
