@@ -26,6 +26,7 @@ func (p *parser) ambiguities() {
 		var ws []*workload
 		for _, w := range p.b.byTEE[t.platform] {
 			if w.mode == Enforce && w.whole {
+				w.when = w.lifetime()
 				ws = append(ws, w)
 			}
 		}
@@ -129,7 +130,7 @@ func pivotRule(w *workload, pivot *field) *rule {
 // one moment, and the claims that both name with common values. A test that is
 // no finite set separates nothing.
 func overlap(a, b *workload) (shared []string, possible bool) {
-	when := both([]window{{to: a.expires()}}, []window{{to: b.expires()}})
+	when := both(a.when, b.when)
 	for _, r := range a.rules {
 		o := b.find(r.field.name)
 		if o == nil {
@@ -146,7 +147,18 @@ func overlap(a, b *workload) (shared []string, possible bool) {
 			shared = append(shared, r.field.name)
 		}
 	}
-	return shared, true
+	return shared, len(when) > 0
+}
+
+// lifetime returns the moments at which a workload can match anything at all.
+func (w *workload) lifetime() []window {
+	when := []window{{to: w.expires()}}
+	for _, r := range w.rules {
+		if s := r.test.values(); s != nil {
+			when = both(when, common(s, s))
+		}
+	}
+	return when
 }
 
 // expires is when the workload stops matching for lack of an ownership

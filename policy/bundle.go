@@ -99,6 +99,7 @@ type workload struct {
 	whole      bool    // every rule of the file was compiled
 	ownership  bool
 	waiver     *waiver
+	when       []window // for lint: when it can match at all
 	identities []*identity
 	publish    []string
 	key        *strictyaml.Node // its name, for findings about the whole

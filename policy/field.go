@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/assay-project/assay/attest"
@@ -14,6 +15,9 @@ type tee struct {
 	// fields is the closed set of claims that a matcher can name.
 	fields []*field
 	byName map[string]*field
+	// claims and measurements name the fields in few words, for hints: all that
+	// can be matched, and those that can be published.
+	claims, measurements string
 	// instead says, for claims that exist and that policies cannot match, why.
 	instead map[string]string
 	// implicit are the rules added to every workload that does not name them.
@@ -95,12 +99,27 @@ func newTEE(t tee) *tee {
 	return &t
 }
 
-func (t *tee) names() []string {
-	out := make([]string, len(t.fields))
-	for i, f := range t.fields {
-		out[i] = f.name
+// suggest is the hint for a name that is not among the fields that pass the
+// filter.
+func (t *tee) suggest(name, summary string, filter func(*field) bool) string {
+	var names []string
+	for _, f := range t.fields {
+		if filter == nil || filter(f) {
+			names = append(names, f.name)
+		}
 	}
-	return out
+	if near := strictyaml.Nearest(name, names); near != "" {
+		return fmt.Sprintf("did you mean %q? %s has %s", near, t.platform, summary)
+	}
+	return fmt.Sprintf("%s has %s", t.platform, summary)
+}
+
+// publishable reports whether a field may appear in an attestation result or
+// an identity.
+func (t *tee) publishable(f *field) bool {
+	_, isDigest := f.kind.(digest)
+	_, private := t.private[f.name]
+	return isDigest && !private
 }
 
 // tees lists the platforms whose workloads this version evaluates. The values

@@ -19,6 +19,9 @@ import (
 var nitro = newTEE(tee{
 	platform: attest.AWSNitro,
 	fields:   nitroFields(),
+
+	claims:       "pcr0 to pcr31, debug",
+	measurements: "pcr0 to pcr31 but pcr3 and pcr4",
 	instead: map[string]string{
 		"module_id":  "it is new at each launch: pin the owner with pcr3 or pcr4, or ban an instance on the server",
 		"timestamp":  "the age of evidence is bounded by max_evidence_age",

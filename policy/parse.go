@@ -21,6 +21,10 @@ const languageVersion = 1
 // reader holds exactly (RFC 8259 section 6).
 const maxRevision = 1<<53 - 1
 
+// MaxSize is the size of the largest bundle in bytes: some 20,000 workloads or
+// 60,000 reference values.
+const MaxSize = 8 << 20
+
 // maxNote bounds free text in a policy: notes, sources, reasons.
 const maxNote = 256
 
@@ -32,7 +36,7 @@ const nameHint = "1 to 63 letters, digits, dots, dashes and underscores, beginni
 // a strictyaml.Errors that lists everything that is wrong, sorted by position.
 func Parse(file string, src []byte) (*Bundle, error) {
 	p := &parser{
-		doc:        strictyaml.Open(file, src),
+		doc:        strictyaml.OpenLimit(file, src, MaxSize),
 		b:          &Bundle{file: file, digest: sha256.Sum256(src), byTEE: map[attest.Platform][]*workload{}},
 		references: map[string]*reference{},
 	}

@@ -145,9 +145,7 @@ func (sc scope) variable(name string) (part, error) {
 func (sc scope) pinnedDigests() []string {
 	var out []string
 	for _, f := range sc.tee.fields {
-		_, ok := f.kind.(digest)
-		_, private := sc.tee.private[f.name]
-		if ok && !private && sc.pinned(f.name) {
+		if sc.tee.publishable(f) && sc.pinned(f.name) {
 			out = append(out, f.name)
 		}
 	}
@@ -218,7 +216,7 @@ func checkID(id, trustDomain string) error {
 	return nil
 }
 
-// sameIDs reports whether two templates of one workload can yield the same ID.
+// same reports whether two templates of one workload yield the same ID.
 func (t *template) same(o *template) bool {
 	return slices.EqualFunc(t.parts, o.parts, func(a, b part) bool {
 		return a.text == b.text && a.field == b.field && a.n == b.n

@@ -131,7 +131,7 @@ func (p *parser) rule(t *tee, f strictyaml.Field) *rule {
 		if why, exists := t.instead[name]; exists {
 			p.doc.Report(f.Key, fmt.Sprintf("the claim %q cannot be matched", name), why)
 		} else {
-			p.doc.Report(f.Key, fmt.Sprintf("%s has no claim %q", t.platform, clip(name)), strictyaml.Suggest(name, t.names()))
+			p.doc.Report(f.Key, fmt.Sprintf("%s has no claim %q", t.platform, clip(name)), t.suggest(name, t.claims, nil))
 		}
 		return nil
 	}
@@ -245,7 +245,7 @@ func (p *parser) publish(w *workload, n *strictyaml.Node) {
 		why, private := w.tee.private[s]
 		switch {
 		case f == nil || !isDigest:
-			p.doc.Report(item, fmt.Sprintf("%q is not a measurement of %s", clip(s), w.tee.platform), strictyaml.Suggest(s, w.tee.publishable()))
+			p.doc.Report(item, fmt.Sprintf("%q is not a measurement of %s", clip(s), w.tee.platform), w.tee.suggest(s, w.tee.measurements, w.tee.publishable))
 		case private:
 			p.doc.Report(item, s+" is never published", why)
 		case slices.Contains(w.publish, s):
@@ -261,18 +261,6 @@ func kindOf(f *field) kind {
 		return nil
 	}
 	return f.kind
-}
-
-// publishable lists the claims that may be published.
-func (t *tee) publishable() []string {
-	var out []string
-	for _, f := range t.fields {
-		_, isDigest := f.kind.(digest)
-		if _, private := t.private[f.name]; isDigest && !private {
-			out = append(out, f.name)
-		}
-	}
-	return out
 }
 
 // issue reads the identities.

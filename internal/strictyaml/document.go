@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// Limits on one file. A policy of 10,000 reference values takes about 1 MB.
+// Limits on one file.
 const (
 	MaxSize  = 1 << 20 // bytes
 	MaxDepth = 32      // nested mappings and sequences
@@ -23,17 +23,18 @@ type Document struct {
 	root    *Node
 	errs    Errors
 	dropped bool
-	broken  bool
 }
 
 // Open reads src. It always returns a Document; [Document.Err] tells whether
 // there is anything wrong with it. Where the file is no YAML at all, there is
 // no tree and Root returns nil.
-func Open(file string, src []byte) *Document {
+func Open(file string, src []byte) *Document { return OpenLimit(file, src, MaxSize) }
+
+// OpenLimit is Open with another size limit than [MaxSize].
+func OpenLimit(file string, src []byte, limit int) *Document {
 	d := &Document{file: file}
-	if len(src) > MaxSize {
-		d.broken = true
-		d.report(1, 0, fmt.Sprintf("the file is too large: %d bytes, at most %d are read", len(src), MaxSize), "")
+	if len(src) > limit {
+		d.report(1, 0, fmt.Sprintf("the file is too large: %d bytes, at most %d are read", len(src), limit), "")
 		return d
 	}
 	d.lines = strings.Split(string(src), "\n")
@@ -43,7 +44,6 @@ func Open(file string, src []byte) *Document {
 		}
 	}
 	if !d.checkCharacters() {
-		d.broken = true
 		return d
 	}
 	d.load(src)

@@ -143,7 +143,6 @@ func (d *Document) load(src []byte) {
 		d.report(max(second.Line, 1), max(second.Column, 1), "a second document begins here; a file holds one", "remove the --- line, or split the file")
 	}
 	if len(doc.Content) != 1 {
-		d.broken = true
 		d.report(1, 0, "the file holds no document", "")
 		return
 	}
@@ -172,7 +171,7 @@ var (
 // syntax reports what the parser stopped at. It gives a line at best: nothing
 // of the file is used.
 func (d *Document) syntax(err error) {
-	d.broken, d.root = true, nil
+	d.root = nil
 	msg := strings.TrimPrefix(err.Error(), "yaml: ")
 	line := 1
 	if m := unknownAnchor.FindStringSubmatch(msg); m != nil {

@@ -1,0 +1,468 @@
+package policy_test
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/assay-project/assay/internal/strictyaml"
+	"github.com/assay-project/assay/policy"
+)
+
+func TestAllMistakesAreFoundInOneRun(t *testing.T) {
+	src, err := os.ReadFile("testdata/mistakes.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := policy.Parse("mistakes.yaml", src)
+	var errs strictyaml.Errors
+	if !errors.As(err, &errs) || b != nil {
+		t.Fatalf("got %v, %v", b, err)
+	}
+	if len(errs) < 20 {
+		t.Errorf("%d mistakes found, want at least 20", len(errs))
+	}
+	golden(t, "mistakes.golden", errs.Render())
+}
+
+func TestABundleTellsWhatItIs(t *testing.T) {
+	src := []byte(expand(base))
+	b, err := policy.Parse("p.yaml", src)
+	if err != nil {
+		t.Fatal(render(err))
+	}
+	if b.Name() != "prod" || b.Revision() != 7 || b.Version() != "prod@7" || b.TrustDomain() != "simulated.example.org" || b.Digest() != sha256.Sum256(src) {
+		t.Errorf("%s %d %s %s %x", b.Name(), b.Revision(), b.Version(), b.TrustDomain(), b.Digest())
+	}
+	want := []policy.WorkloadInfo{{Name: "payments", Platform: "aws-nitro", Mode: "enforce", Ownership: true, SPIFFEIDs: []string{"spiffe://{td}/payments/api"}}}
+	if d := cmp.Diff(want, b.Workloads()); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+// Each case makes one change to a good policy, and must get exactly one error.
+func TestEachMistakeHasItsOwnError(t *testing.T) {
+	const pcr3 = `      pcr3: {eq: "$role$"}
+`
+	const second = `  - name: second
+    tee: aws-nitro
+    mode: enforce
+    match:
+      pcr0: {eq: "$second$"}
+      pcr3: {eq: "$role$"}
+    issue: [{spiffe_id: "spiffe://{td}/second"}]
+`
+	for _, c := range []struct {
+		name, from, to, want string
+	}{
+		{"version", "version: 1", "version: 2", "1:10: version 2 of the policy language is not known"},
+		{"no version", "version: 1\n", "", `1:1: the key "version" is missing`},
+		{"no bundle", "bundle: prod\n", "", `1:1: the key "bundle" is missing`},
+		{"bundle name", "bundle: prod", "bundle: a@b", `2:9: not a name: "a@b"`},
+		{"bundle name too long", "bundle: prod", "bundle: " + strings.Repeat("a", 64), "2:9: not a name"},
+		{"no revision", "revision: 7\n", "", `1:1: the key "revision" is missing`},
+		{"revision zero", "revision: 7", "revision: 0", "3:11: the revision must be from 1 to 9007199254740991"},
+		{"revision too large", "revision: 7", "revision: 9007199254740992", "3:11: the revision must be from 1 to 9007199254740991"},
+		{"revision negative", "revision: 7", "revision: -1", "3:11: the number -1 is out of range"},
+		{"revision text", "revision: 7", `revision: "7"`, `3:11: want a whole number, got "7"`},
+		{"no trust domain", "trust_domain: simulated.example.org\n", "", `1:1: the key "trust_domain" is missing`},
+		{"trust domain in capitals", "simulated.example.org", "Simulated.example.org", `4:15: not a trust domain name: "Simulated.example.org"`},
+		{"trust domain as an ID", "trust_domain: simulated.example.org", "trust_domain: spiffe://simulated.example.org", `4:15: not a trust domain name: "spiffe://simulated.example.org"`},
+		{"trust domain as an ID with a path", "trust_domain: simulated.example.org", "trust_domain: spiffe://simulated.example.org/x", "4:15: not a trust domain name"},
+		{"trust domain too long", "simulated.example.org", strings.Repeat("a", 117), "4:15: the trust domain is too long: 117 bytes"},
+		{"no workloads", base[strings.Index(base, "workloads:"):], "", `1:1: the key "workloads" is missing`},
+		{"unknown key", "bundle: prod", "bundle: prod\nbundel: x", `3:1: unknown key "bundel"`},
+		{"unknown workload key", "    mode: enforce", "    mode: enforce\n    mach: {}", `13:5: unknown key "mach"`},
+		{"duplicate key", "    mode: enforce", "    mode: enforce\n    mode: enforce", `13:5: duplicate key "mode": it is first set on line 12`},
+		{"anchor", "bundle: prod", "bundle: &a prod", "2:9: anchors are not accepted"},
+
+		{"reference name", "references:\n", "references:\n  my images: [\"$x$\"]\n", `6:3: not a name: "my images"`},
+		{"empty set", references, "references:\n  images: []\n", "6:11: the reference set images lists no value"},
+		{"set without values", references, "references:\n  images: {dedicated: true}\n", `6:11: the key "values" is missing`},
+		{"set of another shape", references, "references:\n  images: x\n", `6:11: want a list, got "x"`},
+		{"unknown key of a set", references, "references:\n  images: {dedcated: true, values: [\"$41$\"]}\n", `6:12: unknown key "dedcated"`},
+		{"unknown key of an entry", "note: \"release 41\"", "nota: \"release 41\"", `unknown key "nota"`},
+		{"entry without value", `{value: "$41$", `, "{", `7:7: the key "value" is missing`},
+		{"value listed twice", `"$42$"`, `"$41$"`, "8:15: the value is listed twice: it is on line 7 already"},
+		{"value listed twice in place", "{in: images}", `{in: ["$a$", "$a$"]}`, "the value is listed twice: it is on line 14 already"},
+		{"never valid", "not_before: 2027-01-15T00:00:00Z", "not_before: 2027-01-15T00:00:00Z, not_after: 2027-01-14T00:00:00Z", "not_after is before not_before"},
+		{"a window that is no time", "not_before: 2027-01-15T00:00:00Z", "not_before: 2027-01-15", `want a moment (RFC 3339), got "2027-01-15"`},
+		{"empty note", `note: "release 41"`, `note: ""`, "the text is empty"},
+		{"long note", `"release 41"`, `"` + strings.Repeat("n", 257) + `"`, "the text is too long: 257 bytes, at most 256"},
+		{"value all zero", `"$41$"`, `"` + strings.Repeat("0", 96) + `"`, "7:15: an all-zero reference value is refused"},
+		{"value of SHA-256", `"$41$"`, `"` + strings.Repeat("ab", 32) + `"`, "7:15: want 48 bytes in hex (96 characters), got 32 bytes"},
+		{"value too long", `"$41$"`, `"` + strings.Repeat("ab", 49) + `"`, "7:15: want 48 bytes in hex (96 characters), got 49 bytes"},
+		{"value is no hex", `"$41$"`, `"xyz"`, `7:15: want 48 bytes in hex (96 characters), got "xyz"`},
+		{"value is empty", `"$41$"`, `""`, "7:15: want 48 bytes in hex (96 characters), got 0 bytes"},
+		{"value is a number", `"$41$"`, strings.Repeat("12", 48), "7:15: want text, got a number"},
+
+		{"workload is no mapping", "workloads:\n", "workloads:\n  - payments\n", `10:5: want a mapping, got "payments"`},
+		{"workload without name", "  - name: payments\n    tee", "  - tee", `10:5: the key "name" is missing`},
+		{"workload name", "name: payments", "name: ../payments", `10:11: not a name: "../payments"`},
+		{"two of one name", "workloads:\n", "workloads:\n" + strings.Replace(second, "name: second", "name: payments", 1), `17:11: the name "payments" is taken by the workload on line 10`},
+		{"no TEE", "    tee: aws-nitro\n", "", `10:5: the key "tee" is missing`},
+		{"unknown TEE", "aws-nitro", "aws-nitor", `11:10: unknown TEE "aws-nitor"`},
+		{"TEE of a later release", "aws-nitro", "amd-sev-snp", "11:10: policies for amd-sev-snp are not supported yet"},
+		{"another TEE of a later release", "aws-nitro", "tpm2", "11:10: policies for tpm2 are not supported yet"},
+		{"no mode", "    mode: enforce\n", "", `10:5: the key "mode" is missing`},
+		{"unknown mode", "mode: enforce", "mode: enforced", `12:11: unknown mode "enforced"`},
+		{"mode of a later release", "mode: enforce", `mode: "rollout: 10%"`, "12:11: mode rollout is not supported yet"},
+		{"mode of a later release, as a mapping", "mode: enforce", `mode: {rollout: 10%}`, "12:11: mode rollout is not supported yet"},
+		{"expr of a later release", "    issue:", "    expr: \"true\"\n    issue:", `16:5: "expr" is not supported yet`},
+		{"rollout of a later release", "    issue:", "    rollout: 10%\n    issue:", `16:5: "rollout" is not supported yet`},
+		{"waivers of a later release", "    issue:", "    waivers: []\n    issue:", `16:5: "waivers" is not supported yet`},
+		{"selectors of a later release", "x509_ttl: 1h", "selectors: []", `18:9: "selectors" is not supported yet`},
+
+		{"no match", "    match:\n      pcr0: {in: images}\n" + pcr3, "", `10:5: the key "match" is missing`},
+		{"empty match", "    match:\n      pcr0: {in: images}\n" + pcr3, "    match: {}\n", "13:12: match is empty"},
+		{"unknown claim", "pcr0:", "pcr32:", `14:7: aws-nitro has no claim "pcr32"`},
+		{"claim of another TEE", "pcr0:", "measurement:", `14:7: aws-nitro has no claim "measurement"`},
+		{"claim that is not stable", "pcr0:", "module_id:", `14:7: the claim "module_id" cannot be matched`},
+		{"no matcher", "{in: images}", "images", `14:13: want a matcher, got "images"`},
+		{"empty matcher", "{in: images}", "{}", "14:13: want exactly one matcher, got 0"},
+		{"two matchers", "{in: images}", `{in: images, eq: "$x$"}`, "14:13: want exactly one matcher, got 2"},
+		{"unknown matcher", "{in: images}", "{inn: images}", `14:14: pcr0 has no matcher "inn"`},
+		{"matcher of another kind", "{in: images}", `{gte: "$x$"}`, `14:14: pcr0 has no matcher "gte"`},
+		{"in for a boolean", "pcr0: {in: images}", "debug: {in: [false]}", `14:15: debug has no matcher "in"`},
+		{"boolean as text", "pcr0: {in: images}", `debug: {eq: "false"}`, `14:19: want true or false, got "false"`},
+		{"unknown set", "in: images", "in: imagse", `14:18: unknown reference set "imagse"`},
+		{"eq with a set", "in: images", "eq: images", `14:18: want 48 bytes in hex (96 characters), got "images"`},
+		{"eq with a list", "in: images", `eq: ["$x$"]`, "14:18: want text, got a list"},
+		{"in without values", "in: images", "in: []", "14:18: in lists no value"},
+		{"in with a mapping", "in: images", "in: {a: 1}", "14:18: want a list, got a mapping"},
+
+		{"no ownership", pcr3, "", `10:11: workload "payments" has no ownership predicate`},
+		{"PCR8 is no ownership", "pcr3:", "pcr8:", `10:11: workload "payments" has no ownership predicate`},
+		{"a waiver beside a predicate", "    match:", "    ownership: {none: a, owner: b, expires: 2027-06-30}\n    match:", `13:16: workload "payments" needs no ownership waiver: pcr3 is an ownership predicate`},
+		{"waiver without reason", "    match:\n      pcr0: {in: images}\n" + pcr3, "    ownership: {owner: b, expires: 2027-06-30}\n    match:\n      pcr0: {in: images}\n", `13:16: the key "none" is missing`},
+		{"waiver without owner", "    match:\n      pcr0: {in: images}\n" + pcr3, "    ownership: {none: a, expires: 2027-06-30}\n    match:\n      pcr0: {in: images}\n", `13:16: the key "owner" is missing`},
+		{"waiver without end", "    match:\n      pcr0: {in: images}\n" + pcr3, "    ownership: {none: a, owner: b}\n    match:\n      pcr0: {in: images}\n", `13:16: the key "expires" is missing`},
+		{"waiver with an empty reason", "    match:\n      pcr0: {in: images}\n" + pcr3, "    ownership: {none: \"\", owner: b, expires: 2027-06-30}\n    match:\n      pcr0: {in: images}\n", "13:23: the text is empty"},
+		{"waiver that ends at no time", "    match:\n      pcr0: {in: images}\n" + pcr3, "    ownership: {none: a, owner: b, expires: soon}\n    match:\n      pcr0: {in: images}\n", `want a moment (RFC 3339), got "soon"`},
+
+		{"no issue", base[strings.Index(base, "    issue:"):], "", `10:5: the key "issue" is missing`},
+		{"empty issue", base[strings.Index(base, "    issue:"):], "    issue: []\n", "16:12: issue has 0 identities, want 1 to 16"},
+		{"issue is no list", base[strings.Index(base, "    issue:"):], "    issue: {spiffe_id: x}\n", "16:12: want a list, got a mapping"},
+		{"identity is no mapping", "      - spiffe_id: \"spiffe://{td}/payments/api\"\n        x509_ttl: 1h\n", "      - x\n", `17:9: want a mapping, got "x"`},
+		{"identity without ID", "      - spiffe_id: \"spiffe://{td}/payments/api\"\n        x509_ttl: 1h\n", "      - x509_ttl: 1h\n", `17:9: the key "spiffe_id" is missing`},
+		{"one ID twice", "        x509_ttl: 1h\n", "      - spiffe_id: \"spiffe://simulated.example.org/{workload}/api\"\n", "18:9: the same SPIFFE ID is issued twice by this workload"},
+		{"TTL too short", "x509_ttl: 1h", "x509_ttl: 59s", "18:19: x509_ttl must be from 1m to 24h"},
+		{"TTL too long", "x509_ttl: 1h", "x509_ttl: 24h1s", "18:19: x509_ttl must be from 1m to 24h"},
+		{"TTL negative", "x509_ttl: 1h", "x509_ttl: -1h", "18:19: x509_ttl must be from 1m to 24h"},
+		{"TTL without unit", "x509_ttl: 1h", "x509_ttl: 3600", "18:19: want a length of time, got a number (3600)"},
+		{"TTL of half a second", "x509_ttl: 1h", "x509_ttl: 90.5s", "18:19: x509_ttl must be whole seconds"},
+		{"evidence age too short", "    match:", "    max_evidence_age: 1s\n    match:", "13:23: max_evidence_age must be from 1m to 24h"},
+		{"evidence age too long", "    match:", "    max_evidence_age: 2d\n    match:", "13:23: max_evidence_age must be from 1m to 24h"},
+		{"JWT without audience", "x509_ttl: 1h", "jwt: {ttl: 5m}", `18:14: the key "audiences" is missing`},
+		{"JWT with no audience", "x509_ttl: 1h", "jwt: {audiences: []}", "18:26: audiences has 0 entries, want 1 to 16"},
+		{"JWT audience twice", "x509_ttl: 1h", "jwt: {audiences: [a, a]}", `18:30: the audience "a" is listed twice`},
+		{"JWT audience with a space", "x509_ttl: 1h", `jwt: {audiences: ["a b"]}`, `18:27: not an audience: "a b"`},
+		{"JWT audience empty", "x509_ttl: 1h", `jwt: {audiences: [""]}`, `18:27: not an audience: ""`},
+		{"JWT TTL too short", "x509_ttl: 1h", "jwt: {ttl: 29s, audiences: [a]}", "18:20: jwt.ttl must be from 30s to 1h"},
+		{"JWT TTL too long", "x509_ttl: 1h", "jwt: {ttl: 61m, audiences: [a]}", "18:20: jwt.ttl must be from 30s to 1h"},
+		{"JWT unknown key", "x509_ttl: 1h", "jwt: {aud: [a], audiences: [a]}", `18:15: unknown key "aud"`},
+		{"attribute name", "x509_ttl: 1h", `attributes: {"a b": c}`, `18:22: not a name: "a b"`},
+		{"attribute empty", "x509_ttl: 1h", `attributes: {a: ""}`, "18:25: an attribute has 1 to 128 bytes, got 0"},
+		{"attribute too long", "x509_ttl: 1h", "attributes: {a: " + strings.Repeat("b", 129) + "}", "18:25: an attribute has 1 to 128 bytes, got 129"},
+		{"attribute that is a number", "x509_ttl: 1h", "attributes: {a: 1}", "18:25: want text, got a number (1)"},
+
+		{"publish a private claim", "    match:", "    publish: [pcr0, pcr3]\n    match:", "13:21: pcr3 is never published"},
+		{"publish the instance", "    match:", "    publish: [pcr4]\n    match:", "13:15: pcr4 is never published"},
+		{"publish what is no measurement", "    match:", "    publish: [debug]\n    match:", `13:15: "debug" is not a measurement of aws-nitro`},
+		{"publish the unknown", "    match:", "    publish: [pcr99]\n    match:", `13:15: "pcr99" is not a measurement of aws-nitro`},
+		{"publish twice", "    match:", "    publish: [pcr0, pcr0]\n    match:", "13:21: pcr0 is listed twice"},
+
+		{"debug and an image", "    match:\n", "    match:\n      debug: {eq: true}\n", "10:11: workload payments can never match: it wants debug mode and a value for pcr0"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			src := expand(change(t, base, c.from, c.to))
+			b, err := policy.Parse("p.yaml", []byte(src))
+			var errs strictyaml.Errors
+			if !errors.As(err, &errs) || b != nil {
+				t.Fatalf("accepted, want %q", c.want)
+			}
+			if len(errs) != 1 || !strings.Contains(errs[0].Error(), c.want) {
+				t.Errorf("want one error with %q, got:\n%s", c.want, errs.Render())
+			}
+		})
+	}
+}
+
+const references = `references:
+  images:
+    - {value: "$41$", not_after: 2027-01-31T00:00:00Z, note: "release 41"}
+    - {value: "$42$", not_before: 2027-01-15T00:00:00Z, note: "release 42"}
+`
+
+func TestLimitsAreAccepted(t *testing.T) {
+	for name, pair := range map[string][2]string{
+		"shortest TTL":          {"x509_ttl: 1h", "x509_ttl: 1m"},
+		"longest TTL":           {"x509_ttl: 1h", "x509_ttl: 24h"},
+		"a day":                 {"x509_ttl: 1h", "x509_ttl: 1d"},
+		"JWT limits":            {"x509_ttl: 1h", "jwt: {ttl: 30s, audiences: [a, \"https://b.example/c?d\"]}"},
+		"upper-case hex":        {`"$41$"`, strings.ToUpper(`"` + hexOf("41") + `"`)},
+		"largest revision":      {"revision: 7", "revision: 9007199254740991"},
+		"publish nothing":       {"    match:", "    publish: []\n    match:"},
+		"publish any other PCR": {"    match:", "    publish: [pcr31, pcr5]\n    match:"},
+		"no implicit debug":     {"    match:\n", "    match:\n      debug: {eq: false}\n"},
+		"values in place":       {"{in: images}", `{in: ["$a$", {value: "$b$", not_after: 2027-01-31T00:00:00Z}]}`},
+		"a set as a mapping":    {references, "references:\n  images:\n    dedicated: false\n    values:\n      - \"$41$\"\n      - {value: \"$42$\", source: \"build 12\"}\n"},
+		"an instance owns":      {"pcr3:", "pcr4:"},
+		"an audited workload needs no owner and issues nothing": {base[strings.Index(base, "    mode:"):], "    mode: audit\n    match:\n      pcr0: {in: images}\n"},
+	} {
+		if _, err := policy.Parse("p.yaml", []byte(expand(change(t, base, pair[0], pair[1])))); err != nil {
+			t.Errorf("%s:\n%s", name, render(err))
+		}
+	}
+}
+
+func TestUpperCaseHexIsTheSameValue(t *testing.T) {
+	src := expand(change(t, base, `"$42$"`, `"`+strings.ToUpper(hexOf("42"))+`"`))
+	b, err := policy.Parse("p.yaml", []byte(src))
+	if err != nil {
+		t.Fatal(render(err))
+	}
+	if d := b.Evaluate(nitroClaims(good), noon); d.Outcome != policy.Granted {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestPublishKeepsItsOrder(t *testing.T) {
+	l := newLab(t)
+	b := parse(t, change(t, base, "    match:", "    publish: [pcr8, pcr0]\n    match:"))
+	g, err := b.Authorize(l.verify(t, attestation{pcrs: good}), noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(g.Publish(), []string{"pcr8", "pcr0"}) {
+		t.Errorf("publish %v", g.Publish())
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	for _, c := range []struct{ name, from, to, want string }{
+		{"none", "revision: 7", "revision: 8", ""},
+		{"unused set", "references:\n", "references:\n  unused: [\"$u$\"]\n", `p.yaml:6:3: the reference set "unused" is not used`},
+		{"debug admitted", "      pcr0: {in: images}\n", "      debug: {eq: true}\n      pcr8: {in: images}\n", "p.yaml:10:11: workload payments admits enclaves in debug mode"},
+		{"no image", "      pcr0: {in: images}\n", "      pcr5: {in: images}\n", "p.yaml:10:11: workload payments pins no image: any code of the same owner matches"},
+		{"age without effect", "    match:", "    max_evidence_age: 2h\n    match:", "p.yaml:13:23: max_evidence_age is longer than x509_ttl: it has no effect on spiffe://{td}/payments/api"},
+		{"JWT longer than its X.509-SVID", "x509_ttl: 1h", "x509_ttl: 10m\n        jwt: {ttl: 20m, audiences: [a]}", "p.yaml:19:20: jwt.ttl is longer than x509_ttl"},
+		{"no workloads", base[strings.Index(base, "references:"):], "workloads: []\n", "p.yaml:5:12: the bundle has no workloads: it denies everything"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := parse(t, change(t, base, c.from, c.to)).Warnings()
+			switch {
+			case c.want == "" && len(w) > 0:
+				t.Errorf("got %s, want none", w.Render())
+			case c.want != "" && (len(w) != 1 || !strings.Contains(w[0].Error(), c.want)):
+				t.Errorf("got:\n%s\nwant one: %s", w.Render(), c.want)
+			}
+		})
+	}
+}
+
+func TestExpiredValuesAreListed(t *testing.T) {
+	b := parse(t, change(t, base, "    match:", "    match:\n      pcr4: {in: [{value: \"$i$\", not_after: 2027-01-21T00:00:00Z}]}"))
+	for _, c := range []struct {
+		at   time.Time
+		want int
+	}{
+		{noon, 0},
+		{time.Date(2027, 1, 21, 0, 0, 0, 0, time.UTC), 0},
+		{time.Date(2027, 1, 21, 0, 0, 0, 1, time.UTC), 1},
+		{time.Date(2028, 1, 1, 0, 0, 0, 0, time.UTC), 2},
+	} {
+		got := b.Expired(c.at)
+		if len(got) != c.want {
+			t.Errorf("at %s: %d expired, want %d:\n%s", c.at, len(got), c.want, got.Render())
+		}
+	}
+	if got := b.Expired(time.Date(2028, 1, 1, 0, 0, 0, 0, time.UTC))[0].Error(); got != "p.yaml:7:126: the reference value expired at 2027-01-31T00:00:00Z" {
+		t.Error(got)
+	}
+}
+
+// workloadsOf writes a bundle of workloads with the given match lines.
+func workloadsOf(mode string, matches ...string) string {
+	var b strings.Builder
+	b.WriteString("version: 1\nbundle: prod\nrevision: 1\ntrust_domain: simulated.example.org\nworkloads:\n")
+	for i, m := range matches {
+		fmt.Fprintf(&b, "  - {name: w%d, tee: aws-nitro, mode: %s, match: {%s}, issue: [{spiffe_id: \"spiffe://{td}/w%d\"}]}\n", i, mode, m, i)
+	}
+	return b.String()
+}
+
+func TestAmbiguityIsFoundBeforeProduction(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		a, b string
+		want string // "" = they exclude each other
+	}{
+		{"the same values", `pcr0: {eq: "$a$"}, pcr3: {eq: "$r$"}`, `pcr0: {eq: "$a$"}, pcr3: {eq: "$r$"}`, "common value of pcr0, pcr3"},
+		{"one claim separates", `pcr0: {eq: "$a$"}, pcr3: {eq: "$r$"}`, `pcr0: {eq: "$b$"}, pcr3: {eq: "$r$"}`, ""},
+		{"sets that intersect", `pcr0: {in: ["$a$", "$b$"]}, pcr3: {eq: "$r$"}`, `pcr0: {in: ["$b$", "$c$"]}, pcr3: {eq: "$r$"}`, "common value of pcr0, pcr3"},
+		{"sets that do not", `pcr0: {in: ["$a$", "$b$"]}, pcr3: {eq: "$r$"}`, `pcr0: {in: ["$d$", "$c$"]}, pcr3: {eq: "$r$"}`, ""},
+		{"nothing in common", `pcr3: {eq: "$r$"}, pcr0: {eq: "$a$"}`, `pcr4: {eq: "$i$"}, pcr1: {eq: "$k$"}`, "no claim in common"},
+		{"one more claim does not separate", `pcr3: {eq: "$r$"}, pcr0: {eq: "$a$"}`, `pcr3: {eq: "$r$"}, pcr0: {eq: "$a$"}, pcr8: {eq: "$s$"}`, "common value of pcr3, pcr0"},
+		{"debug separates", `pcr3: {eq: "$r$"}`, `pcr3: {eq: "$r$"}, debug: {eq: true}`, ""},
+		{"debug named and implicit", `pcr3: {eq: "$r$"}`, `pcr3: {eq: "$r$"}, debug: {eq: false}`, "common value of pcr3, debug"},
+		{"windows that do not meet", `pcr3: {in: [{value: "$r$", not_after: 2027-01-01T00:00:00Z}]}`, `pcr3: {in: [{value: "$r$", not_before: 2027-01-01T00:00:01Z}]}`, ""},
+		{"windows that meet for a moment", `pcr3: {in: [{value: "$r$", not_after: 2027-01-01T00:00:00Z}]}`, `pcr3: {in: [{value: "$r$", not_before: 2027-01-01T00:00:00Z}]}`, "common value of pcr3"},
+		{
+			"each claim meets, at another time",
+			`pcr3: {in: [{value: "$r$", not_after: 2027-01-01T00:00:00Z}]}, pcr0: {in: [{value: "$a$", not_before: 2028-01-01T00:00:00Z}]}`,
+			`pcr3: {eq: "$r$"}, pcr0: {eq: "$a$"}`, "",
+		},
+		{
+			"each claim has values, and one moment in common",
+			`pcr3: {in: [{value: "$r$", not_after: 2027-01-01T00:00:00Z}, {value: "$s$", not_before: 2029-01-01T00:00:00Z}]}, pcr0: {in: [{value: "$a$", not_before: 2028-01-01T00:00:00Z}]}`,
+			`pcr3: {in: ["$r$", "$s$"]}, pcr0: {eq: "$a$"}`, "common value of pcr3, pcr0",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, order := range [][]string{{c.a, c.b}, {c.b, c.a}} {
+				_, err := policy.Parse("p.yaml", []byte(expand(workloadsOf("enforce", order...))))
+				if c.want == "" {
+					if err != nil {
+						t.Errorf("they exclude each other:\n%s", render(err))
+					}
+					continue
+				}
+				var errs strictyaml.Errors
+				if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Line != 7 || !strings.Contains(errs[0].Msg, `workloads "w0" (line 6) and "w1" can match the same aws-nitro evidence`) {
+					t.Fatalf("got %v, want one error about w0 and w1", err)
+				}
+				if order[0] == c.a && !strings.Contains(errs[0].Msg, c.want) {
+					t.Errorf("got %q, want %q in it", errs[0].Msg, c.want)
+				}
+			}
+			if _, err := policy.Parse("p.yaml", []byte(strings.Replace(expand(workloadsOf("enforce", c.a, c.b)), "mode: enforce", "mode: audit", 1))); err != nil {
+				t.Errorf("an audited workload is never ambiguous:\n%s", render(err))
+			}
+		})
+	}
+}
+
+// Lint must agree with evaluation: whatever it lets pass is never ambiguous at
+// any of the moments at which something changes.
+func TestLintAndEvaluationAgreeOnAmbiguity(t *testing.T) {
+	values := []string{`{eq: "$a$"}`, `{eq: "$b$"}`, `{in: ["$a$", "$b$"]}`, `{in: [{value: "$a$", not_after: 2027-01-10T00:00:00Z}]}`, `{in: [{value: "$a$", not_before: 2027-01-20T00:00:00Z}, "$b$"]}`, ""}
+	var matches []string
+	for _, x := range values {
+		for _, y := range values {
+			var parts []string
+			if x != "" {
+				parts = append(parts, "pcr0: "+x)
+			}
+			if y != "" {
+				parts = append(parts, "pcr3: "+y)
+			}
+			if y != "" { // an owner is needed
+				matches = append(matches, strings.Join(parts, ", "))
+			}
+		}
+	}
+	times := []time.Time{time.Date(2027, 1, 5, 0, 0, 0, 0, time.UTC), time.Date(2027, 1, 10, 0, 0, 0, 0, time.UTC), time.Date(2027, 1, 15, 0, 0, 0, 0, time.UTC), time.Date(2027, 1, 20, 0, 0, 0, 0, time.UTC)}
+	refused, passed := 0, 0
+	for _, a := range matches {
+		for _, b := range matches {
+			src := expand(workloadsOf("enforce", a, b))
+			bundle, err := policy.Parse("p.yaml", []byte(src))
+			lint := err != nil
+			if lint {
+				bundle = policy.UncheckedForTest(t, src)
+			}
+			ambiguous := false
+			for _, p0 := range []string{"a", "b", "c"} {
+				for _, p3 := range []string{"a", "b", "c"} {
+					for _, at := range times {
+						if bundle.Evaluate(nitroClaims(map[int]string{0: p0, 3: p3}), at).Reason == policy.ReasonAmbiguous {
+							ambiguous = true
+						}
+					}
+				}
+			}
+			if lint != ambiguous {
+				t.Fatalf("lint says %v, evaluation %v, of\n%s\n%s", lint, ambiguous, a, b)
+			}
+			if lint {
+				refused++
+			} else {
+				passed++
+			}
+		}
+	}
+	if refused < 100 || passed < 100 {
+		t.Errorf("%d refused, %d passed: the cases are too much alike", refused, passed)
+	}
+}
+
+func TestALargeBundleCompilesQuickly(t *testing.T) {
+	for name, line := range map[string]func(i int) string{
+		"one image each": func(i int) string { return fmt.Sprintf(`pcr0: {eq: "$i%d$"}, pcr3: {eq: "$r$"}`, i) },
+		"one owner each": func(i int) string { return fmt.Sprintf(`pcr0: {eq: "$i$"}, pcr3: {eq: "$r%d$"}`, i) },
+	} {
+		var lines []string
+		for i := range 10000 {
+			lines = append(lines, line(i))
+		}
+		src := []byte(expand(workloadsOf("enforce", lines...)))
+		start := time.Now()
+		b, err := policy.Parse("p.yaml", src)
+		took := time.Since(start)
+		if err != nil {
+			t.Fatalf("%s: %.300s", name, render(err))
+		}
+		t.Logf("%s: %d workloads, %d bytes: %v", name, len(b.Workloads()), len(src), took)
+		if took > 20*time.Second {
+			t.Errorf("%s: %v", name, took)
+		}
+	}
+}
+
+func TestABundleThatIsTooLargeIsRefused(t *testing.T) {
+	src := expand(base) + strings.Repeat("#", policy.MaxSize)
+	if _, err := policy.Parse("p.yaml", []byte(src)); err == nil || !strings.Contains(err.Error(), "the file is too large") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, name := range []string{"testdata/good.yaml", "testdata/mistakes.yaml"} {
+		src, err := os.ReadFile(name) //nolint:gosec // a test file
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(src)
+	}
+	f.Add([]byte(expand(base)))
+	f.Add([]byte(expand(three)))
+	f.Add([]byte(expand(workloadsOf("enforce", `pcr0: {eq: "$a$"}, pcr3: {eq: "$r$"}`, `pcr0: {in: ["$a$"]}, pcr3: {eq: "$r$"}`))))
+	claims := nitroClaims(good)
+	f.Fuzz(func(t *testing.T, src []byte) {
+		b, err := policy.Parse("p.yaml", src)
+		if err != nil {
+			var errs strictyaml.Errors
+			if b != nil || !errors.As(err, &errs) || len(errs) == 0 {
+				t.Fatalf("got %v and %v", b, err)
+			}
+			return
+		}
+		d := b.Evaluate(claims, noon)
+		if (d.Outcome == policy.Granted) != (d.Workload != "") {
+			t.Errorf("%+v", d)
+		}
+		for _, w := range b.Workloads() {
+			if w.Mode != policy.Enforce && w.Mode != policy.Audit {
+				t.Errorf("mode %q", w.Mode)
+			}
+		}
+	})
+}
