@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -14,6 +15,7 @@ import (
 const (
 	frameTime      = 10 * time.Second // for the rest of a frame once it has begun, and to take a response
 	idleTime       = 10 * time.Minute // between requests
+	acceptPause    = 100 * time.Millisecond
 	maxConnections = 64
 )
 
@@ -37,11 +39,14 @@ func (m *Module) Serve(ctx context.Context, l net.Listener) error {
 			if ctx.Err() != nil {
 				return nil
 			}
-			var ne net.Error
-			if errors.As(err, &ne) && ne.Timeout() {
-				continue
+			if !passing(err) {
+				return err
 			}
-			return err
+			select { // accepting would fail again at once
+			case <-ctx.Done():
+			case <-time.After(acceptPause):
+			}
+			continue
 		}
 		select {
 		case slots <- struct{}{}:
@@ -54,6 +59,17 @@ func (m *Module) Serve(ctx context.Context, l net.Listener) error {
 			m.serveConn(ctx, c)
 		})
 	}
+}
+
+// passing reports whether accepting may work again later: the process or the
+// machine is short of descriptors, or the client has gone already.
+func passing(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // serveConn ends with the connection or ctx, whichever is first.

@@ -10,7 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -172,6 +174,64 @@ func TestAClientThatLeavesOrStallsDisturbsNobody(t *testing.T) {
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the socket is still there: %v", err)
 	}
+}
+
+// The limits of time, without waiting for them.
+func TestAConnectionThatStallsIsClosed(t *testing.T) {
+	m := launch(t, newTestAuthority(t, AuthorityOptions{}), Launch{Image: ImageFromSeed("x")})
+	for name, c := range map[string]struct {
+		send []byte
+		want time.Duration
+	}{
+		"idle":                  {nil, idleTime},
+		"half a length":         {[]byte{0, 0}, frameTime},
+		"half a request":        {frame(cborText("DescribeNSM"))[:9], frameTime},
+		"an answer not fetched": {frame(cborText("DescribeNSM")), frameTime},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				client, server := net.Pipe()
+				defer func() { _ = client.Close() }()
+				start := time.Now()
+				done := make(chan time.Duration, 1)
+				go func() {
+					m.serveConn(context.Background(), server)
+					done <- time.Since(start)
+				}()
+				if c.send != nil {
+					write(t, client, c.send)
+				}
+				if got := <-done; got != c.want {
+					t.Errorf("closed after %v, want %v", got, c.want)
+				}
+			})
+		})
+	}
+}
+
+// flaky is a listener that runs out of descriptors once, and then breaks.
+type flaky struct {
+	net.Listener
+	errors []error
+}
+
+func (f *flaky) Accept() (net.Conn, error) {
+	err := f.errors[0]
+	f.errors = f.errors[1:]
+	return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept", err)}
+}
+
+func (f *flaky) Close() error { return nil }
+
+func TestServeOutlivesAShortageOfDescriptorsAndReportsABrokenListener(t *testing.T) {
+	m := launch(t, newTestAuthority(t, AuthorityOptions{}), Launch{Image: ImageFromSeed("x")})
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		err := m.Serve(context.Background(), &flaky{errors: []error{syscall.EMFILE, syscall.EMFILE, syscall.EBADF}})
+		if !errors.Is(err, syscall.EBADF) || time.Since(start) != 2*acceptPause {
+			t.Errorf("Serve ended with %v after %v", err, time.Since(start))
+		}
+	})
 }
 
 func TestTooManyConnectionsAreTurnedAway(t *testing.T) {
