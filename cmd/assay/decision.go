@@ -1,9 +1,9 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/assay-project/assay/internal/cli"
 	"github.com/assay-project/assay/policy"
@@ -22,14 +22,17 @@ func printDecision(p *cli.Page, d policy.Decision) {
 	if d.ValidUntil != nil {
 		facts = append(facts, cli.Fact{Name: "valid until", Value: stamp(*d.ValidUntil)})
 	}
+	if d.Detail != "" {
+		facts = append(facts, cli.Fact{Name: "detail", Value: d.Detail})
+	}
 	p.Facts(facts...)
 	if len(d.Workloads) == 0 {
 		p.Linef("  the policy has no workload for this platform")
 	}
-	for _, w := range nearestFirst(d.Workloads) {
+	for _, w := range d.NearestFirst() {
 		state := "matches"
-		if n := failing(w); n > 0 {
-			state = fmt.Sprintf("does not match: %s of %d not hold", doPlural(n), len(w.Rules))
+		if w.Failures() > 0 {
+			state = "does not match: " + failures(w)
 		} else if !w.Matched {
 			state = "does not match"
 		}
@@ -54,11 +57,13 @@ func printDecision(p *cli.Page, d policy.Decision) {
 	}
 }
 
-func doPlural(n int) string {
-	if n == 1 {
-		return "1 rule does"
+// failures says how many of a workload's rules fail.
+func failures(w policy.WorkloadResult) string {
+	verb := "fail"
+	if w.Failures() == 1 {
+		verb = "fails"
 	}
-	return fmt.Sprintf("%d rules do", n)
+	return fmt.Sprintf("%d of %s %s", w.Failures(), plural(len(w.Rules), "rule"), verb)
 }
 
 func orNone(s string) string {
@@ -66,26 +71,6 @@ func orNone(s string) string {
 		return "nothing"
 	}
 	return s
-}
-
-func failing(w policy.WorkloadResult) int {
-	n := 0
-	for _, r := range w.Rules {
-		if !r.Holds {
-			n++
-		}
-	}
-	return n
-}
-
-// nearestFirst orders workloads by how few of their rules fail; equals keep the
-// policy's order.
-func nearestFirst(ws []policy.WorkloadResult) []policy.WorkloadResult {
-	out := slices.Clone(ws)
-	slices.SortStableFunc(out, func(a, b policy.WorkloadResult) int {
-		return cmp.Or(boolFirst(a.Matched, b.Matched), cmp.Compare(failing(a), failing(b)))
-	})
-	return out
 }
 
 // sortedRules puts the rules that fail first: they are what is looked for.
@@ -107,12 +92,26 @@ func boolFirst(a, b bool) int {
 
 // denial sums a decision up for the error line.
 func denial(d policy.Decision) string {
+	if d.Detail != "" {
+		return fmt.Sprintf("policy %s@%d denies: %s: %s", d.Bundle, d.Revision, d.Reason, d.Detail)
+	}
 	if len(d.Workloads) == 0 {
 		return fmt.Sprintf("policy %s@%d denies: %s", d.Bundle, d.Revision, d.Reason)
 	}
-	near := nearestFirst(d.Workloads)[0]
-	if n := failing(near); n > 0 {
-		return fmt.Sprintf("policy %s@%d denies: %s; of the nearest workload, %s, %s not hold", d.Bundle, d.Revision, d.Reason, near.Name, doPlural(n))
+	near := d.NearestFirst()[0]
+	if near.Failures() > 0 {
+		return fmt.Sprintf("policy %s@%d denies: %s; of the nearest workload, %s, %s", d.Bundle, d.Revision, d.Reason, near.Name, failures(near))
 	}
 	return fmt.Sprintf("policy %s@%d denies: %s", d.Bundle, d.Revision, d.Reason)
+}
+
+// failingRules names the rules of a workload that do not hold.
+func failingRules(rs []policy.RuleResult) string {
+	var out []string
+	for _, r := range rs {
+		if !r.Holds {
+			out = append(out, r.Rule)
+		}
+	}
+	return strings.Join(out, ", ")
 }

@@ -215,7 +215,7 @@ func (v *verification) run(ctx context.Context, raw []byte) *verdict {
 	}
 	d := v.policy.Evaluate(*claims, v.at)
 	out.Decision = &d
-	if d.Outcome != outcomeGranted {
+	if d.Outcome != policy.Granted {
 		out.fail(&attest.Error{
 			Kind: attest.Denied, Check: "policy", Err: errors.New(denial(d)),
 			Hint: "the rules that fail are listed with what was expected and what was found",
@@ -223,8 +223,6 @@ func (v *verification) run(ctx context.Context, raw []byte) *verdict {
 	}
 	return out
 }
-
-const outcomeGranted = "granted"
 
 func (v *verification) chain(body []byte) ([]*x509.Certificate, error) {
 	seen, err := v.tee.inspect(body)

@@ -48,9 +48,9 @@ Exit codes: 0 good, 1 internal, 2 usage or configuration, 3 malformed,
 			root.AddCommand(c)
 		}
 	}
-	add(forVerifiers, evidenceCommand(now))
+	add(forVerifiers, evidenceCommand(now), svidCommand(now))
 	add(forAuthors, policyCommand(now))
-	add(forOperators, bundleCommand(), serverCommand())
+	add(forOperators, ledgerCommand(), bundleCommand(), serverCommand())
 	add(forAll, cli.VersionCommand("assay"))
 	root.SetHelpCommandGroupID(forAll)
 	root.SetCompletionCommandGroupID(forAll)

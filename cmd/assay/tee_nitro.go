@@ -2,15 +2,12 @@ package main
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -158,14 +155,7 @@ func nitroKey(b attest.Bytes) string {
 		return short(b)
 	}
 	sum := sha256.Sum256(b)
-	kind := fmt.Sprintf("%T", k)
-	switch k := k.(type) {
-	case *ecdsa.PublicKey:
-		kind = "ECDSA " + k.Curve.Params().Name
-	case *rsa.PublicKey:
-		kind = "RSA " + strconv.Itoa(k.N.BitLen())
-	}
-	return fmt.Sprintf("%s, SHA-256 of the SPKI %x (%s)", kind, sum, plural(len(b), "byte"))
+	return fmt.Sprintf("%s, SHA-256 of the SPKI %x (%s)", keyName(k), sum, plural(len(b), "byte"))
 }
 
 // nitroUserData adds what the bytes are when they read as text, or as the

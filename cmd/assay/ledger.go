@@ -1,0 +1,155 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/issuer/ledger"
+)
+
+func ledgerCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "ledger",
+		Short: "Read what a server has granted and denied, and verify its record",
+		Long: `The ledger is a server's append-only record: every issuance, with the claims and
+the rules behind it, in a chain of hashes under signed checkpoints; and, beside
+the chain, the denials by policy.
+
+The commands ask a running server over its admin socket, or read the database
+file as its owner.`,
+		Example: `  assay ledger list
+  assay ledger show as-7k2m4qxw3p
+  assay ledger verify --checkpoint witness.txt`,
+	}
+	c.AddCommand(ledgerListCommand(), ledgerShowCommand(), ledgerVerifyCommand())
+	return c
+}
+
+// record is one record of the ledger in JSON.
+type record struct {
+	Outcome   string       `json:"outcome"`
+	Reference string       `json:"reference"`
+	Sequence  uint64       `json:"sequence"` // in the chain; of a denial, among the denials
+	Previous  attest.Bytes `json:"previous_hash"`
+	Hash      attest.Bytes `json:"hash"`
+	// Entry is what was recorded, byte for byte (docs/spec/ledger.md).
+	Entry any `json:"entry"`
+}
+
+func recordOf(i ledger.Item) record {
+	return record{
+		Outcome: i.Entry.Outcome, Reference: i.Entry.Reference, Sequence: i.Sequence,
+		Previous: i.Previous, Hash: i.Hash, Entry: i.Payload,
+	}
+}
+
+func ledgerListCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "List issuances and denials, the newest last",
+		Long: `List issuances and denials, the newest last. --limit counts from the newest.
+
+JSON is one object a line, so that a list of any length can be streamed.`,
+		Example: `  assay ledger list
+  assay ledger list --outcome denied --limit 5
+  assay ledger list --id spiffe://example.org/payments/api --output json --limit 0`,
+		Args: cobra.NoArgs,
+	}
+	source := ledgerSourceFlags(c)
+	var f listFilter
+	c.Flags().StringVar(&f.outcome, "outcome", "", "only `granted` or denied")
+	c.Flags().StringVar(&f.spiffeID, "id", "", "only issuances of this `SPIFFE-ID`")
+	c.Flags().StringVar(&f.instance, "instance", "", "only of this `INSTANCE`, such as aws-nitro:i-…-enc…")
+	c.Flags().IntVar(&f.limit, "limit", 50, "at most this many; 0 is all")
+	// The flag exists: it was added above.
+	_ = c.RegisterFlagCompletionFunc("outcome", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return []string{ledger.Granted, ledger.Denied}, cobra.ShellCompDirectiveNoFileComp
+	})
+	output := cli.OutputFlag(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if f.limit < 0 || f.limit > math.MaxInt32 {
+			return cli.Usagef("0 is all", "--limit %d: want 0 or more", f.limit)
+		}
+		if f.outcome != "" && f.outcome != ledger.Granted && f.outcome != ledger.Denied {
+			return cli.Usagef("use --outcome granted or --outcome denied", "unknown outcome %q", f.outcome)
+		}
+		src, err := source.open(c.Context())
+		if err != nil {
+			return err
+		}
+		defer func() { _ = src.Close() }() // only read
+		return listRecords(c, src, f, *output)
+	}
+	return c
+}
+
+// listRecords prints records, the newest last. A limited list is read from the
+// newest back and turned; one without a limit is printed while it is read.
+func listRecords(c *cobra.Command, src ledgerSource, f listFilter, output cli.Format) error {
+	show := printRow
+	if output == cli.JSON {
+		show = func(c *cobra.Command, i ledger.Item) error { return cli.PrintJSONLine(c.OutOrStdout(), recordOf(i)) }
+	}
+	f.newestFirst = f.limit > 0
+	var turned []ledger.Item
+	first := true
+	each := func(i ledger.Item) error {
+		if first && output == cli.Text {
+			first = false
+			if _, err := fmt.Fprintf(c.OutOrStdout(), rowFormat, "time", "outcome", "reference", "entry", "what"); err != nil {
+				return err
+			}
+		}
+		return show(c, i)
+	}
+	for i, err := range src.list(c.Context(), f) {
+		if err != nil {
+			return err
+		}
+		if f.newestFirst {
+			turned = append(turned, i)
+			continue
+		}
+		if err := each(i); err != nil {
+			return err
+		}
+	}
+	for _, i := range slices.Backward(turned) {
+		if err := each(i); err != nil {
+			return err
+		}
+	}
+	if f.limit > 0 && len(turned) == f.limit && output == cli.Text && cli.IsTerminal(c.ErrOrStderr()) {
+		_, _ = fmt.Fprintf(c.ErrOrStderr(), "(the newest %d; --limit 0 lists all)\n", f.limit)
+	}
+	return nil
+}
+
+// rowFormat has fixed widths, so that a list can be printed while it is read.
+const rowFormat = "%-24s  %-7s  %-13s  %8s  %s\n"
+
+func printRow(c *cobra.Command, i ledger.Item) error {
+	sequence, what := "-", ""
+	if i.Entry.Outcome == ledger.Granted {
+		sequence = fmt.Sprint(i.Sequence)
+		var ids []string
+		for _, id := range i.Entry.Identities {
+			ids = append(ids, id.SPIFFEID)
+		}
+		what = strings.Join(ids, " ")
+	} else {
+		what = i.Entry.Decision.Reason
+		if near := i.Entry.Decision.NearestFirst(); len(near) > 0 && near[0].Failures() > 0 {
+			what += ": " + near[0].Name + ": " + failingRules(near[0].Rules)
+		}
+	}
+	what += " (" + string(i.Entry.Instance) + ")"
+	_, err := fmt.Fprintf(c.OutOrStdout(), rowFormat, stamp(i.Entry.Time), cli.Escape(i.Entry.Outcome), cli.Escape(i.Entry.Reference), sequence, cli.Escape(what))
+	return err
+}

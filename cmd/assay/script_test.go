@@ -1,0 +1,74 @@
+package main
+
+import (
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestSessions runs the scripts in testdata: each is a session at a shell, with
+// what every command prints and its exit code. Each has the fixtures in its
+// directory, and in its environment:
+//
+//	AT       the time at which the fixtures were made
+//	BINDING  the binding that good.cbor carries, in hex
+//	NONCE    its nonce, in hex
+//	PCR0     its PCR0, in hex
+func TestSessions(t *testing.T) {
+	fixtures := t.TempDir()
+	evidenceFixtures(t, fixtures)
+	svidFixtures(t, fixtures)
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"ends": ends,
+		},
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("AT", fixtureTime.Format(time.RFC3339))
+			env.Setenv("BINDING", hex.EncodeToString(fixtureBinding[:]))
+			env.Setenv("NONCE", hex.EncodeToString([]byte("0123456789abcdef")))
+			env.Setenv("PCR0", hex.EncodeToString(launched.Image.PCR0))
+			files, err := os.ReadDir(fixtures)
+			if err != nil {
+				return err
+			}
+			for _, f := range files {
+				b, err := os.ReadFile(filepath.Join(fixtures, f.Name()))
+				if err != nil {
+					return err
+				}
+				if err := os.WriteFile(filepath.Join(env.WorkDir, f.Name()), b, 0o600); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	})
+}
+
+// ends is the script command `ends CODE COMMAND…`: the command ends with that
+// exit code. Its output is there for stdout and stderr to look at.
+func ends(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: ends CODE COMMAND...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	if err != nil {
+		if _, after, ok := strings.Cut(err.Error(), "exit status "); ok {
+			got, err = strconv.Atoi(after)
+		}
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("%s ended with exit code %d, want %d", strings.Join(args[1:], " "), got, want)
+	}
+}
