@@ -64,8 +64,8 @@ const algES384 = -35
 
 // Mint makes an attestation document: an untagged COSE_Sign1 as the NSM emits
 // it, in the hardware's own steps, and lets each fault change what is its.
-// Several faults can be combined, but then no check is promised. The error is
-// about this machine (randomness, an impossible request), never about a fault.
+// Several faults can be combined, but then no check is promised, and some
+// exclude each other, which is an error. So is a time outside the root's life.
 func (a *Authority) Mint(d Document, faults ...Fault) ([]byte, error) {
 	m, err := a.draft(d)
 	if err != nil {
