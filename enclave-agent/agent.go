@@ -67,7 +67,7 @@ func New(cfg Config) (*Agent, error) {
 	if _, _, err := net.SplitHostPort(cfg.Server); err != nil {
 		return nil, fmt.Errorf("agent: server address: %w", err)
 	}
-	if err := checkSocketPath(cfg.Socket); err != nil {
+	if err := CheckSocketPath(cfg.Socket); err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
 	if cfg.KeyType == "" {

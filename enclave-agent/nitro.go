@@ -46,7 +46,7 @@ type nsmSession interface {
 // NewNitro uses the NSM's character device, in production [NitroDevice].
 func NewNitro(path string) *Nitro {
 	o := nsm.DefaultOptions
-	o.Open = func() (nsm.FileDescriptor, error) { return os.OpenFile(path, os.O_RDWR, 0) } //nolint:gosec // the operator names the device
+	o.Open = func() (nsm.FileDescriptor, error) { return os.OpenFile(path, os.O_RDWR, 0) }
 	return &Nitro{name: path, timeout: nsmTimeout, open: func(context.Context) (nsmSession, error) { return nsm.OpenSession(o) }}
 }
 
@@ -162,3 +162,6 @@ func (n *Nitro) deviceError(err error) error {
 	}
 	return e
 }
+
+// String is the path of the device or socket.
+func (n *Nitro) String() string { return n.name }

@@ -45,7 +45,7 @@ func (s *socketNSM) Send(req request.Request) (response.Response, error) {
 	if len(body) > maxNSMRequest {
 		return response.Response{}, fmt.Errorf("a request of %d bytes, the NSM takes %d", len(body), maxNSMRequest)
 	}
-	msg := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(body)), uint32(len(body))) //nolint:gosec // at most maxNSMRequest
+	msg := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(body)), uint32(len(body)))
 	if _, err := s.conn.Write(append(msg, body...)); err != nil {
 		return response.Response{}, err
 	}

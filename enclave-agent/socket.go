@@ -25,9 +25,9 @@ func socketError(hint, format string, a ...any) error {
 	return &attest.Error{Kind: attest.Unavailable, Check: "socket", Err: fmt.Errorf(format, a...), Hint: hint}
 }
 
-// checkSocketPath wants the absolute path of a file: abstract sockets have no
+// CheckSocketPath wants the absolute path of a file: abstract sockets have no
 // owner and no mode.
-func checkSocketPath(path string) error {
+func CheckSocketPath(path string) error {
 	switch {
 	case path == "":
 		return errors.New("no socket path")
@@ -44,7 +44,7 @@ func checkSocketPath(path string) error {
 // CheckSocket says what would keep an agent from serving at the path, without
 // changing anything.
 func CheckSocket(path string) error {
-	if err := checkSocketPath(path); err != nil {
+	if err := CheckSocketPath(path); err != nil {
 		return socketError("choose another socket path", "%w", err)
 	}
 	dir := filepath.Dir(path)
@@ -135,7 +135,7 @@ func (l *socketListener) Close() error {
 // another's for stale; the socket gets its mode before its name, so that it is
 // never open to more than the mode says.
 func listen(ctx context.Context, path string, mode fs.FileMode) (*socketListener, error) {
-	if err := checkSocketPath(path); err != nil {
+	if err := CheckSocketPath(path); err != nil {
 		return nil, socketError("choose another socket path", "%w", err)
 	}
 	dir := filepath.Dir(path)
@@ -159,11 +159,11 @@ func listen(ctx context.Context, path string, mode fs.FileMode) (*socketListener
 
 func lockSocket(path string) (*os.File, error) {
 	name := path + ".lock"
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600) //nolint:gosec // the operator names the socket
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, socketError("run the agent as the directory's owner, or choose another socket path", "%w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil { //nolint:gosec // a descriptor fits
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, socketError("stop the other agent, or choose another socket path", "%s is in use: another agent holds %s", path, name)

@@ -1,0 +1,153 @@
+package config
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	agent "github.com/assay-project/assay/enclave-agent"
+	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/internal/strictyaml"
+)
+
+// root writes the bootstrap root of a trust domain.
+func root(t *testing.T, path, td string) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{Organization: []string{td}},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestTheStructCanBeDecodedInto(t *testing.T) {
+	c := Default()
+	if err := strictyaml.Check(&c); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTheStarterFileMeansTheDefaults(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, FileName)
+	want := Default()
+	want.TrustDomain, want.Server = "attested.example.org", "10.0.0.1:8443"
+	want.BootstrapRoots = []string{root(t, filepath.Join(dir, "root.pem"), want.TrustDomain)}
+	want.Socket = filepath.Join(dir, SocketName)
+	src := Starter(file, want)
+	got, err := Parse(file, src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got.Config); d != "" {
+		t.Error(d)
+	}
+	if got.KeyType != agent.P256 || got.SocketMode != agent.DefaultSocketMode || got.Roots.Len() != 1 || got.TrustDomain.Name() != want.TrustDomain {
+		t.Errorf("%+v", got)
+	}
+	// Every key that it shows commented is accepted as it stands there.
+	var open []string
+	for l := range strings.Lines(string(src)) {
+		if t := strings.TrimPrefix(l, "# "); t != l && strings.Contains(t, ": ") && strings.ToLower(t) == t && !strings.Contains(t, ". ") {
+			l = t
+		}
+		open = append(open, l)
+	}
+	if got, err = Parse(file, []byte(strings.Join(open, ""))); err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Identities) != 1 {
+		t.Errorf("the commented keys were not opened:\n%s", strings.Join(open, ""))
+	}
+	want.Identities = got.Config.Identities
+	if d := cmp.Diff(want, got.Config); d != "" {
+		t.Errorf("a commented key is not the default\n%s", d)
+	}
+}
+
+func TestEveryMistakeIsReportedWhereItIs(t *testing.T) {
+	dir := t.TempDir()
+	root(t, filepath.Join(dir, "root.pem"), "attested.example.org")
+	root(t, filepath.Join(dir, "other.pem"), "other.example.org")
+	if err := os.WriteFile(filepath.Join(dir, "noise.pem"), []byte("noise"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	good := "trust_domain: attested.example.org\nserver: 10.0.0.1:8443\nbootstrap_roots: [root.pem]\n"
+	if _, err := Parse(filepath.Join(dir, "a.yaml"), []byte(good)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ src, want string }{
+		{"server: 10.0.0.1:8443\nbootstrap_roots: [root.pem]\n", "a.yaml:1:1: trust_domain is not"},
+		{strings.Replace(good, "attested", "spiffe://attested", 1), "a.yaml:1:15: trust_domain is not the name of a trust domain: it has a scheme"},
+		{strings.Replace(good, "attested.example", "Attested.example", 1), "a.yaml:1:15: trust_domain is not"},
+		{strings.Replace(good, "10.0.0.1:8443", "10.0.0.1", 1), "a.yaml:2:9: server is not an address: missing port"},
+		{strings.Replace(good, "10.0.0.1:8443", `":8443"`, 1), `a.yaml:2:9: server is not an address: host ""`},
+		{strings.Replace(good, "8443", "0", 1), `a.yaml:2:9: server is not an address: port "0"`},
+		{strings.Replace(good, "[root.pem]", "[]", 1), "a.yaml:3:18: no bootstrap root"},
+		{strings.Replace(good, "root.pem", "none.pem", 1), "a.yaml:3:19: cannot use the bootstrap root"},
+		{strings.Replace(good, "root.pem", "root.pem, noise.pem", 1), "a.yaml:3:29: cannot use the bootstrap root"},
+		{strings.Replace(good, "root.pem", "other.pem", 1), "a.yaml:3:18: the bootstrap root is that of trust domain other.example.org"},
+		{good + "tee: tpm2\n", `a.yaml:4:6: unknown tee "tpm2"`},
+		{good + "key_type: dsa\n", `a.yaml:4:11: unknown key type "dsa"`},
+		{good + "socket: \"@agent\"\n", "a.yaml:4:9: an abstract socket"},
+		{good + "socket: /" + strings.Repeat("x", 120) + "\n", "a.yaml:4:9: the socket path has 121 bytes"},
+		{good + "socket_mode: \"0755\"\n", `a.yaml:4:14: socket_mode "0755"`},
+		{good + "socket_mode: \"rw\"\n", `a.yaml:4:14: socket_mode "rw"`},
+		{good + "identities: [spiffe://other.example.org/a]\n", "a.yaml:4:14: not the name of a workload in the trust domain"},
+		{good + "identities: [nonsense]\n", "a.yaml:4:14: not a SPIFFE ID"},
+		{good + "identities: [spiffe://attested.example.org/a, spiffe://attested.example.org/a]\n", "a.yaml:4:47: the same SPIFFE ID twice"},
+		{good + "nitro: {device: \"\"}\n", "a.yaml:4:17: nitro.device is empty"},
+		{good + "log: {level: loud}\n", `a.yaml:4:14: unknown log level "loud"`},
+		{good + "log: {format: xml}\n", `a.yaml:4:15: unknown log format "xml"`},
+		{good + "sockets: /x\n", "a.yaml:4:1: unknown key"},
+		{good + "server: 10.0.0.2:8443\n", "a.yaml:4:1: duplicate key"},
+	} {
+		_, err := Parse(filepath.Join(dir, "a.yaml"), []byte(c.src))
+		var all strictyaml.Errors
+		if !errors.As(err, &all) || len(all) != 1 || !strings.HasPrefix(strings.TrimPrefix(err.Error(), dir+"/"), c.want) {
+			t.Errorf("got  %v\nwant %s", err, c.want)
+		}
+	}
+}
+
+func TestAFileThatCannotBeReadIsAMistakeOfUsage(t *testing.T) {
+	_, err := Load(filepath.Join(t.TempDir(), "none.yaml"))
+	if cli.ExitCode(err) != cli.Usage {
+		t.Errorf("exit code %d: %v", cli.ExitCode(err), err)
+	}
+}
+
+func TestASimulatedDeviceIsUsedInsteadOfTheRealOne(t *testing.T) {
+	dir := t.TempDir()
+	root(t, filepath.Join(dir, "root.pem"), "attested.example.org")
+	s, err := Parse(filepath.Join(dir, "a.yaml"), []byte("trust_domain: attested.example.org\nserver: 10.0.0.1:8443\nbootstrap_roots: [root.pem]\nnitro: {socket: nsm.sock}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := s.Attester().String(), filepath.Join(dir, "nsm.sock"); got != want {
+		t.Errorf("the device is %s, want %s", got, want)
+	}
+}

@@ -1,0 +1,279 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/assay-project/assay/attest"
+	agent "github.com/assay-project/assay/enclave-agent"
+	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/internal/strictyaml"
+)
+
+// maxRootFile bounds a file of bootstrap roots, 64 KiB.
+const maxRootFile = 64 << 10
+
+// Settings is a validated configuration.
+type Settings struct {
+	Config      Config // with absolute paths
+	TrustDomain spiffeid.TrustDomain
+	Roots       agent.BootstrapRoots
+	Identities  []spiffeid.ID
+	KeyType     agent.KeyType
+	SocketMode  fs.FileMode
+}
+
+// Load reads and validates a configuration file and the roots that it names. A
+// file that cannot be read is a [cli.UsageError]; everything wrong inside is in
+// one [strictyaml.Errors].
+func Load(path string) (*Settings, error) {
+	src, err := os.ReadFile(path)
+	if err != nil {
+		hint := ""
+		if errors.Is(err, fs.ErrNotExist) {
+			hint = "make one with `assay-agent init --server ADDR --bootstrap-root FILE`, or name it with --config or --data-dir"
+		}
+		return nil, cli.Usagef(hint, "cannot read the configuration: %w", err)
+	}
+	return Parse(path, src)
+}
+
+// Parse validates the content of a configuration file and reads the roots that
+// it names. Relative paths in it become relative to the directory of file.
+func Parse(file string, src []byte) (*Settings, error) {
+	s := &Settings{Config: Default()}
+	doc := strictyaml.Open(file, src)
+	if err := doc.Decode(&s.Config); err != nil {
+		return nil, err
+	}
+	v := validator{doc, s, filepath.Dir(file)}
+	v.trustDomain()
+	v.server()
+	v.roots()
+	v.device()
+	v.keys()
+	v.socket()
+	v.log()
+	if err := doc.Err(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Attester returns the device that the configuration names.
+func (s *Settings) Attester() *agent.Nitro {
+	if s.Config.Nitro.Socket != "" {
+		return agent.NewNitroSocket(s.Config.Nitro.Socket)
+	}
+	return agent.NewNitro(s.Config.Nitro.Device)
+}
+
+// Agent is the configuration as package agent takes it.
+func (s *Settings) Agent(log *slog.Logger) agent.Config {
+	return agent.Config{
+		TrustDomain: s.TrustDomain, Server: s.Config.Server, BootstrapRoots: s.Roots, Attester: s.Attester(),
+		Socket: s.Config.Socket, SocketMode: s.SocketMode, KeyType: s.KeyType, Identities: s.Identities, Log: log,
+	}
+}
+
+// Level is the level of the log.
+func (s *Settings) Level() slog.Level {
+	var l slog.Level
+	_ = l.UnmarshalText([]byte(s.Config.Log.Level)) // validated; the zero level is info
+	return l
+}
+
+type validator struct {
+	doc  *strictyaml.Document
+	s    *Settings
+	base string
+}
+
+func (v validator) report(msg, hint string, path ...string) {
+	v.doc.Report(v.doc.At(path...), msg, hint)
+}
+
+// item reports at an item of a list.
+func (v validator) item(i int, msg, hint string, path ...string) {
+	n := v.doc.At(path...)
+	if n != nil && i < len(n.Items) {
+		n = n.Items[i]
+	}
+	v.doc.Report(n, msg, hint)
+}
+
+func (v validator) absolute(p *string) {
+	if *p != "" && !filepath.IsAbs(*p) {
+		if abs, err := filepath.Abs(filepath.Join(v.base, *p)); err == nil {
+			*p = abs
+		}
+	}
+}
+
+// CheckTrustDomain parses the bare name of a trust domain.
+func CheckTrustDomain(name string) (spiffeid.TrustDomain, error) {
+	td, err := spiffeid.TrustDomainFromString(name)
+	switch {
+	case name == "":
+		return spiffeid.TrustDomain{}, errors.New("it is empty")
+	case strings.Contains(name, "://"):
+		return spiffeid.TrustDomain{}, errors.New("it has a scheme; the name alone is wanted")
+	case err != nil:
+		return spiffeid.TrustDomain{}, err
+	case td.Name() != name:
+		return spiffeid.TrustDomain{}, fmt.Errorf("want the bare name %q", td.Name())
+	}
+	return td, nil
+}
+
+// CheckServer wants host:port with a host.
+func CheckServer(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		var ae *net.AddrError
+		if errors.As(err, &ae) {
+			return fmt.Errorf("%s in %q", ae.Err, address)
+		}
+		return err
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		return fmt.Errorf("port %q, want 1 to 65535", port)
+	}
+	if host == "" || strings.ContainsAny(host, " \t/") {
+		return fmt.Errorf("host %q", host)
+	}
+	return nil
+}
+
+func (v validator) trustDomain() {
+	td, err := CheckTrustDomain(v.s.Config.TrustDomain)
+	if err != nil {
+		v.report("trust_domain is not the name of a trust domain: "+err.Error(), "for example trust_domain: attested.example.org", "trust_domain")
+		return
+	}
+	v.s.TrustDomain = td
+	for i, s := range v.s.Config.Identities {
+		id, err := spiffeid.FromString(s)
+		switch {
+		case err != nil:
+			v.item(i, "not a SPIFFE ID: "+err.Error(), "for example spiffe://"+td.Name()+"/payments/api", "identities")
+		case !id.MemberOf(td) || id.Path() == "":
+			v.item(i, "not the name of a workload in the trust domain "+td.Name(), "for example spiffe://"+td.Name()+"/payments/api", "identities")
+		case slices.Contains(v.s.Identities, id):
+			v.item(i, "the same SPIFFE ID twice", "", "identities")
+		default:
+			v.s.Identities = append(v.s.Identities, id)
+		}
+	}
+	if n := len(v.s.Config.Identities); n > attest.MaxKeys {
+		v.report(fmt.Sprintf("%d identities, at most %d fit into one attestation", n, attest.MaxKeys), "", "identities")
+	}
+}
+
+func (v validator) server() {
+	if err := CheckServer(v.s.Config.Server); err != nil {
+		v.report("server is not an address: "+err.Error(), `for example server: "attest.example.org:8443"`, "server")
+	}
+}
+
+func (v validator) roots() {
+	files := v.s.Config.BootstrapRoots
+	if len(files) == 0 {
+		v.report("no bootstrap root", "bootstrap_roots: [FILE]; `assayd bootstrap export` prints it. There is no insecure bootstrap", "bootstrap_roots")
+		return
+	}
+	for i := range files {
+		v.absolute(&files[i])
+		more, err := ReadRoots(files[i])
+		if err == nil {
+			v.s.Roots, err = v.s.Roots.Add(more)
+		}
+		if err != nil {
+			v.item(i, "cannot use the bootstrap root: "+err.Error(), "`assayd bootstrap export` prints it as PEM", "bootstrap_roots")
+		}
+	}
+	if td, err := v.s.Roots.TrustDomain(); err == nil && !v.s.TrustDomain.IsZero() && td != v.s.TrustDomain {
+		v.report(fmt.Sprintf("the bootstrap root is that of trust domain %s, not of %s", td, v.s.TrustDomain), "export the root of the right server", "bootstrap_roots")
+	}
+}
+
+// ReadRoots reads a file of bootstrap roots.
+func ReadRoots(path string) (agent.BootstrapRoots, error) {
+	st, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return agent.BootstrapRoots{}, err
+	case st.Size() > maxRootFile:
+		return agent.BootstrapRoots{}, fmt.Errorf("%s has %d bytes, at most %d are read", path, st.Size(), maxRootFile)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return agent.BootstrapRoots{}, err
+	}
+	r, err := agent.ParseBootstrapRoots(b)
+	if err != nil {
+		return agent.BootstrapRoots{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return r, nil
+}
+
+func (v validator) device() {
+	c := &v.s.Config
+	if c.Tee != string(attest.AWSNitro) {
+		v.report(fmt.Sprintf("unknown tee %q", c.Tee), "this version attests on "+string(attest.AWSNitro), "tee")
+	}
+	if c.Nitro.Device == "" {
+		v.report("nitro.device is empty", "remove the line for the default", "nitro", "device")
+	}
+	v.absolute(&c.Nitro.Device)
+	v.absolute(&c.Nitro.Socket)
+}
+
+func (v validator) keys() {
+	k, err := agent.ParseKeyType(v.s.Config.KeyType)
+	if err != nil {
+		v.report(err.Error(), "", "key_type")
+	}
+	v.s.KeyType = k
+}
+
+func (v validator) socket() {
+	c := &v.s.Config
+	if strings.HasPrefix(c.Socket, "@") {
+		v.report("an abstract socket", "the Workload API is served on a file: abstract sockets have no owner and no mode", "socket")
+		return
+	}
+	v.absolute(&c.Socket)
+	if err := agent.CheckSocketPath(c.Socket); err != nil {
+		v.report(err.Error(), "for example socket: "+agent.DefaultSocket, "socket")
+	}
+	mode, err := strconv.ParseUint(c.SocketMode, 8, 32)
+	if err != nil || mode == 0 || mode > 0o777 || mode&0o111 != 0 {
+		v.report(fmt.Sprintf("socket_mode %q is no mode of a socket", c.SocketMode), `in octal and quoted: "0666", "0660" or "0600"`, "socket_mode")
+		return
+	}
+	v.s.SocketMode = fs.FileMode(mode)
+}
+
+func (v validator) log() {
+	switch v.s.Config.Log.Level {
+	case "debug", "info", "warn", "error":
+	default:
+		v.report(fmt.Sprintf("unknown log level %q", v.s.Config.Log.Level), "debug, info, warn or error", "log", "level")
+	}
+	switch v.s.Config.Log.Format {
+	case "text", "json":
+	default:
+		v.report(fmt.Sprintf("unknown log format %q", v.s.Config.Log.Format), "text or json", "log", "format")
+	}
+}

@@ -1,0 +1,59 @@
+package config
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// Starter writes the commented configuration of a new agent, which starts as it
+// is. Of c the required keys, the socket and nitro.socket are used. Paths
+// inside the file's own directory are written relative to it.
+func Starter(file string, c Config) []byte {
+	d := Default()
+	base := filepath.Dir(file)
+	path := func(p string) string {
+		if rel, err := filepath.Rel(base, p); err == nil && filepath.IsLocal(rel) {
+			p = rel
+		}
+		return strconv.Quote(p)
+	}
+	var b strings.Builder
+	line := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
+
+	line("# The configuration of assay-agent. `assay-agent check` validates it; docs/reference/agent-config.md explains every key.")
+	line("# Commented keys show their defaults. Relative paths are relative to this file's directory.")
+	line("# Inside a TEE this file and the root it names belong to what is measured: they say whom the agent believes.")
+	line("")
+	line("trust_domain: %s", strconv.Quote(c.TrustDomain))
+	line("")
+	line("# The attestation service. A proxy on the way must leave TLS alone (layer 4).")
+	line("server: %s", strconv.Quote(c.Server))
+	line("")
+	line("# What the server's TLS certificate must chain to: the current root, and the next while it is being replaced.")
+	line("bootstrap_roots:")
+	for _, r := range c.BootstrapRoots {
+		line("  - %s", path(r))
+	}
+	line("")
+	line("tee: %s", d.Tee)
+	if c.Nitro.Socket != "" {
+		line("# THE HARDWARE IS SIMULATED: the NSM of `teesim nitro run`. A server of real hardware refuses it.")
+		line("nitro:")
+		line("  socket: %s", path(c.Nitro.Socket))
+	} else {
+		line("# nitro: {device: %s}", d.Nitro.Device)
+	}
+	line("")
+	line("# The SPIFFE IDs to ask for. None asks for all that policy grants.")
+	line("# identities: [%s]", strconv.Quote("spiffe://"+c.TrustDomain+"/payments/api"))
+	line("# key_type: %s", d.KeyType)
+	line("")
+	line("# Where workloads find the SPIFFE Workload API. The mode lets every process in the TEE connect.")
+	line("socket: %s", path(c.Socket))
+	line("# socket_mode: %s", strconv.Quote(d.SocketMode))
+	line("")
+	line("# log: {level: %s, format: %s}", d.Log.Level, d.Log.Format)
+	return []byte(b.String())
+}
