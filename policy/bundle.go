@@ -12,7 +12,6 @@ import (
 // Bundle is a compiled policy. It is immutable and safe for concurrent use;
 // [Parse] makes it. The zero Bundle has no workloads and denies everything.
 type Bundle struct {
-	file        string
 	name        string
 	revision    uint64
 	trustDomain string

@@ -37,7 +37,7 @@ const nameHint = "1 to 63 letters, digits, dots, dashes and underscores, beginni
 func Parse(file string, src []byte) (*Bundle, error) {
 	p := &parser{
 		doc:        strictyaml.OpenLimit(file, src, MaxSize),
-		b:          &Bundle{file: file, digest: sha256.Sum256(src), byTEE: map[attest.Platform][]*workload{}},
+		b:          &Bundle{digest: sha256.Sum256(src), byTEE: map[attest.Platform][]*workload{}},
 		references: map[string]*reference{},
 	}
 	if root := p.doc.Root(); root != nil && p.doc.Want(root, strictyaml.Mapping) {

@@ -183,7 +183,9 @@ func (d *Document) syntax(err error) {
 		}
 	}
 	if m := yamlLine.FindStringSubmatch(msg); m != nil {
-		line, _ = strconv.Atoi(m[1]) //nolint:errcheck // the pattern matched digits; a huge number clamps below
+		if n, err := strconv.Atoi(m[1]); err == nil {
+			line = n
+		}
 		msg = msg[len(m[0]):]
 	}
 	line = min(max(line, 1), len(d.lines))

@@ -57,7 +57,7 @@ func TestEveryProblemIsRenderedAtItsPlace(t *testing.T) {
 	}
 	for _, f := range files {
 		t.Run(filepath.Base(f), func(t *testing.T) {
-			src, err := os.ReadFile(f) //nolint:gosec // a test file
+			src, err := os.ReadFile(f)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -74,7 +74,7 @@ func TestEveryProblemIsRenderedAtItsPlace(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			want, err := os.ReadFile(golden) //nolint:gosec // a test file
+			want, err := os.ReadFile(golden)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -319,7 +319,7 @@ func FuzzDecode(f *testing.F) {
 		f.Fatal(err)
 	}
 	for _, name := range files {
-		src, err := os.ReadFile(name) //nolint:gosec // a test file
+		src, err := os.ReadFile(name)
 		if err != nil {
 			f.Fatal(err)
 		}
