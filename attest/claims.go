@@ -11,6 +11,7 @@ type Claims struct {
 	// anything in the evidence.
 	Simulated bool   `json:"simulated"`
 	Nitro     *Nitro `json:"nitro,omitempty"`
+	SNP       *SNP   `json:"snp,omitempty"`
 }
 
 // Nitro holds the claims of an AWS Nitro Enclaves attestation document.
@@ -35,7 +36,9 @@ type Nitro struct {
 // so that instances of two platforms can never be confused.
 //
 // Durability: a Nitro module id lasts until the enclave is terminated; a
-// relaunch of the same image is another instance.
+// relaunch of the same image is another instance. An SNP report id lasts until
+// the guest ends, and is named together with its chip: a guest that is migrated
+// or launched again is another instance.
 type Instance string
 
 // Instance derives the instance from verified claims. It is empty only for
@@ -43,6 +46,9 @@ type Instance string
 func (c Claims) Instance() Instance {
 	if c.Nitro != nil {
 		return Instance(string(AWSNitro) + ":" + c.Nitro.ModuleID)
+	}
+	if c.SNP != nil {
+		return Instance(string(AMDSEVSNP) + ":" + c.SNP.ReportID.String() + "@" + c.SNP.ChipID.String())
 	}
 	return ""
 }
@@ -57,4 +63,6 @@ func (c Claims) EvidenceTime() time.Time {
 }
 
 // Debug reports whether the environment can be inspected from outside.
-func (c Claims) Debug() bool { return c.Nitro != nil && c.Nitro.Debug }
+func (c Claims) Debug() bool {
+	return c.Nitro != nil && c.Nitro.Debug || c.SNP != nil && c.SNP.Policy.Debug
+}
