@@ -166,6 +166,15 @@ func TestADenialTellsTheAttesterNoReason(t *testing.T) {
 	}
 }
 
+func TestADenialTellsTheOperatorWhy(t *testing.T) {
+	l := newLab(t)
+	g, err := parse(t, base).Authorize(l.verify(t, attestation{pcrs: map[int]string{0: "42", 3: "elsewhere"}}), noon)
+	denial(t, g, err)
+	if want := "denied by policy prod: no_match: nearest is workload payments: pcr3 does not hold"; err.Error() != want {
+		t.Errorf("got %q, want %q", err, want)
+	}
+}
+
 func TestAVerifiedAuthorizesOnce(t *testing.T) {
 	l := newLab(t)
 	b := parse(t, base)

@@ -173,6 +173,18 @@ func TestEachMistakeHasItsOwnError(t *testing.T) {
 		{"attribute too long", "x509_ttl: 1h", "attributes: {a: " + strings.Repeat("b", 129) + "}", "18:25: an attribute has 1 to 128 bytes, got 129"},
 		{"attribute that is a number", "x509_ttl: 1h", "attributes: {a: 1}", "18:25: want text, got a number (1)"},
 
+		{"template of another trust domain", "spiffe://{td}/payments/api", "spiffe://other.org/payments/api", `17:20: the SPIFFE ID is in the trust domain "other.org", the bundle's is "simulated.example.org"`},
+		{"template with an unpinned digest", "{td}/payments/api", "{td}/{pcr1:16}", "17:20: pcr1 cannot be expanded: the workload does not pin it"},
+		{"template with an owner", "{td}/payments/api", "{td}/{pcr3:16}", "17:20: pcr3 must not be part of an identity"},
+		{"template that is too long", "{td}/payments/api", "{td}/{pcr0}/payments/api", "17:20: the SPIFFE ID is 140 bytes long, at most 127 are allowed"},
+		{"template of the service's", "{td}/payments/api", "{td}/assay/admin", "17:20: paths under /assay/ are reserved for the service"},
+		{"template with an attribute of nobody", "{td}/payments/api", "{td}/{attributes.team}", `17:20: the identity has no attribute "team"`},
+		{"template with an attribute of another identity", "        x509_ttl: 1h\n", "      - spiffe_id: \"spiffe://{td}/{attributes.team}\"\n      - spiffe_id: \"spiffe://{td}/c\"\n        attributes: {team: core}\n", `18:20: the identity has no attribute "team"`},
+		{"template that is no text", `"spiffe://{td}/payments/api"`, "[x]", "17:20: want text, got a list"},
+		{"too many identities", "        x509_ttl: 1h\n", manyIdentities(16), "17:7: issue has 17 identities, want 1 to 16"},
+		{"too many attributes", "x509_ttl: 1h", "attributes: {a0: b, a1: b, a2: b, a3: b, a4: b, a5: b, a6: b, a7: b, a8: b, a9: b, a10: b, a11: b, a12: b, a13: b, a14: b, a15: b, a16: b}", "18:21: 17 attributes, at most 16 are allowed"},
+
+		{"publish is no list", "    match:", "    publish: pcr0\n    match:", `13:14: want a list, got "pcr0"`},
 		{"publish a private claim", "    match:", "    publish: [pcr0, pcr3]\n    match:", "13:21: pcr3 is never published"},
 		{"publish the instance", "    match:", "    publish: [pcr4]\n    match:", "13:15: pcr4 is never published"},
 		{"publish what is no measurement", "    match:", "    publish: [debug]\n    match:", `13:15: "debug" is not a measurement of aws-nitro`},
@@ -193,6 +205,14 @@ func TestEachMistakeHasItsOwnError(t *testing.T) {
 			}
 		})
 	}
+}
+
+func manyIdentities(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "      - spiffe_id: \"spiffe://{td}/%d\"\n", i)
+	}
+	return b.String()
 }
 
 const references = `references:
@@ -347,6 +367,50 @@ func TestAmbiguityIsFoundBeforeProduction(t *testing.T) {
 				t.Errorf("an audited workload is never ambiguous:\n%s", render(err))
 			}
 		})
+	}
+}
+
+// The pairs are found through one claim; those that do not name it, before or
+// after, are compared with all.
+func TestAmbiguityIsFoundAmongMany(t *testing.T) {
+	lines := []string{
+		`pcr4: {eq: "$i$"}, pcr8: {eq: "$s0$"}`, // does not name pcr0: meets every other but the last
+		`pcr3: {eq: "$r$"}, pcr0: {eq: "$a$"}, pcr8: {eq: "$s1$"}`,
+		`pcr3: {eq: "$r$"}, pcr0: {in: ["$b$", "$c$"]}, pcr8: {eq: "$s2$"}`,
+		`pcr3: {eq: "$r$"}, pcr0: {in: ["$c$", "$b$"]}, pcr8: {eq: "$s3$"}`,
+		`pcr3: {eq: "$r$"}, pcr0: {in: ["$c$", "$d$"]}`,
+		`pcr4: {eq: "$j$"}, pcr8: {eq: "$s4$"}`,
+	}
+	_, err := policy.Parse("p.yaml", []byte(expand(workloadsOf("enforce", lines...))))
+	var errs strictyaml.Errors
+	if !errors.As(err, &errs) {
+		t.Fatal("accepted")
+	}
+	var got []string
+	for _, e := range errs {
+		var a, b string
+		var line int
+		if _, err := fmt.Sscanf(e.Msg, "workloads %q (line %d) and %q can", &a, &line, &b); err != nil {
+			t.Fatalf("%s: %v", e.Msg, err)
+		}
+		got = append(got, a+b)
+	}
+	slices.Sort(got)
+	// w0: pcr8 separates from w1, w2, w3; w4 has none. w4: shares c with w2, w3.
+	if want := []string{"w0w4", "w2w4", "w3w4", "w4w5"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestTheReportOfAmbiguitiesIsBounded(t *testing.T) {
+	lines := make([]string, 300)
+	for i := range lines {
+		lines[i] = `pcr3: {eq: "$r$"}, pcr0: {eq: "$a$"}`
+	}
+	_, err := policy.Parse("p.yaml", []byte(expand(workloadsOf("enforce", lines...))))
+	var errs strictyaml.Errors
+	if !errors.As(err, &errs) || len(errs) != 20 {
+		t.Errorf("%d errors, want 20", len(errs))
 	}
 }
 
