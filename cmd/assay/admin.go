@@ -76,7 +76,6 @@ func (a *admin) explain(err error) error {
 		return nil
 	}
 	st := status.Convert(err)
-	//nolint:exhaustive // the codes that are not named are one case
 	switch st.Code() {
 	case codes.NotFound:
 		return fmt.Errorf("%w: %s", errNotFound, st.Message())
@@ -91,8 +90,9 @@ func (a *admin) explain(err error) error {
 		return cli.Usagef("server and `assay` are of different versions: compare `assay server status` and `assay version`", "the server does not know this request")
 	case codes.InvalidArgument:
 		return cli.Usagef("", "%s", st.Message())
+	default:
+		return fmt.Errorf("the server failed: %s (%s)", st.Message(), st.Code())
 	}
-	return fmt.Errorf("the server failed: %s (%s)", st.Message(), st.Code())
 }
 
 func unavailable(hint, format string, a ...any) error {

@@ -28,7 +28,7 @@ func readInput(c *cobra.Command, name string) ([]byte, error) {
 	if name == "-" {
 		r, name = c.InOrStdin(), "standard input"
 	} else {
-		f, err := os.Open(name) //nolint:gosec // reading the file that the user names is the purpose
+		f, err := os.Open(name)
 		if err != nil {
 			return nil, cli.Usagef(fileHint(err), "%s", clean(err))
 		}

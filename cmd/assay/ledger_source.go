@@ -86,7 +86,7 @@ func (s adminSource) trustDomain(ctx context.Context) (string, error) {
 func (s adminSource) list(ctx context.Context, f listFilter) iter.Seq2[ledger.Item, error] {
 	req := &assayv1.ListLedgerRequest{
 		SpiffeId: f.spiffeID, Instance: f.instance, NewestFirst: f.newestFirst,
-		Limit: uint32(max(f.limit, 0)), //nolint:gosec // the flag is checked
+		Limit: uint32(max(f.limit, 0)), // the flag is checked
 	}
 	switch f.outcome {
 	case ledger.Granted:
@@ -274,7 +274,7 @@ func (s dbSource) checkpoints(ctx context.Context) (notes [][]byte, key string, 
 	if notes, err = s.reader.Checkpoints(ctx); err != nil {
 		return nil, "", err
 	}
-	b, err := os.ReadFile(filepath.Join(filepath.Dir(s.path), checkpointKeyFile)) //nolint:gosec // beside the user's file
+	b, err := os.ReadFile(filepath.Join(filepath.Dir(s.path), checkpointKeyFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return notes, "", nil
 	}

@@ -20,36 +20,66 @@ import (
 //	BINDING  the binding that good.cbor carries, in hex
 //	NONCE    its nonce, in hex
 //	PCR0     its PCR0, in hex
-func TestSessions(t *testing.T) {
+//	data/    a server's data directory, see ledgerFixture
+func TestSessions(t *testing.T) { runScripts(t, "testdata", nil) }
+
+// TestLedgerSessionsOverADatabaseFile runs the scripts in testdata/ledger, with
+// SOURCE naming the database.
+func TestLedgerSessionsOverADatabaseFile(t *testing.T) {
+	runScripts(t, "testdata/ledger", func(env *testscript.Env) error {
+		env.Setenv("SOURCE", "--db="+filepath.Join(env.WorkDir, "data", "assay.db"))
+		return nil
+	})
+}
+
+func runScripts(t *testing.T, dir string, setup func(*testscript.Env) error) {
+	t.Helper()
 	fixtures := t.TempDir()
 	evidenceFixtures(t, fixtures)
 	svidFixtures(t, fixtures)
+	data := ledgerFixture(t)
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata",
+		Dir: dir,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"ends": ends,
+			"ends": ends, "tamper": tamper,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("AT", fixtureTime.Format(time.RFC3339))
 			env.Setenv("BINDING", hex.EncodeToString(fixtureBinding[:]))
 			env.Setenv("NONCE", hex.EncodeToString([]byte("0123456789abcdef")))
 			env.Setenv("PCR0", hex.EncodeToString(launched.Image.PCR0))
-			files, err := os.ReadDir(fixtures)
-			if err != nil {
+			if err := copyFiles(fixtures, env.WorkDir); err != nil {
 				return err
 			}
-			for _, f := range files {
-				b, err := os.ReadFile(filepath.Join(fixtures, f.Name()))
-				if err != nil {
-					return err
-				}
-				if err := os.WriteFile(filepath.Join(env.WorkDir, f.Name()), b, 0o600); err != nil {
-					return err
-				}
+			if err := copyFiles(data, filepath.Join(env.WorkDir, "data")); err != nil {
+				return err
 			}
-			return nil
+			if setup == nil {
+				return nil
+			}
+			return setup(env)
 		},
 	})
+}
+
+func copyFiles(from, to string) error {
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		return err
+	}
+	files, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(filepath.Join(from, f.Name()))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(to, f.Name()), b, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ends is the script command `ends CODE COMMAND…`: the command ends with that
