@@ -1,0 +1,197 @@
+package ca
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/issuer/ledger"
+	"github.com/assay-project/assay/policy"
+	"github.com/assay-project/assay/svid"
+)
+
+// Issued is what an attestation earned.
+type Issued struct {
+	Reference string // names the record
+	Sequence  uint64 // of the record in its chain
+	SVIDs     []SVID // in the order of the keys
+}
+
+// SVID is one X.509-SVID.
+type SVID struct {
+	Key                 int // index into the challenge's keys
+	ID                  spiffeid.ID
+	Chain               [][]byte // DER, leaf first, without the trust anchor
+	Serial              string   // lower-case hex, as in the ledger
+	NotBefore, NotAfter time.Time
+	Result              []byte // the attestation result inside the leaf: a CWT
+}
+
+// Issue signs what a record allows, and spends the record. It signs all of it
+// or returns an error: a record whose issuance failed stays an issuance without
+// SVIDs, and the agent attests again. The steps, for each key:
+//
+//  1. the profile: name, serial and key from the record; NotAfter the earliest
+//     of the grant's, the authority's and the verifier key's
+//  2. the attestation result, signed by the verifier key
+//  3. the certificate, signed by the throwaway key, and linted
+//  4. the same bytes, signed by the authority
+//
+// Errors are of kind Internal; see [CA.lint] for the rules' names.
+func (c *CA) Issue(_ context.Context, r *ledger.Recorded) (*Issued, error) {
+	if err := r.Spend(); err != nil {
+		return nil, internal("issue_record", err)
+	}
+	if r.TrustDomain() != c.td.Name() {
+		return nil, internal("issue_trust_domain", fmt.Errorf("the record is of %s, this is the authority of %s", r.TrustDomain(), c.td.Name()))
+	}
+	if r.Claims().Simulated != c.cfg.Simulated {
+		return nil, internal("issue_kind", errors.New("the evidence is of the other kind (hardware, simulated) than the trust domain"))
+	}
+	issuances := r.Issuances()
+	if len(issuances) == 0 {
+		return nil, internal("issue_record", errors.New("the record allows nothing"))
+	}
+	out := &Issued{Reference: r.Reference(), Sequence: r.Sequence()}
+	for _, is := range issuances {
+		s, err := c.issue(r, is)
+		if err != nil {
+			return nil, err
+		}
+		out.SVIDs = append(out.SVIDs, s)
+	}
+	if c.cfg.Results != nil {
+		for i, is := range issuances {
+			c.cfg.Results.KeepCertificate(is.Serial, out.SVIDs[i].Chain[0])
+		}
+	}
+	return out, nil
+}
+
+func (c *CA) issue(r *ledger.Recorded, is ledger.Issuance) (SVID, error) {
+	p, err := c.profile(r, is)
+	if err != nil {
+		return SVID{}, err
+	}
+	cwt, err := c.appraise(r, is, p)
+	if err != nil {
+		return SVID{}, err
+	}
+	ext, err := svid.Extension(cwt)
+	if err != nil {
+		return SVID{}, err
+	}
+	template, err := p.template(ext)
+	if err != nil {
+		return SVID{}, internal("issue_key", err)
+	}
+	leaf, err := c.sign(template, p)
+	if err != nil {
+		return SVID{}, err
+	}
+	return SVID{
+		Key: is.Key, ID: p.id, Chain: [][]byte{leaf.Raw}, Serial: hex.EncodeToString(is.Serial[:]),
+		NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, Result: cwt,
+	}, nil
+}
+
+// profile says what the SVID will be.
+func (c *CA) profile(r *ledger.Recorded, is ledger.Issuance) (*profile, error) {
+	id, err := spiffeid.FromString(is.Identity.SPIFFEID)
+	if err != nil {
+		return nil, internal("issue_id", err)
+	}
+	key, err := x509.ParsePKIXPublicKey(is.SPKI)
+	if err != nil {
+		return nil, internal("issue_key", err)
+	}
+	at := r.Time().UTC()
+	p := &profile{
+		id: id, serial: is.Serial, spki: is.SPKI, key: key, issuedAt: at,
+		notBefore: later(at.Add(-c.cfg.Backdate), c.x509.cert.NotBefore).Truncate(time.Second),
+		notAfter:  is.NotAfter.UTC(),
+	}
+	for _, limit := range []time.Time{c.x509.cert.NotAfter, c.verifier.row.NotAfter} {
+		if limit.Before(p.notAfter) {
+			p.notAfter = limit
+		}
+	}
+	p.notAfter = p.notAfter.Truncate(time.Second)
+	if !p.notAfter.After(c.cfg.Now()) {
+		return nil, internal("issue_validity", fmt.Errorf("the SVID would end at %s", p.notAfter.Format(time.RFC3339)))
+	}
+	return p, nil
+}
+
+// appraise makes the attestation result and signs it with the verifier key.
+func (c *CA) appraise(r *ledger.Recorded, is ledger.Issuance, p *profile) ([]byte, error) {
+	d := r.Decision()
+	a := svid.Appraisal{
+		Claims: r.Claims(), Policy: fmt.Sprintf("%s@%d", d.Bundle, d.Revision),
+		Ownership: d.Ownership, Pinned: pinned(d), Publish: r.Publish(), Attributes: is.Identity.Attributes, EvidenceDigest: r.EvidenceDigest(),
+	}
+	if copy(a.PolicyDigest[:], d.Digest) != len(a.PolicyDigest) {
+		return nil, internal("issue_policy", fmt.Errorf("the policy's digest has %d bytes", len(d.Digest)))
+	}
+	res, err := svid.Appraise(a, p.id, p.key, p.issuedAt, p.notAfter, c.td.Name())
+	if err != nil {
+		return nil, err
+	}
+	return res.Sign(c.verifier.signer)
+}
+
+// pinned lists the claims for which the granting workload demanded approved
+// values. That all rules of it held is what granting means; they are checked
+// again all the same.
+func pinned(d policy.Decision) []string {
+	var out []string
+	for _, w := range d.Workloads {
+		if w.Name != d.Workload || !w.Matched {
+			continue
+		}
+		for _, r := range w.Rules {
+			if r.Holds && !r.Implicit && (r.Op == "eq" || r.Op == "in") {
+				out = append(out, r.Rule)
+			}
+		}
+	}
+	return out
+}
+
+// sign lints the certificate under the throwaway key, and then signs exactly
+// those bytes with the authority's.
+func (c *CA) sign(template *x509.Certificate, p *profile) (*x509.Certificate, error) {
+	draft, err := x509.CreateCertificate(rand.Reader, template, c.lintedBy, p.key, c.throwaway)
+	if err != nil {
+		return nil, internal("issue_certificate", err)
+	}
+	linted, err := c.lint(draft, p)
+	if err != nil {
+		return nil, err
+	}
+	// CreateCertificate verifies the signature that it made.
+	der, err := x509.CreateCertificate(rand.Reader, template, c.x509.cert, p.key, c.x509.signer)
+	if err != nil {
+		return nil, internal("issue_certificate", err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, internal("issue_certificate", err)
+	}
+	if !bytes.Equal(leaf.RawTBSCertificate, linted.RawTBSCertificate) {
+		return nil, internal("issue_certificate", errors.New("what was signed is not what was linted"))
+	}
+	return leaf, nil
+}
+
+func internal(check string, err error) error {
+	return &attest.Error{Kind: attest.Internal, Check: check, Err: err}
+}
