@@ -10,7 +10,7 @@ import (
 
 // nitro is the AR4SI table of AWS Nitro Enclaves:
 //
-//	configuration    96  debug mode: the console and memory are open to the host
+//	configuration    96  debug mode: the console is open to the parent instance
 //	                  3  otherwise
 //	executables      33  debug mode: PCR0–2 are zero, nothing is known of the image
 //	                  3  the policy pins PCR0, or PCR1 and PCR2, or PCR8
