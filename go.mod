@@ -5,6 +5,8 @@ go 1.26.0
 require (
 	github.com/fxamacker/cbor/v2 v2.9.0
 	github.com/google/go-cmp v0.7.0
+	github.com/google/go-configfs-tsm v0.3.3
+	github.com/google/go-sev-guest v0.15.0
 	github.com/hf/nitrite v0.0.0-20241225144000-c2d5d3c4f303
 	github.com/hf/nsm v0.0.0-20220930140112-cd181bd646b9
 	github.com/pressly/goose/v3 v3.28.0
@@ -14,6 +16,7 @@ require (
 	github.com/spiffe/go-spiffe/v2 v2.9.0
 	github.com/veraison/cmw v0.2.0
 	github.com/veraison/go-cose v1.3.0
+	github.com/virtee/sev-snp-measure-go v0.0.0-20241128091219-920346c42ecb
 	go.yaml.in/yaml/v3 v3.0.5
 	golang.org/x/sync v0.23.0
 	golang.org/x/sys v0.48.0
@@ -24,9 +27,8 @@ require (
 )
 
 require (
-	github.com/google/go-configfs-tsm v0.3.3 // indirect
-	github.com/google/go-sev-guest v0.15.0 // indirect
-	github.com/virtee/sev-snp-measure-go v0.0.0-20241128091219-920346c42ecb // indirect
+	github.com/google/logger v1.1.1 // indirect
+	golang.org/x/crypto v0.57.0 // indirect
 )
 
 require (

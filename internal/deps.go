@@ -5,7 +5,8 @@ package internal
 import (
 	_ "github.com/fxamacker/cbor/v2"
 	_ "github.com/google/go-cmp/cmp"
-	_ "github.com/google/go-configfs-tsm/linuxtsm"
+	_ "github.com/google/go-configfs-tsm/configfs/linuxtsm"
+	_ "github.com/google/go-configfs-tsm/report"
 	_ "github.com/google/go-sev-guest/abi"
 	_ "github.com/google/go-sev-guest/client"
 	_ "github.com/google/go-sev-guest/kds"
