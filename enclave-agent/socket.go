@@ -20,6 +20,10 @@ import (
 // less the "~" of the name under which the socket is prepared.
 const maxSocketPath = 106
 
+// ErrSocketInUse is in the error about a socket on which another process
+// accepts connections.
+var ErrSocketInUse = errors.New("in use")
+
 // socketError is what is wrong with the socket, and what to do about it.
 func socketError(hint, format string, a ...any) error {
 	return &attest.Error{Kind: attest.Unavailable, Check: "socket", Err: fmt.Errorf(format, a...), Hint: hint}
@@ -109,7 +113,7 @@ func occupied(ctx context.Context, path string) (stale bool, err error) {
 		_ = c.Close()
 	}
 	if !errors.Is(err, unix.ECONNREFUSED) {
-		return false, socketError("stop the other agent, or choose another socket path", "%s is in use: another process accepts connections there", path)
+		return false, socketError("stop the other agent, or choose another socket path", "%s is %w: another process accepts connections there", path, ErrSocketInUse)
 	}
 	return true, nil
 }
@@ -166,7 +170,7 @@ func lockSocket(path string) (*os.File, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, socketError("stop the other agent, or choose another socket path", "%s is in use: another agent holds %s", path, name)
+			return nil, socketError("stop the other agent, or choose another socket path", "%s is %w: another agent holds %s", path, ErrSocketInUse, name)
 		}
 		return nil, socketError("", "lock %s: %w", name, err)
 	}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/assay-project/assay/attest"
+	agent "github.com/assay-project/assay/enclave-agent"
+	"github.com/assay-project/assay/enclave-agent/config"
+)
+
+func checkCommand() *cobra.Command {
+	var f configFlags
+	c := &cobra.Command{
+		Use:   "check",
+		Short: "Validate the configuration, the roots, the socket's place and the device",
+		Long: `check validates everything that run needs, without starting and without
+speaking to the server: the configuration, the bootstrap roots, the directory of
+the socket, and the TEE's device, which is asked who it is.`,
+		Example: "  assay-agent check\n  assay-agent check --data-dir ~/agent",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := f.load()
+			if err != nil {
+				return err
+			}
+			return check(c, f.path(), s, time.Now())
+		},
+	}
+	f.add(c)
+	return c
+}
+
+func check(c *cobra.Command, path string, s *config.Settings, at time.Time) error {
+	out := c.OutOrStdout()
+	good := func(format string, a ...any) { _, _ = fmt.Fprintf(out, "ok  "+format+"\n", a...) }
+	// New checks what only the whole can tell.
+	if _, err := agent.New(s.Agent(nil)); err != nil {
+		return err
+	}
+	good("configuration %s: trust domain %s, server %s", path, s.TrustDomain, s.Config.Server)
+	if err := checkRoots(out, c.ErrOrStderr(), s.Roots, at); err != nil {
+		return err
+	}
+	switch err := agent.CheckSocket(s.Config.Socket); {
+	case errors.Is(err, agent.ErrSocketInUse):
+		_, _ = fmt.Fprintf(c.ErrOrStderr(), "warning: an agent serves on %s now; stop it before you start another\n", s.Config.Socket)
+	case err != nil:
+		return err
+	default:
+		good("socket %s", s.Config.Socket)
+	}
+	about, err := s.Attester().Probe(c.Context())
+	if err != nil {
+		return err
+	}
+	good("device %s", about)
+	return nil
+}
+
+// checkRoots lists the roots. One that has ended is a warning while another is
+// good, as it is when a root was replaced.
+func checkRoots(out, warn io.Writer, roots agent.BootstrapRoots, at time.Time) error {
+	expired := roots.Expired(at)
+	if len(expired) == roots.Len() {
+		return &attest.Error{
+			Kind: attest.Stale, Check: "bootstrap_root", Err: fmt.Errorf("no bootstrap root is valid at %s", at.UTC().Format(time.RFC3339)),
+			Hint: "check this machine's clock; `assayd bootstrap export` prints the server's current root",
+		}
+	}
+	for _, r := range roots.Certificates() {
+		_, _ = fmt.Fprintf(out, "ok  bootstrap root %x, until %s\n", sha256.Sum256(r.Raw), r.NotAfter.UTC().Format(time.DateOnly))
+	}
+	for _, r := range expired {
+		_, _ = fmt.Fprintf(warn, "warning: the bootstrap root %x is not valid now\n", sha256.Sum256(r.Raw))
+	}
+	return nil
+}

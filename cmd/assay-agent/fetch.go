@@ -1,0 +1,198 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/internal/cli"
+)
+
+func fetchCommand() *cobra.Command {
+	var (
+		f          socketFlags
+		output     string
+		writeTo    string
+		timeout    time.Duration
+		errTimeout = "how long to wait for an identity"
+	)
+	c := &cobra.Command{
+		Use:   "fetch",
+		Short: "Fetch the SVIDs from the running agent, once",
+		Long: `fetch asks the running agent for its X.509-SVIDs through the Workload API, as a
+workload would. It prints who this TEE is; it never prints a key.
+
+With --write DIR it writes svid.N.pem, svid.N.key (0600) and bundle.N.pem for
+each SVID, each file replaced at once. A key on a disk is the host's: DIR should
+be on a tmpfs.`,
+		Example: "  assay-agent fetch\n  assay-agent fetch --output json\n  assay-agent fetch --write /run/orders",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if output != "text" && output != "json" {
+				return cli.Usagef("use --output text or --output json", "unknown output format %q", output)
+			}
+			path, err := f.find(c)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(c.Context(), timeout)
+			defer cancel()
+			got, err := fetch(ctx, path)
+			if err != nil {
+				return err
+			}
+			if writeTo != "" {
+				if err := writeFiles(c, writeTo, got); err != nil {
+					return err
+				}
+			}
+			return print(c.OutOrStdout(), output, got)
+		},
+	}
+	f.add(c)
+	c.Flags().StringVar(&output, "output", "text", "output format: text or json")
+	c.Flags().StringVar(&writeTo, "write", "", "write the SVIDs, their keys and bundles into this directory")
+	c.Flags().DurationVar(&timeout, "timeout", 10*time.Second, errTimeout)
+	return c
+}
+
+// fetched is one SVID with its key and bundle.
+type fetched struct {
+	svid   *x509svid.SVID
+	bundle []*x509.Certificate
+}
+
+// fetch waits for the first answer that has an SVID: an agent that is still
+// attesting denies, and is asked again until ctx ends.
+func fetch(ctx context.Context, path string) ([]fetched, error) {
+	conn, err := dialAgent(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }()
+	client := workload.NewSpiffeWorkloadAPIClient(conn)
+	withHeader := metadata.AppendToOutgoingContext(ctx, "workload.spiffe.io", "true")
+	for {
+		r, err := fetchOnce(withHeader, client)
+		if err == nil {
+			return parse(r)
+		}
+		switch status.Code(err) { //nolint:exhaustive // every other code is final
+		case codes.PermissionDenied:
+			if wait(ctx) {
+				continue
+			}
+			return nil, noIdentity(path, err)
+		case codes.DeadlineExceeded:
+			return nil, noIdentity(path, err)
+		}
+		return nil, noAgent(path, err)
+	}
+}
+
+func fetchOnce(ctx context.Context, client workload.SpiffeWorkloadAPIClient) (*workload.X509SVIDResponse, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s, err := client.FetchX509SVID(ctx, &workload.X509SVIDRequest{})
+	if err != nil {
+		return nil, err
+	}
+	return s.Recv()
+}
+
+// wait pauses between questions; false when there is no time left.
+func wait(ctx context.Context) bool {
+	t := time.NewTimer(50 * time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// noIdentity asks the agent why there is none: the exit code tells a denial
+// from a server that is away.
+func noIdentity(path string, cause error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if h, err := askHealth(ctx, path); err == nil {
+		if v := h.verdict(); v != nil {
+			return v
+		}
+	}
+	return &attest.Error{Kind: attest.Unavailable, Check: "identity", Err: fmt.Errorf("no identity: %s", status.Convert(cause).Message()), Hint: "see `assay-agent healthcheck`"}
+}
+
+func parse(r *workload.X509SVIDResponse) ([]fetched, error) {
+	var out []fetched
+	for _, m := range r.GetSvids() {
+		v, err := x509svid.ParseRaw(m.GetX509Svid(), m.GetX509SvidKey())
+		if err != nil {
+			return nil, &attest.Error{Kind: attest.Malformed, Check: "svid", Err: err}
+		}
+		b, err := x509.ParseCertificates(m.GetBundle())
+		if err != nil {
+			return nil, &attest.Error{Kind: attest.Malformed, Check: "bundle", Err: err}
+		}
+		out = append(out, fetched{v, b})
+	}
+	if len(out) == 0 {
+		return nil, &attest.Error{Kind: attest.Malformed, Check: "svid", Err: fmt.Errorf("the agent answered without an SVID")}
+	}
+	return out, nil
+}
+
+// shown is an SVID as it is printed: everything but the key.
+type shown struct {
+	SPIFFEID  string    `json:"spiffe_id"`
+	Serial    string    `json:"serial"` // hex, as in the server's ledger
+	NotBefore time.Time `json:"not_before"`
+	NotAfter  time.Time `json:"not_after"`
+	SVID      string    `json:"x509_svid"` // PEM, leaf first
+	Bundle    string    `json:"bundle"`    // PEM
+}
+
+func print(w io.Writer, output string, got []fetched) error {
+	var all []shown
+	for _, g := range got {
+		leaf := g.svid.Certificates[0]
+		all = append(all, shown{
+			g.svid.ID.String(), fmt.Sprintf("%x", leaf.SerialNumber.Bytes()), leaf.NotBefore.UTC(), leaf.NotAfter.UTC(),
+			string(certificates(g.svid.Certificates)), string(certificates(g.bundle)),
+		})
+	}
+	if output == "json" {
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(map[string]any{"svids": all})
+	}
+	for _, s := range all {
+		if _, err := fmt.Fprintf(w, "%s\n  serial      %s\n  not before  %s\n  not after   %s\n", s.SPIFFEID, s.Serial, s.NotBefore.Format(time.RFC3339), s.NotAfter.Format(time.RFC3339)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func certificates(certs []*x509.Certificate) []byte {
+	var b bytes.Buffer
+	for _, c := range certs {
+		b.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
+	}
+	return b.Bytes()
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"github.com/assay-project/assay/attest"
+	agent "github.com/assay-project/assay/enclave-agent"
+	"github.com/assay-project/assay/internal/cli"
+)
+
+func healthcheckCommand() *cobra.Command {
+	var (
+		f       socketFlags
+		output  string
+		timeout time.Duration
+	)
+	c := &cobra.Command{
+		Use:   "healthcheck",
+		Short: "Say whether the running agent serves an identity",
+		Long: `healthcheck asks the running agent through its socket.
+
+Exit codes: 0 a workload gets an SVID now; 5 the wall clock departs from the
+server's time, so nothing is served; 6 there is no identity, and policy denied
+the last attestation; 7 there is no identity, or no agent.`,
+		Example: "  assay-agent healthcheck\n  assay-agent healthcheck --output json",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if output != "text" && output != "json" {
+				return cli.Usagef("use --output text or --output json", "unknown output format %q", output)
+			}
+			path, err := f.find(c)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(c.Context(), timeout)
+			defer cancel()
+			h, err := askHealth(ctx, path)
+			if err != nil {
+				return err
+			}
+			if err := h.write(c.OutOrStdout(), output); err != nil {
+				return err
+			}
+			return h.verdict()
+		},
+	}
+	f.add(c)
+	c.Flags().StringVar(&output, "output", "text", "output format: text or json")
+	c.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "how long to wait for the agent")
+	return c
+}
+
+// health is what the agent says of itself: "good", "bad" or "unknown".
+type health struct {
+	Serving  string `json:"serving"`  // a workload gets an SVID now
+	Identity string `json:"identity"` // a live SVID is held
+	Clock    string `json:"clock"`    // the wall clock agrees with the server's time
+	Server   string `json:"server"`   // the last attestation was answered
+	Policy   string `json:"policy"`   // the last attestation was not denied by policy
+}
+
+func askHealth(ctx context.Context, path string) (health, error) {
+	conn, err := dialAgent(path)
+	if err != nil {
+		return health{}, err
+	}
+	defer func() { _ = conn.Close() }()
+	var h health
+	for service, into := range map[string]*string{
+		agent.HealthOverall: &h.Serving, agent.HealthIdentity: &h.Identity, agent.HealthClock: &h.Clock,
+		agent.HealthServer: &h.Server, agent.HealthPolicy: &h.Policy,
+	} {
+		r, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{Service: service})
+		if err != nil {
+			return health{}, noAgent(path, err)
+		}
+		switch r.GetStatus() {
+		case healthpb.HealthCheckResponse_SERVING:
+			*into = "good"
+		case healthpb.HealthCheckResponse_NOT_SERVING:
+			*into = "bad"
+		case healthpb.HealthCheckResponse_UNKNOWN, healthpb.HealthCheckResponse_SERVICE_UNKNOWN:
+			*into = "unknown"
+		}
+	}
+	return h, nil
+}
+
+func (h health) write(w io.Writer, output string) error {
+	if output == "json" {
+		return json.NewEncoder(w).Encode(h)
+	}
+	_, err := fmt.Fprintf(w, "serving   %s\nidentity  %s\nclock     %s\nserver    %s\npolicy    %s\n", h.Serving, h.Identity, h.Clock, h.Server, h.Policy)
+	return err
+}
+
+// verdict is the error whose kind is the exit code.
+func (h health) verdict() error {
+	switch {
+	case h.Serving == "good":
+		return nil
+	case h.Clock == "bad":
+		return &attest.Error{Kind: attest.Stale, Check: "clock", Err: errors.New("the wall clock departs from the server's time, so nothing is served"), Hint: "set this machine's clock; the agent resumes by itself"}
+	case h.Policy == "bad":
+		return &attest.Error{Kind: attest.Denied, Check: "policy", Err: errors.New("policy denied the last attestation"), Hint: "the agent's log has the reference for `assay ledger show`"}
+	}
+	return &attest.Error{Kind: attest.Unavailable, Check: "identity", Err: errors.New("the agent holds no identity"), Hint: "the agent's log says why"}
+}
+
+func dialAgent(path string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials())) // a unix socket of this machine
+}
+
+func noAgent(path string, err error) error {
+	return &attest.Error{
+		Kind: attest.Unavailable, Check: "socket", Err: fmt.Errorf("no agent answers on %s: %s", path, strings.TrimSpace(status.Convert(err).Message())),
+		Hint: "start it with `assay-agent run`, or name its socket with --socket",
+	}
+}

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	simnitro "github.com/assay-project/assay/simulators/nitro"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"assay-agent": main})
+}
+
+// The sessions without a server: what people meet when something is wrong.
+func TestSessions(t *testing.T) {
+	testscript.Run(t, params("testdata/script"))
+}
+
+func params(dir string) testscript.Params {
+	return testscript.Params{
+		Dir:                 dir,
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(e *testscript.Env) error {
+			// Sockets need short paths: $R is one.
+			short, err := os.MkdirTemp("", "a")
+			if err != nil {
+				return err
+			}
+			e.Defer(func() { _ = os.RemoveAll(short) })
+			e.Setenv("R", short)
+			return nil
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "root" {
+				return os.Getuid() == 0, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"root":     makeRoot,
+			"nsm":      serveNSM,
+			"occupy":   occupy,
+			"exitcode": exitCode,
+			"appear":   appear,
+			"retry":    retry,
+			"freeport": freePort,
+			"filemode": fileMode,
+		},
+	}
+}
+
+// root FILE TRUST_DOMAIN [expired] writes a bootstrap root.
+func makeRoot(ts *testscript.TestScript, _ bool, args []string) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	end := time.Now().Add(time.Hour)
+	if len(args) == 3 {
+		end = time.Now().Add(-time.Hour)
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "bootstrap root"},
+		NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: end, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	if args[1] != "-" {
+		tmpl.URIs = []*url.URL{{Scheme: "spiffe", Host: args[1]}}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+}
+
+// nsm PATH serves a simulated NSM.
+func serveNSM(ts *testscript.TestScript, _ bool, args []string) {
+	auth, err := simnitro.NewAuthority(simnitro.AuthorityOptions{})
+	ts.Check(err)
+	m, err := auth.Launch(simnitro.Launch{Image: simnitro.ImageFromSeed("orders")})
+	ts.Check(err)
+	l, err := simnitro.Listen(args[0])
+	ts.Check(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.Serve(ctx, l) }()
+	ts.Defer(func() { cancel(); <-done })
+}
+
+// occupy PATH listens on a socket that is no agent's.
+func occupy(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("unix", args[0])
+	ts.Check(err)
+	ts.Defer(func() { _ = l.Close() })
+}
+
+// exitcode N CMD ARGS… wants a command of ours to end with the code. Its output
+// goes where exec's does.
+func exitCode(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	got := "0"
+	if err != nil {
+		got = strings.TrimPrefix(err.Error(), "exit status ")
+	}
+	if got != args[0] {
+		ts.Fatalf("exit code %s, want %s", got, args[0])
+	}
+}
+
+// appear PATH waits for a file.
+func appear(ts *testscript.TestScript, _ bool, args []string) {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Lstat(args[0]); err == nil {
+			return
+		}
+	}
+	ts.Fatalf("%s never appeared", args[0])
+}
+
+// retry CMD ARGS… runs the command until it succeeds.
+func retry(ts *testscript.TestScript, _ bool, args []string) {
+	var err error
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if err = ts.Exec(args[0], args[1:]...); err == nil {
+			return
+		}
+	}
+	ts.Fatalf("%s never succeeded: %v", strings.Join(args, " "), err)
+}
+
+// freeport NAME sets a variable to a port on which nothing listens.
+func freePort(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	ts.Check(err)
+	ts.Check(l.Close())
+	ts.Setenv(args[0], port)
+}
+
+// filemode FILE MODE wants a file's mode, as in 0600.
+func fileMode(ts *testscript.TestScript, _ bool, args []string) {
+	st, err := os.Stat(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if got := st.Mode().Perm().String(); got != args[1] {
+		ts.Fatalf("%s has mode %s, want %s", args[0], got, args[1])
+	}
+}
