@@ -117,7 +117,7 @@ func (c *lru) get(k digest, at time.Time) *link {
 	if !ok {
 		return nil
 	}
-	l := e.Value.(entry).link //nolint:forcetypeassert // the list holds entries only
+	l := e.Value.(entry).link // the list holds entries only
 	if at.After(l.notAfter) {
 		c.order.Remove(e)
 		delete(c.byKey, k)
@@ -143,7 +143,7 @@ func (c *lru) put(k digest, l *link) {
 	for c.order.Len() >= c.size {
 		oldest := c.order.Back()
 		c.order.Remove(oldest)
-		delete(c.byKey, oldest.Value.(entry).key) //nolint:forcetypeassert // the list holds entries only
+		delete(c.byKey, oldest.Value.(entry).key) // the list holds entries only
 		c.evictions.Add(1)
 	}
 	c.byKey[k] = c.order.PushFront(entry{key: k, link: l})

@@ -1,7 +1,6 @@
 package nitro
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 
@@ -21,7 +20,7 @@ const (
 
 // protectedES384 is the map {1: -35}, alg = ES384. It is the only protected
 // header that the NSM writes, and the only one that is understood here.
-var protectedES384 = []byte{0xa1, 0x01, 0x38, 0x22} //nolint:gochecknoglobals // a constant that Go cannot express
+const protectedES384 = "\xa1\x01\x38\x22"
 
 // envelope is a COSE_Sign1 message whose signature nobody has verified.
 type envelope struct {
@@ -117,7 +116,7 @@ func (m modes) open(body []byte) (envelope, error) {
 	if len(env.payload) == 0 {
 		return envelope{}, refuse(CheckCOSEStructure, detail{err: errors.New("the payload is empty")})
 	}
-	if !bytes.Equal(env.protected, protectedES384) {
+	if string(env.protected) != protectedES384 {
 		return envelope{}, m.refuseProtected(env.protected)
 	}
 	if len(msg.Unprotected) != 1 || msg.Unprotected[0] != 0xa0 {
@@ -142,19 +141,19 @@ func (m modes) refuseProtected(h []byte) error {
 	if len(h) == 0 || h[0]>>5 != majorMap {
 		return refuse(CheckCOSEProtected, detail{
 			err:      errors.New("the protected header is not a map"),
-			expected: clipHex(protectedES384), got: clipHex(h),
+			expected: clipHex([]byte(protectedES384)), got: clipHex(h),
 		})
 	}
 	if err := m.outer.Unmarshal(h, &fields); err != nil {
 		return refuse(CheckCOSEProtected, detail{
-			err: fmt.Errorf("the protected header: %w", err), expected: clipHex(protectedES384), got: clipHex(h),
+			err: fmt.Errorf("the protected header: %w", err), expected: clipHex([]byte(protectedES384)), got: clipHex(h),
 		})
 	}
 	alg, ok := fields[int64(1)]
 	if !ok || len(fields) != 1 {
 		return refuse(CheckCOSEProtected, detail{
 			err:      errors.New("the protected header must hold alg and nothing else: what is not understood cannot be honoured"),
-			expected: clipHex(protectedES384), got: clipHex(h),
+			expected: clipHex([]byte(protectedES384)), got: clipHex(h),
 		})
 	}
 	var n int64
@@ -166,6 +165,6 @@ func (m modes) refuseProtected(h []byte) error {
 	}
 	return refuse(CheckCOSEProtected, detail{
 		err:      errors.New("the protected header is not in its shortest form"),
-		expected: clipHex(protectedES384), got: clipHex(h),
+		expected: clipHex([]byte(protectedES384)), got: clipHex(h),
 	})
 }

@@ -69,7 +69,7 @@ func TestWeAdmitNothingOfRecordedDocumentsThatNitriteRefuses(t *testing.T) {
 		} {
 			n.compare(t, r.name+" "+name, v, nil, r.body, at)
 		}
-		for _, body := range flipped(r.body, 2477) {
+		for _, body := range flipped(r.body, 9973) {
 			n.compare(t, r.name+" flipped", v, nil, body, r.at)
 		}
 	}
@@ -91,7 +91,7 @@ func TestWeAdmitNoFaultThatNitriteRefuses(t *testing.T) {
 		n.compare(t, "good", v, roots, body, epoch)
 		n.compare(t, "good, expired", v, roots, body, epoch.Add(5*time.Hour))
 		n.compare(t, "good, of another root", hardware(t), nil, body, epoch)
-		for _, b := range flipped(body, 1601) {
+		for _, b := range flipped(body, 5003) {
 			n.compare(t, "flipped", v, roots, b, epoch)
 		}
 	}

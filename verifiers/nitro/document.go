@@ -78,7 +78,7 @@ func (m modes) read(payload []byte) (*document, error) {
 		nonce:       r.bytes(keyNonce, true),
 		cabundle:    r.list(keyCABundle),
 	}
-	pcrs := r.indexed(keyPCRs)
+	pcrs := r.registers(keyPCRs)
 	stamp, negative := r.integer(keyTimestamp)
 	if r.err != nil {
 		return nil, r.err
@@ -220,51 +220,93 @@ func (r *reader) list(key string) [][]byte {
 		r.wrong(key, "an array of byte strings", raw)
 		return nil
 	}
-	var items []cbor.RawMessage
-	if err := r.modes.inner.Unmarshal(raw, &items); err != nil {
-		r.wrong(key, "an array of byte strings", raw)
-		return nil
-	}
-	out := make([][]byte, len(items))
-	for i, it := range items {
-		b, _, ok := byteString(it)
+	out := make([][]byte, 0, maxBundle)
+	ok := flat(raw, func(item []byte) bool {
+		b, _, ok := byteString(item)
 		if !ok {
-			r.wrong(fmt.Sprintf("%s[%d]", key, i), "a byte string of definite length", it)
-			return nil
+			r.wrong(fmt.Sprintf("%s[%d]", key, len(out)), "a byte string of definite length", item)
 		}
-		out[i] = b
+		out = append(out, b)
+		return ok
+	})
+	if !ok {
+		r.wrong(key, "an array of byte strings of definite length", raw)
+		return nil
 	}
 	return out
 }
 
-// indexed returns a map from integers to the contents of byte strings.
-func (r *reader) indexed(key string) map[int64]cbor.RawMessage {
+// registers is the content of pcrs.
+type registers struct {
+	values map[int]attest.Bytes // those with an index that there is
+	count  int                  // all of them
+	stray  string               // an index that there is not, or ""
+}
+
+// index of a register as it stands in the document.
+type index struct {
+	n        uint64
+	negative bool
+}
+
+// registers returns a map from integers to byte strings.
+func (r *reader) registers(key string) registers {
 	raw := r.fields[key]
 	if len(raw) == 0 || raw[0]>>5 != majorMap {
 		r.wrong(key, "a map from integers to byte strings", raw)
-		return nil
+		return registers{}
 	}
-	var items map[int64]cbor.RawMessage
-	if err := r.modes.inner.Unmarshal(raw, &items); err != nil {
-		if r.err == nil {
-			r.err = refuseCBOR(key, err)
+	out := registers{values: make(map[int]attest.Bytes, maxPCRs/2)}
+	strays := make(map[index]bool) // without an entry it costs nothing
+	var at index
+	var isValue bool
+	ok := flat(raw, func(item []byte) bool {
+		if !isValue {
+			isValue = true
+			major, n, _, _, _ := head(item)
+			at = index{n, major == majorNegative}
+			if major != majorUnsigned && major != majorNegative {
+				r.wrong("an index in "+key, "an integer", item)
+			}
+			return r.err == nil
 		}
-		return nil
-	}
-	for i, it := range items {
-		b, _, ok := byteString(it)
+		isValue = false
+		out.count++
+		b, _, ok := byteString(item)
 		if !ok {
-			r.wrong(fmt.Sprintf("%s[%d]", key, i), "a byte string of definite length", it)
-			return nil
+			r.wrong(fmt.Sprintf("%s[%s]", key, at), "a byte string of definite length", item)
+			return false
 		}
-		items[i] = b
+		if at.negative || at.n >= maxPCRs {
+			ok = !strays[at]
+			strays[at], out.stray = true, at.String()
+		} else {
+			_, dup := out.values[int(at.n)]
+			ok = !dup
+			out.values[int(at.n)] = b
+		}
+		if !ok && r.err == nil {
+			r.err = refuse(CheckDocDuplicateKey, detail{err: fmt.Errorf("%s holds one index twice", key), got: at.String()})
+		}
+		return ok
+	})
+	if !ok || isValue {
+		r.wrong(key, "a map from integers to byte strings of definite length", raw)
 	}
-	return items
+	return out
+}
+
+// String writes the index as a number. CBOR's negative n stands for -1-n.
+func (i index) String() string {
+	if i.negative {
+		return fmt.Sprintf("-1-%d", i.n)
+	}
+	return fmt.Sprintf("%d", i.n)
 }
 
 // check holds the values against the specification's limits, and fills in the
 // timestamp and the PCRs.
-func (d *document) check(stamp uint64, negative bool, pcrs map[int64]cbor.RawMessage) error {
+func (d *document) check(stamp uint64, negative bool, pcrs registers) error {
 	if !printable(d.moduleID) {
 		return refuse(CheckModuleID, detail{
 			err:      errors.New("module_id does not name an enclave"),
@@ -309,28 +351,25 @@ func (d *document) check(stamp uint64, negative bool, pcrs map[int64]cbor.RawMes
 	return checkLength(CheckNonceLength, keyNonce, d.nonce, 0, maxField)
 }
 
-func (d *document) checkPCRs(pcrs map[int64]cbor.RawMessage) error {
-	if len(pcrs) < 1 || len(pcrs) > maxPCRs {
+func (d *document) checkPCRs(pcrs registers) error {
+	if pcrs.count < 1 || pcrs.count > maxPCRs {
 		return refuse(CheckPCRCount, detail{
-			err: errors.New("pcrs is empty or too large"), expected: fmt.Sprintf("1 to %d entries", maxPCRs), got: fmt.Sprintf("%d", len(pcrs)),
+			err: errors.New("pcrs is empty or too large"), expected: fmt.Sprintf("1 to %d entries", maxPCRs), got: fmt.Sprintf("%d", pcrs.count),
 		})
 	}
-	d.pcrs = make(map[int]attest.Bytes, len(pcrs))
-	for i := range pcrs {
-		if i < 0 || i >= maxPCRs {
-			return refuse(CheckPCRIndex, detail{
-				err: errors.New("there is no such PCR"), expected: fmt.Sprintf("0 to %d", maxPCRs-1), got: fmt.Sprintf("%d", i),
-			})
-		}
+	if pcrs.stray != "" {
+		return refuse(CheckPCRIndex, detail{
+			err: errors.New("there is no such PCR"), expected: fmt.Sprintf("0 to %d", maxPCRs-1), got: pcrs.stray,
+		})
 	}
-	for i, v := range pcrs {
+	for i, v := range pcrs.values {
 		if len(v) != pcrSize {
 			return refuse(CheckPCRLength, detail{
 				err: fmt.Errorf("PCR%d does not have the length of SHA-384", i), expected: fmt.Sprintf("%d bytes", pcrSize), got: fmt.Sprintf("%d bytes", len(v)),
 			})
 		}
-		d.pcrs[int(i)] = attest.Bytes(v)
 	}
+	d.pcrs = pcrs.values
 	return nil
 }
 

@@ -67,6 +67,59 @@ func content(raw []byte, want byte) (s []byte, shortest, ok bool) {
 // byteString returns what a definite byte string holds, without copying.
 func byteString(raw []byte) (s []byte, shortest, ok bool) { return content(raw, majorBytes) }
 
+// cborBreak ends a container of indefinite length.
+const cborBreak = 0xff
+
+// flat calls f with each item of an array, or with each key and each value of a
+// map, in order and without copying, until f returns false. The container may
+// have indefinite length; its items must be integers and definite strings,
+// which is all that the format nests. It reports whether f saw every item and
+// the container ends where raw does.
+func flat(raw []byte, f func(item []byte) bool) bool {
+	if len(raw) == 0 || (raw[0]>>5 != majorArray && raw[0]>>5 != majorMap) {
+		return false
+	}
+	left, indefinite := uint64(0), raw[0]&0x1f == 0x1f
+	if indefinite {
+		raw = raw[1:]
+	} else {
+		major, n, size, _, ok := head(raw)
+		if !ok || n > uint64(len(raw)) {
+			return false
+		}
+		if left = n; major == majorMap {
+			left *= 2
+		}
+		raw = raw[size:]
+	}
+	for ; ; left-- {
+		switch {
+		case indefinite && len(raw) > 0 && raw[0] == cborBreak:
+			return len(raw) == 1
+		case !indefinite && left == 0:
+			return len(raw) == 0
+		}
+		major, n, size, _, ok := head(raw)
+		if !ok {
+			return false
+		}
+		switch major {
+		case majorUnsigned, majorNegative:
+		case majorBytes, majorText:
+			if n > uint64(len(raw)-size) {
+				return false
+			}
+			size += int(n) //nolint:gosec // at most len(raw)
+		default:
+			return false
+		}
+		if !f(raw[:size]) {
+			return false
+		}
+		raw = raw[size:]
+	}
+}
+
 // clipHex shortens bytes of a stranger for an error message.
 func clipHex(b []byte) string {
 	const n = 24

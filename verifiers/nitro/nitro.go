@@ -10,7 +10,13 @@ import (
 	"time"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/verifiers"
 )
+
+// platform is what this package verifies.
+const platform = attest.AWSNitro
+
+var _ verifiers.Verifier = (*Verifier)(nil)
 
 // Verifier authenticates Nitro Enclaves documents under its pinned roots. It
 // starts no goroutine, reads no clock, and is safe for concurrent use.

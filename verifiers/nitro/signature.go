@@ -9,7 +9,6 @@ import (
 
 	"github.com/hf/nitrite"
 
-	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/verifiers"
 )
 
@@ -84,8 +83,3 @@ func checkTimes(d *document, leaf *link, at time.Time) error {
 	}
 	return nil
 }
-
-var _ verifiers.Verifier = (*Verifier)(nil)
-
-// platform is what this package verifies.
-const platform = attest.AWSNitro
