@@ -67,7 +67,7 @@ func digests(ders [][]byte) []digest {
 	_, _ = h.Write([]byte(chainTag)) // a hash.Hash never fails
 	var n [4]byte
 	for i, der := range ders {
-		binary.BigEndian.PutUint32(n[:], uint32(len(der))) //nolint:gosec // at most MaxSize
+		binary.BigEndian.PutUint32(n[:], uint32(len(der)))
 		_, _ = h.Write(n[:])
 		_, _ = h.Write(der)
 		h.Sum(out[i][:0])

@@ -109,7 +109,7 @@ func flat(raw []byte, f func(item []byte) bool) bool {
 			if n > uint64(len(raw)-size) {
 				return false
 			}
-			size += int(n) //nolint:gosec // at most len(raw)
+			size += int(n)
 		default:
 			return false
 		}

@@ -181,12 +181,12 @@ func FuzzPayload(f *testing.F) {
 			t.Fatalf("we read what nitrite cannot: %v", err)
 		}
 		ours := nitrite.Document{
-			ModuleID: d.moduleID, Timestamp: uint64(d.timestamp.UnixMilli()), Digest: d.digest, //nolint:gosec // positive
+			ModuleID: d.moduleID, Timestamp: uint64(d.timestamp.UnixMilli()), Digest: d.digest,
 			PCRs: make(map[uint][]byte), Certificate: d.certificate, CABundle: d.cabundle,
 			PublicKey: d.publicKey, UserData: d.userData, Nonce: d.nonce,
 		}
 		for i, v := range d.pcrs {
-			ours.PCRs[uint(i)] = v //nolint:gosec // 0 to 31
+			ours.PCRs[uint(i)] = v
 		}
 		if diff := cmp.Diff(theirs, ours); diff != "" {
 			t.Errorf("(-nitrite +ours):\n%s", diff)

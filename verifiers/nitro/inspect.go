@@ -47,6 +47,7 @@ type UnverifiedCertificate struct {
 	Key       string       `json:"key,omitempty"` // "ECDSA on P-384"
 	CA        bool         `json:"ca"`
 	Problem   string       `json:"problem,omitempty"`
+	DER       attest.Bytes `json:"-"` // as given
 }
 
 // Inspect decodes a document without trusting it, as far as it can be decoded:
@@ -116,7 +117,7 @@ func (u *Unverified) fill(f map[string]cbor.RawMessage) {
 	u.ModuleID, u.Digest = looseText(f[keyModuleID]), looseText(f[keyDigest])
 	u.PublicKey, u.UserData, u.Nonce = looseBytes(f[keyPublicKey]), looseBytes(f[keyUserData]), looseBytes(f[keyNonce])
 	if major, n, size, _, ok := head(f[keyTimestamp]); ok && major == majorUnsigned && size == len(f[keyTimestamp]) && n <= maxTimestamp {
-		t := time.UnixMilli(int64(n)).UTC() //nolint:gosec // at most maxTimestamp
+		t := time.UnixMilli(int64(n)).UTC()
 		u.Timestamp = &t
 	}
 	u.PCRs, u.NitroTPMPCRs = looseIndexed(f[keyPCRs]), looseIndexed(f[keyNitroTPM])
@@ -152,14 +153,14 @@ func looseIndexed(raw []byte) map[int]attest.Bytes {
 	return out
 }
 
-func describe(der []byte) UnverifiedCertificate {
+func describe(der attest.Bytes) UnverifiedCertificate {
 	sum := sha256.Sum256(der)
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
-		return UnverifiedCertificate{SHA256: sum[:], Problem: err.Error()}
+		return UnverifiedCertificate{SHA256: sum[:], DER: der, Problem: err.Error()}
 	}
 	return UnverifiedCertificate{
 		SHA256: sum[:], Subject: c.Subject.String(), Issuer: c.Issuer.String(),
-		NotBefore: c.NotBefore, NotAfter: c.NotAfter, Key: keyKind(c), CA: c.IsCA,
+		NotBefore: c.NotBefore, NotAfter: c.NotAfter, Key: keyKind(c), CA: c.IsCA, DER: der,
 	}
 }

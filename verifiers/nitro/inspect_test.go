@@ -1,6 +1,8 @@
 package nitro_test
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -30,6 +32,11 @@ func TestInspectShowsWhatADocumentSays(t *testing.T) {
 	}
 	if len(u.Chain) != 5 || !u.Chain[0].CA || u.Chain[4].CA || u.Chain[4].Key != "ECDSA on P-384" || u.Chain[1].Issuer != u.Chain[0].Subject {
 		t.Errorf("chain %+v", u.Chain)
+	}
+	for i, c := range u.Chain {
+		if sum := sha256.Sum256(c.DER); !bytes.Equal(sum[:], c.SHA256) {
+			t.Errorf("certificate %d: the DER has another digest", i)
+		}
 	}
 	if _, err := json.Marshal(u); err != nil {
 		t.Error(err)

@@ -22,12 +22,12 @@ func wrapped(t testing.TB, doc []byte) map[string][]byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	scale := binary.LittleEndian.AppendUint16([]byte{0, 2}, uint16(len(doc)<<2|1)) //nolint:gosec // a test's document
+	scale := binary.LittleEndian.AppendUint16([]byte{0, 2}, uint16(len(doc)<<2|1))
 	return map[string][]byte{
 		"document":              doc,
 		"response":              response,
-		"document with length":  append(binary.BigEndian.AppendUint32(nil, uint32(len(doc))), doc...),           //nolint:gosec // likewise
-		"response with length":  append(binary.BigEndian.AppendUint32(nil, uint32(len(response))), response...), //nolint:gosec // likewise
+		"document with length":  append(binary.BigEndian.AppendUint32(nil, uint32(len(doc))), doc...),
+		"response with length":  append(binary.BigEndian.AppendUint32(nil, uint32(len(response))), response...),
 		"SCALE":                 append(scale, doc...),
 		"SCALE and more fields": append(append(scale, doc...), `{"and":"more"}`...),
 	}

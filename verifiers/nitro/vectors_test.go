@@ -165,12 +165,12 @@ func TestOurClaimsEqualNitritesDocument(t *testing.T) {
 func fromNitrite(d *nitrite.Document) attest.Nitro {
 	n := attest.Nitro{
 		ModuleID:  d.ModuleID,
-		Timestamp: time.UnixMilli(int64(d.Timestamp)).UTC(), //nolint:gosec // a test's timestamp
+		Timestamp: time.UnixMilli(int64(d.Timestamp)).UTC(),
 		PCRs:      make(map[int]attest.Bytes),
 		PublicKey: d.PublicKey, UserData: d.UserData, Nonce: d.Nonce,
 	}
 	for i, v := range d.PCRs {
-		n.PCRs[int(i)] = v //nolint:gosec // at most 31
+		n.PCRs[int(i)] = v
 	}
 	zero := make([]byte, 48)
 	n.Debug = bytes.Equal(d.PCRs[0], zero) && bytes.Equal(d.PCRs[1], zero) && bytes.Equal(d.PCRs[2], zero)
