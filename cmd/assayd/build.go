@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/internal/strictyaml"
+	"github.com/assay-project/assay/issuer/ca"
+	"github.com/assay-project/assay/issuer/config"
+	"github.com/assay-project/assay/issuer/keys"
+	"github.com/assay-project/assay/issuer/ledger"
+	"github.com/assay-project/assay/issuer/store"
+	"github.com/assay-project/assay/verifiers"
+	"github.com/assay-project/assay/verifiers/nitro"
+)
+
+// starting makes an error of the start-up a mistake in the configuration: the
+// operator can mend what is on this machine.
+func starting(err error) error {
+	var (
+		usage *cli.UsageError
+		yaml  strictyaml.Errors
+		ae    *attest.Error
+	)
+	switch {
+	case err == nil, errors.As(err, &usage), errors.As(err, &yaml), errors.Is(err, context.Canceled):
+		return err
+	case errors.As(err, &ae):
+		return &cli.UsageError{Err: err, Hint: ae.Hint}
+	}
+	return &cli.UsageError{Err: err}
+}
+
+// verifierSet is every platform's verifier under the roots of the trust
+// domain's kind.
+func verifierSet(cfg *config.Config) (verifiers.Set, *nitro.Verifier, error) {
+	roots := nitro.HardwareRoots()
+	if cfg.Simulated() {
+		pem, err := os.ReadFile(cfg.Nitro.SimulatedRoot)
+		if err != nil {
+			return verifiers.Set{}, nil, cli.Usagef("nitro.simulated_root names it", "cannot read the simulated root: %w", err)
+		}
+		if roots, err = nitro.SimulatedRoots(pem); err != nil {
+			return verifiers.Set{}, nil, cli.Usagef("`teesim nitro root --authority DIR` prints one", "%s is not a simulator's root: %w", cfg.Nitro.SimulatedRoot, err)
+		}
+	}
+	v, err := nitro.New(roots)
+	if err != nil {
+		return verifiers.Set{}, nil, starting(err)
+	}
+	set, err := verifiers.NewSet(v)
+	return set, v, starting(err)
+}
+
+// data is what the server keeps on disk, open.
+type data struct {
+	store  *store.SQLite
+	ledger *ledger.Ledger
+	ca     *ca.CA
+}
+
+func databasePath(cfg *config.Config) string { return filepath.Join(cfg.DataDir, "assay.db") }
+
+// notInitialised says that init was never run here, if so.
+func notInitialised(cfg *config.Config) error {
+	if _, err := os.Stat(databasePath(cfg)); errors.Is(err, fs.ErrNotExist) {
+		return cli.Usagef("run `assayd init --trust-domain "+cfg.TrustDomain+"` first, or mend data_dir", "%s holds no database", cfg.DataDir)
+	}
+	return nil
+}
+
+// openData opens database, keys, ledger and CA. The caller closes the store.
+func openData(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *data, err error) {
+	if err := notInitialised(cfg); err != nil {
+		return nil, err
+	}
+	st, err := store.OpenSQLite(ctx, databasePath(cfg))
+	if err != nil {
+		return nil, starting(err)
+	}
+	defer func() {
+		if err != nil {
+			err = starting(errors.Join(err, st.Close()))
+		}
+	}()
+	if err := checkKind(ctx, cfg, st); err != nil {
+		return nil, err
+	}
+	ring, err := keys.OpenDir(filepath.Join(cfg.DataDir, "keys"))
+	if err != nil {
+		return nil, err
+	}
+	signer, err := ca.CheckpointSigner(ctx, ring)
+	if err != nil {
+		return nil, err
+	}
+	l, err := ledger.Open(ctx, st, cfg.TrustDomain, signer, ledger.Options{
+		Now: time.Now, Log: log, Sink: cfg.CheckpointSink, Retain: cfg.RetainEvidence,
+	})
+	if err != nil {
+		return nil, err
+	}
+	authority, err := ca.Open(ctx, ca.Config{
+		TrustDomain: cfg.TrustDomain, Simulated: cfg.Simulated(), DataDir: cfg.DataDir,
+		Keys: ring, Store: st, Results: l, Now: time.Now, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &data{store: st, ledger: l, ca: authority}, nil
+}
+
+// checkKind compares the trust domain and its kind with the database's: both
+// are fixed for life.
+func checkKind(ctx context.Context, cfg *config.Config, st *store.SQLite) error {
+	tds, err := st.TrustDomains(ctx)
+	if err != nil {
+		return starting(err)
+	}
+	for _, td := range tds {
+		if td.Name != cfg.TrustDomain {
+			continue
+		}
+		if td.Simulated != cfg.Simulated() {
+			return cli.Usagef("use another data_dir", "%s was made for a trust domain of another kind (simulated: %t)", cfg.DataDir, td.Simulated)
+		}
+		return nil
+	}
+	var names []string
+	for _, td := range tds {
+		names = append(names, td.Name)
+	}
+	return cli.Usagef("the trust domain of a data directory is fixed for life: mend trust_domain or data_dir", "%s was made for trust domain %v, not %s", cfg.DataDir, names, cfg.TrustDomain)
+}
+
+// checkData looks at the data without changing anything, also while a server
+// runs on it.
+func checkData(ctx context.Context, cfg *config.Config) (err error) {
+	if err := notInitialised(cfg); err != nil {
+		return err
+	}
+	st, err := store.OpenSQLiteReadOnly(ctx, databasePath(cfg))
+	if err != nil {
+		return starting(err)
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	if err := checkKind(ctx, cfg, st); err != nil {
+		return err
+	}
+	ring, err := keys.OpenDir(filepath.Join(cfg.DataDir, "keys"))
+	if err != nil {
+		return starting(err)
+	}
+	if _, err := ca.CheckpointSigner(ctx, ring); err != nil {
+		return starting(err)
+	}
+	return nil
+}
+
+// logger is the log that the configuration asks for.
+func logger(cfg *config.Config, w io.Writer) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(cfg.Log.Level)); err != nil {
+		level = slog.LevelInfo // validated before
+	}
+	o := &slog.HandlerOptions{Level: level}
+	if cfg.Log.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// describe is the first line of the log: what this server is.
+func describe(cfg *config.Config) string {
+	if cfg.Simulated() {
+		return fmt.Sprintf("SIMULATED trust domain %s: its identities stand for no hardware", cfg.TrustDomain)
+	}
+	return "trust domain " + cfg.TrustDomain
+}

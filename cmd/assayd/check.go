@@ -1,0 +1,49 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/assay-project/assay/issuer"
+)
+
+func checkCommand() *cobra.Command {
+	var flags configFlags
+	c := &cobra.Command{
+		Use:   "check",
+		Short: "Validate configuration, policy, keys and database without starting",
+		Example: `  assayd check
+  assayd check --config ./assayd.yaml`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := flags.load()
+			if err != nil {
+				return err
+			}
+			set, _, err := verifierSet(cfg)
+			if err != nil {
+				return err
+			}
+			p, err := issuer.LoadPolicyFile(cfg.Policy, cfg.TrustDomain, logger(cfg, c.ErrOrStderr()))
+			if err != nil {
+				return err
+			}
+			if err := checkData(c.Context(), cfg); err != nil {
+				return err
+			}
+			kind := "hardware"
+			if set.Simulated() {
+				kind = "SIMULATED hardware"
+			}
+			b := p.Current()
+			for _, w := range b.Warnings() {
+				_, _ = fmt.Fprintf(c.ErrOrStderr(), "warning: %s", w.Render())
+			}
+			_, err = fmt.Fprintf(c.OutOrStdout(), "ok: trust domain %s, of %s; policy %s with %d workloads\n", cfg.TrustDomain, kind, b.Version(), len(b.Workloads()))
+			return err
+		},
+	}
+	flags.add(c)
+	return c
+}

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/issuer/ca"
+	"github.com/assay-project/assay/issuer/config"
+	"github.com/assay-project/assay/verifiers/nitro"
+)
+
+func initCommand() *cobra.Command {
+	var trustDomain, dataDir, simulatedRoot string
+	c := &cobra.Command{
+		Use:   "init --trust-domain TD",
+		Short: "Make the keys, the database and a configuration that starts as it is",
+		Long: `init makes what a new server needs: the bootstrap root that agents pin, the
+verifier root that relying parties pin, the database, a commented configuration
+and a policy that grants nothing yet. It overwrites nothing.
+
+The trust domain, and whether its hardware is simulated, are fixed from then on.
+A trust domain of simulated hardware has a name that begins with "simulated."
+and needs the simulator's root.`,
+		Example: `  assayd init --trust-domain attested.example.org
+  assayd init --trust-domain simulated.example.org --data-dir ~/assay --simulated-root root.pem`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			layout, err := initLayout(trustDomain, dataDir, simulatedRoot)
+			if err != nil {
+				return err
+			}
+			return initialise(c, trustDomain, layout)
+		},
+	}
+	c.Flags().StringVar(&trustDomain, "trust-domain", "", "SPIFFE trust domain, for example attested.example.org (required)")
+	c.Flags().StringVar(&dataDir, "data-dir", "", "keep everything in this directory, for one who is not root")
+	c.Flags().StringVar(&simulatedRoot, "simulated-root", "", "PEM file with a simulator's root, for a simulated trust domain")
+	return c
+}
+
+// initLayout checks the flags and says where things will be.
+func initLayout(trustDomain, dataDir, simulatedRoot string) (config.Layout, error) {
+	if err := config.CheckTrustDomain(trustDomain); err != nil {
+		return config.Layout{}, cli.Usagef("for example --trust-domain attested.example.org", "--trust-domain %q: %w", trustDomain, err)
+	}
+	layout := config.SystemLayout()
+	if dataDir != "" {
+		abs, err := filepath.Abs(dataDir)
+		if err != nil {
+			return config.Layout{}, err
+		}
+		layout = config.LayoutIn(abs)
+	}
+	simulated := strings.HasPrefix(trustDomain, config.SimulatedPrefix)
+	switch {
+	case simulated && simulatedRoot == "":
+		return config.Layout{}, cli.Usagef("add --simulated-root FILE; `teesim nitro root --authority DIR` prints one", "a simulated trust domain needs the root of its simulator")
+	case !simulated && simulatedRoot != "":
+		return config.Layout{}, cli.Usagef(`name it "`+config.SimulatedPrefix+trustDomain+`"`, "a simulated root in a trust domain of hardware")
+	case simulated:
+		pem, err := os.ReadFile(simulatedRoot) //nolint:gosec // the operator names the file
+		if err != nil {
+			return config.Layout{}, cli.Usagef("", "cannot read the simulated root: %w", err)
+		}
+		if _, err := nitro.SimulatedRoots(pem); err != nil {
+			return config.Layout{}, cli.Usagef("`teesim nitro root --authority DIR` prints one", "%s is not a simulator's root: %w", simulatedRoot, err)
+		}
+		if layout.SimulatedRoot, err = filepath.Abs(simulatedRoot); err != nil {
+			return config.Layout{}, err
+		}
+	}
+	return layout, nil
+}
+
+func initialise(c *cobra.Command, trustDomain string, l config.Layout) error {
+	if _, err := os.Lstat(l.File); !errors.Is(err, fs.ErrNotExist) {
+		return cli.Usagef("start it with `assayd run`, or choose another --data-dir", "%s is there already: nothing is overwritten", l.File)
+	}
+	// The configuration comes last: without it nothing runs, and init can be
+	// run again after it was interrupted.
+	_, err := ca.Init(c.Context(), ca.InitConfig{
+		DataDir: l.DataDir, TrustDomain: trustDomain, Simulated: l.SimulatedRoot != "", Now: time.Now,
+	})
+	if err != nil {
+		return starting(err)
+	}
+	keptPolicy, err := write(l.Policy, config.StarterPolicy(trustDomain, l.SimulatedRoot != ""))
+	if err != nil {
+		return err
+	}
+	kept, err := write(l.File, config.Starter(trustDomain, l))
+	if err != nil {
+		return err
+	}
+	if kept {
+		return cli.Usagef("", "%s has appeared meanwhile: nothing is overwritten", l.File)
+	}
+	tell(c, trustDomain, l, keptPolicy)
+	return nil
+}
+
+// write makes a file that must not be there yet; kept says that it was.
+func write(path string, content []byte) (kept bool, err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // /etc/assay holds no secret
+		return false, cli.Usagef("use --data-dir DIR for a directory of your own", "%w", err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // chosen by the operator
+	if errors.Is(err, fs.ErrExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, cli.Usagef("use --data-dir DIR for a directory of your own", "%w", err)
+	}
+	_, err = f.Write(content)
+	return false, errors.Join(err, f.Sync(), f.Close())
+}
+
+// tell prints what was made and what to do next.
+func tell(c *cobra.Command, trustDomain string, l config.Layout, keptPolicy bool) {
+	where := "--config " + l.File
+	if filepath.Dir(l.File) == l.DataDir {
+		where = "--data-dir " + l.DataDir
+	} else if l.File == config.DefaultPath {
+		where = ""
+	}
+	command := func(s string) string { return strings.TrimSpace("assayd " + s + " " + where) }
+	kind := "hardware"
+	if l.SimulatedRoot != "" {
+		kind = "SIMULATED hardware"
+	}
+	policy := "grants nothing yet"
+	if keptPolicy {
+		policy = "was there already, and is kept"
+	}
+	_, _ = fmt.Fprintf(c.OutOrStdout(), `trust domain %s, of %s, for life
+
+  %s    the configuration
+  %s    the policy: %s
+  %s    keys and database (0700)
+
+next:
+  1. give agents the bootstrap root to pin, inside their measured image:
+       %s > bootstrap-root.pem
+  2. give relying parties %s to pin
+  3. write workloads into the policy
+  4. %s
+     %s
+  5. take keys/bootstrap-root.key and keys/verifier-root.key out of %s when you know how to bring
+     them back: the server needs them only to renew what they sign
+`, trustDomain, kind, l.File, l.Policy, policy, l.DataDir,
+		command("bootstrap export"), filepath.Join(l.DataDir, "verifier-root.pem"), command("check"), command("run"), l.DataDir)
+}

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"os"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/assay-project/assay/internal/cli"
+	simnitro "github.com/assay-project/assay/simulators/nitro"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"assayd": func() { os.Exit(cli.Run(root())) },
+		// simroot writes a simulator's root to standard output.
+		"simroot": func() {
+			a, err := simnitro.NewAuthority(simnitro.AuthorityOptions{})
+			if err != nil {
+				panic(err)
+			}
+			_, _ = os.Stdout.Write(a.RootPEM())
+		},
+		// await waits until somebody listens.
+		"await": await,
+	})
+}
+
+func TestSessions(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"mode": mode,
+			"port": freePort,
+			"hold": hold,
+			"exit": exitCode,
+			"edit": edit,
+			"sub":  sub,
+			"glob": glob,
+		},
+	})
+}

@@ -1,0 +1,149 @@
+package issuer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
+	"github.com/assay-project/assay/issuer/store"
+)
+
+// admin is the operator's service, over the unix socket.
+type admin struct {
+	assayv1.UnimplementedAdminServer
+	*Server
+}
+
+// adminError is the admin service's edge: operators see what happened.
+func adminError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, store.ErrNotFound):
+		return status.Error(codes.NotFound, "there is no such entry")
+	case errors.Is(err, context.Canceled):
+		return status.Error(codes.Canceled, "canceled")
+	}
+	return status.Error(codes.Internal, clip(err.Error(), 1024))
+}
+
+// Status tells what the server is and does.
+func (a *admin) Status(context.Context, *assayv1.StatusRequest) (*assayv1.StatusResponse, error) {
+	bundle, authority, stats := a.policy.Current(), a.ca.Status(), a.ledger.Stats()
+	digest := bundle.Digest()
+	kind := "hardware"
+	if a.set.Simulated() {
+		kind = "simulated"
+	}
+	out := &assayv1.StatusResponse{
+		Version:                         a.version,
+		TrustDomain:                     a.td.Name(),
+		Kind:                            kind,
+		Policy:                          policyName(bundle),
+		PolicyDigest:                    digest[:],
+		StartedUnixMs:                   a.started.UnixMilli(),
+		LedgerSize:                      stats.Size,
+		CheckpointSize:                  stats.CheckpointSize,
+		AuthorityNotAfterUnixMs:         authority.AuthorityNotAfter.UnixMilli(),
+		ServerCertificateNotAfterUnixMs: authority.ServerNotAfter.UnixMilli(),
+		IssuedTotal:                     a.issuedTotal.Load(),
+		DeniedTotal:                     a.deniedTotal.Load(),
+		AttestationsInFlight:            uint32(max(a.inFlight.Load(), 0)), //nolint:gosec // bounded by the connections
+		Watches:                         uint32(a.watchers.count()),        //nolint:gosec // bounded by the connections
+		Warnings:                        a.warnings(),
+	}
+	for _, p := range a.set.Platforms() {
+		out.Platforms = append(out.Platforms, string(p))
+	}
+	return out, nil
+}
+
+// warnings is what an operator should look at.
+func (a *admin) warnings() []string {
+	var out []string
+	if a.set.Simulated() {
+		out = append(out, "this trust domain is simulated: its identities stand for no hardware")
+	}
+	if why := a.policy.Refused(); why != "" {
+		out = append(out, "the policy file is refused, an older one is in force: "+why)
+	}
+	bundle := a.policy.Current()
+	if len(bundle.Workloads()) == 0 {
+		out = append(out, "the policy has no workload: it grants nothing")
+	}
+	for _, w := range bundle.Warnings() {
+		out = append(out, "policy: "+w.Error())
+	}
+	for _, w := range bundle.Expired(a.now()) {
+		out = append(out, "policy: "+w.Error())
+	}
+	if n := a.set.Panics(); n > 0 {
+		out = append(out, fmt.Sprintf("a library panicked on evidence %d times; each was refused", n))
+	}
+	return append(out, a.ca.Status().Warnings...)
+}
+
+// GetBundle returns the trust domain's bundle and verifier keys.
+func (a *admin) GetBundle(context.Context, *assayv1.GetBundleRequest) (*assayv1.GetBundleResponse, error) {
+	b, err := a.trustBundle()
+	if err != nil {
+		return nil, adminError(err)
+	}
+	return &assayv1.GetBundleResponse{Bundle: b}, nil
+}
+
+// GetLedgerEntry finds one entry.
+func (a *admin) GetLedgerEntry(ctx context.Context, req *assayv1.GetLedgerEntryRequest) (*assayv1.LedgerEntry, error) {
+	key := ""
+	switch k := req.GetKey().(type) {
+	case *assayv1.GetLedgerEntryRequest_Reference:
+		if _, err := strconv.ParseUint(k.Reference, 10, 64); err == nil {
+			return nil, status.Error(codes.NotFound, "there is no such entry") // a number is no reference
+		}
+		key = k.Reference
+	case *assayv1.GetLedgerEntryRequest_Sequence:
+		key = strconv.FormatUint(k.Sequence, 10)
+	}
+	if key == "" {
+		return nil, status.Error(codes.InvalidArgument, "name a reference or a sequence number")
+	}
+	item, err := a.ledger.Get(ctx, key)
+	if err != nil {
+		return nil, adminError(err)
+	}
+	return entry(item), nil
+}
+
+// GetEvidence returns recorded evidence as it was received.
+func (a *admin) GetEvidence(ctx context.Context, req *assayv1.GetEvidenceRequest) (*assayv1.GetEvidenceResponse, error) {
+	if len(req.GetDigest()) != 32 {
+		return nil, status.Errorf(codes.InvalidArgument, "a digest has 32 bytes, not %d", len(req.GetDigest()))
+	}
+	ev, err := a.ledger.Evidence(ctx, [32]byte(req.GetDigest()))
+	if err != nil {
+		return nil, adminError(err)
+	}
+	return &assayv1.GetEvidenceResponse{
+		Tee: string(ev.Platform), Body: ev.Body, Endorsements: ev.Endorsements, TimeUnixMs: ev.At.UnixMilli(),
+	}, nil
+}
+
+// ListCheckpoints streams the signed checkpoints, oldest first.
+func (a *admin) ListCheckpoints(_ *assayv1.ListCheckpointsRequest, stream assayv1.Admin_ListCheckpointsServer) error {
+	notes, err := a.ledger.Checkpoints(stream.Context())
+	if err != nil {
+		return adminError(err)
+	}
+	key := a.ledger.Key().String()
+	for _, n := range notes {
+		if err := stream.Send(&assayv1.Checkpoint{Note: n, VerifierKey: key}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,76 @@
+package issuer
+
+import (
+	"errors"
+	"time"
+
+	"github.com/assay-project/assay/issuer/ca"
+	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
+	"github.com/assay-project/assay/policy"
+)
+
+// An agent renews between these parts of the lifetime, in hundredths. It draws
+// the moment once for each SVID, so that agents that booted together part.
+const (
+	renewEarliest = 45
+	renewLatest   = 55
+)
+
+// answer is step 10.
+func (a *attestation) answer(g *policy.Grant, issued *ca.Issued) error {
+	if len(issued.SVIDs) == 0 {
+		return internal("issue", errors.New("a grant without an SVID"))
+	}
+	out := &assayv1.Issued{
+		Svids:      make([]*assayv1.X509SVID, len(issued.SVIDs)),
+		Checkpoint: a.ledger.LatestCheckpoint(),
+		More:       uint32(max(g.More(), 0)), //nolint:gosec // a number of identities in a policy
+		Reference:  a.reference,
+	}
+	end := issued.SVIDs[0].NotAfter
+	for i, svid := range issued.SVIDs {
+		out.Svids[i] = &assayv1.X509SVID{
+			Key:            uint32(svid.Key), //nolint:gosec // an index below MaxKeys
+			SpiffeId:       svid.ID.String(),
+			Chain:          svid.Chain,
+			NotAfterUnixMs: svid.NotAfter.UnixMilli(),
+		}
+		a.issued = append(a.issued, svid.ID.String())
+		if svid.NotAfter.Before(end) {
+			end = svid.NotAfter
+		}
+	}
+	var err error
+	if out.Bundle, err = a.trustBundle(); err != nil {
+		return internal("bundle", err)
+	}
+	now := a.now()
+	life := max(end.Sub(now), 0)
+	out.RenewAfterUnixMs = now.Add(life * renewEarliest / 100).UnixMilli()
+	out.RenewBeforeUnixMs = now.Add(life * renewLatest / 100).UnixMilli()
+	return a.stream.Send(&assayv1.AttestResponse{Message: &assayv1.AttestResponse_Issued{Issued: out}})
+}
+
+// trustBundle is what relying parties in this trust domain check SVIDs with.
+func (s *Server) trustBundle() (*assayv1.TrustBundle, error) {
+	b := s.ca.Bundle()
+	authorities := b.X509Authorities()
+	if len(authorities) == 0 {
+		return nil, errors.New("the bundle has no X.509 authority")
+	}
+	out := &assayv1.TrustBundle{
+		TrustDomain:     s.td.Name(),
+		X509Authorities: make([][]byte, len(authorities)),
+		VerifierKeys:    s.ca.VerifierKeysDocument(),
+	}
+	for i, c := range authorities {
+		out.X509Authorities[i] = c.Raw
+	}
+	if seq, ok := b.SequenceNumber(); ok {
+		out.Sequence = seq
+	}
+	if hint, ok := b.RefreshHint(); ok {
+		out.RefreshHintSeconds = int64(hint / time.Second)
+	}
+	return out, nil
+}

@@ -1,0 +1,218 @@
+package issuer
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/assay-project/assay/attest"
+	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
+	"github.com/assay-project/assay/issuer/ledger"
+	"github.com/assay-project/assay/policy"
+	"github.com/assay-project/assay/verifiers"
+)
+
+// Attest is one attestation in one stream. See the package comment for its
+// steps, and docs/spec/protocol.md for what a client sees.
+func (s *Server) Attest(stream assayv1.Attestation_AttestServer) error {
+	a := &attestation{Server: s, stream: stream, reference: ledger.NewReference()}
+	s.inFlight.Add(1)
+	defer s.inFlight.Add(-1)
+	return a.end(a.run(stream.Context()))
+}
+
+// attestation is the state of one stream. It holds what the log and the
+// metrics name; what is being decided flows through run.
+type attestation struct {
+	*Server
+	stream    assayv1.Attestation_AttestServer
+	reference string   // names this attestation in the log and the ledger
+	address   net.Addr // where it comes from
+	tee       attest.Platform
+	purpose   attest.Purpose
+	issued    []string // the SPIFFE IDs, at the end
+}
+
+func (a *attestation) run(ctx context.Context) error {
+	// 1. Room for a stranger, until its evidence has verified.
+	state, address, err := tlsState(ctx)
+	if err != nil {
+		return internal("transport", err)
+	}
+	a.address = address
+	leave, err := a.admit(address)
+	if err != nil {
+		return err
+	}
+	defer leave()
+
+	// 2. What it asks for.
+	hello, err := a.receiveHello()
+	if err != nil {
+		return err
+	}
+	a.tee, a.purpose = hello.platform, hello.purpose
+
+	// 3. Our demand: a nonce that lives in this stream only.
+	challenge, deadline, err := a.challenge(hello, state)
+	if err != nil {
+		return err
+	}
+
+	// 4. Its answer, in time.
+	evidence, proof, err := a.receiveEvidence(hello, deadline)
+	if err != nil {
+		return err
+	}
+
+	// 5. A renewal proves the key of the SVID that it renews.
+	if hello.purpose == attest.Renew {
+		if err := a.checkRenewal(ctx, proof, challenge); err != nil {
+			return err
+		}
+	}
+
+	// 6. Authentic, and bound to this connection, nonce, keys and purpose.
+	done := a.metrics.step("verify")
+	verified, err := a.set.Verify(ctx, evidence, challenge, nil, a.now())
+	done()
+	if err != nil {
+		return err
+	}
+	leave() // no stranger any more
+
+	// 7. What policy grants. (Bans of instances come before it, when they exist.)
+	done = a.metrics.step("authorize")
+	grant, err := a.policy.Current().Authorize(verified, a.now())
+	done()
+	if err != nil {
+		return a.denied(ctx, verified, err)
+	}
+
+	// 8. On record, durably, before any signature.
+	done = a.metrics.step("record")
+	recorded, err := a.ledger.Record(ctx, grant, ledger.Origin{Peer: address.String(), Reference: a.reference})
+	done()
+	if err != nil {
+		return err
+	}
+
+	// 9. Certificates.
+	done = a.metrics.step("issue")
+	issued, err := a.ca.Issue(ctx, recorded)
+	done()
+	if err != nil {
+		return err
+	}
+
+	// 10. The answer.
+	return a.answer(grant, issued)
+}
+
+// admit is step 1.
+func (a *attestation) admit(address net.Addr) (leave func(), err error) {
+	leave, limit := a.unverified.enter(addressOf(address))
+	if limit != "" {
+		a.metrics.limited.WithLabelValues("attestation", limit).Inc()
+		return nil, overloaded("admission", "too many attestations without verified evidence are in flight")
+	}
+	return leave, nil
+}
+
+// denied puts a policy denial on record. What the agent is told does not
+// depend on whether there was room for it.
+func (a *attestation) denied(ctx context.Context, v *verifiers.Verified, err error) error {
+	var d *policy.Denied
+	if !errors.As(err, &d) {
+		return internal("authorize", err) // a Verified that was spent: our mistake
+	}
+	// Who hangs up at once is on record all the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	kept, lerr := a.ledger.Deny(ctx, ledger.Denial{
+		Verified: v, Decision: d.Decision,
+		Origin: ledger.Origin{Peer: a.address.String(), Reference: a.reference},
+	})
+	switch {
+	case lerr != nil:
+		a.log.ErrorContext(ctx, "a denial could not be recorded", "reference", a.reference, "error", lerr)
+	case !kept:
+		a.log.DebugContext(ctx, "a denial was not recorded: the instance's quota is used up", "reference", a.reference)
+	}
+	return err
+}
+
+// end counts and logs what became of the attestation, and turns an error into
+// the status that the client gets.
+func (a *attestation) end(err error) error {
+	ctx := a.stream.Context()
+	tee, purpose := label(string(a.tee)), label(string(a.purpose))
+	peer := ""
+	if a.address != nil {
+		peer = a.address.String()
+	}
+	if err == nil {
+		a.issuedTotal.Add(1)
+		a.metrics.attestations.WithLabelValues(tee, purpose, "issued").Inc()
+		a.metrics.svids.Add(float64(len(a.issued)))
+		a.log.InfoContext(ctx, "issued", "reference", a.reference, "tee", tee, "purpose", purpose, "spiffe_ids", strings.Join(a.issued, " "), "peer", peer)
+		return nil
+	}
+	if gone(ctx, err) {
+		a.metrics.attestations.WithLabelValues(tee, purpose, "aborted").Inc()
+		return status.Error(codes.Canceled, "the client left")
+	}
+	kind, check := attest.KindOf(err), attest.CheckOf(err)
+	a.metrics.attestations.WithLabelValues(tee, purpose, kind.String()).Inc()
+	a.metrics.refusals.WithLabelValues(kind.String(), check).Inc()
+	switch kind {
+	case attest.Denied:
+		a.deniedTotal.Add(1)
+	case attest.Malformed, attest.Untrusted, attest.Stale:
+		// Counted and sampled in memory: strangers cannot fill the ledger.
+		a.ledger.Reject(ledger.Rejection{
+			Kind: kind, Check: check, Detail: clip(err.Error(), 256), Peer: peer,
+			Reference: a.reference, Platform: a.tee, At: a.now(),
+		})
+	case attest.Unavailable, attest.Internal:
+	}
+	a.logRefusal(ctx, kind, check, tee, peer, err)
+	return refusal(err, a.reference)
+}
+
+// logRefusal logs a sample of what strangers cause, and every fault of ours.
+func (a *attestation) logRefusal(ctx context.Context, kind attest.Kind, check, tee, peer string, err error) {
+	attrs := []any{"reference", a.reference, "kind", kind.String(), "check", check, "tee", tee, "peer", peer, "error", clip(err.Error(), 512)}
+	if kind == attest.Internal {
+		a.log.ErrorContext(ctx, "attestation failed", attrs...) //nolint:sloglint // shared with the line below
+		return
+	}
+	if !a.logLimit.Allow() {
+		a.metrics.unlogged.Inc()
+		return
+	}
+	a.log.InfoContext(ctx, "refused", attrs...) //nolint:sloglint // shared with the line above
+	var p *verifiers.PanicError
+	if errors.As(err, &p) {
+		a.log.WarnContext(ctx, "evidence made a library panic", "reference", a.reference, "stack", string(p.Stack))
+	}
+}
+
+// label keeps a metric's label from being empty: the stream ended before it
+// was known.
+func label(s string) string {
+	if s == "" {
+		return "unknown"
+	}
+	return s
+}
+
+// internal is a fault of ours in the named step.
+func internal(step string, err error) error {
+	return &attest.Error{Kind: attest.Internal, Check: step, Err: err}
+}

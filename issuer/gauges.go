@@ -1,0 +1,37 @@
+package issuer
+
+// registerGauges adds the values that are read when somebody asks.
+func (s *Server) registerGauges() {
+	m := s.metrics
+	m.Gauge("assay_attestations_in_flight", "Attestations in flight.", func() float64 { return float64(s.inFlight.Load()) })
+	m.Gauge("assay_unverified_in_flight", "Attestations in flight whose evidence has not verified yet.", func() float64 { return float64(s.unverified.inside()) })
+	m.Gauge("assay_handshakes_in_flight", "TLS handshakes in flight.", func() float64 { return float64(s.handshakes.inside()) })
+	m.Gauge("assay_connections", "Open connections.", func() float64 { return float64(s.connections.inside()) })
+	m.Gauge("assay_watches", "Agents that are watching.", func() float64 { return float64(s.watchers.count()) })
+	m.Counter("assay_verifier_panics_total", "Panics of libraries on evidence, each answered as malformed. Any is worth a look.", func() float64 { return float64(s.set.Panics()) })
+
+	m.Gauge("assay_policy_revision", "Revision of the policy in force.", func() float64 { return float64(s.policy.Current().Revision()) })
+	m.Gauge("assay_policy_refused", "1 while the content of the policy file is refused and an older one stays in force.", func() float64 { return truth(s.policy.Refused() != "") })
+
+	m.Gauge("assay_ledger_entries", "Entries in the issuance ledger.", func() float64 { return float64(s.ledger.Stats().Size) })
+	m.Gauge("assay_ledger_queue", "Records that wait for the ledger's writer.", func() float64 { return float64(s.ledger.Stats().Queue) })
+	m.Counter("assay_ledger_commits_total", "Durable commits; records come in groups.", func() float64 { return float64(s.ledger.Stats().Commits) })
+	m.Counter("assay_ledger_failures_total", "Records that could not be made durable; nothing was signed for them.", func() float64 { return float64(s.ledger.Stats().Failures) })
+	m.Counter("assay_ledger_denials_total", "Policy denials on record.", func() float64 { return float64(s.ledger.Stats().Denials) })
+	m.Counter("assay_ledger_denials_dropped_total", "Policy denials that were not recorded because of a quota.", func() float64 { return float64(s.ledger.Stats().DenialsDropped) })
+	m.Counter("assay_ledger_evidence_dropped_total", "Evidence that was not kept because of a quota.", func() float64 { return float64(s.ledger.Stats().EvidenceDropped) })
+	m.Gauge("assay_checkpoint_size", "Entries that the newest signed checkpoint covers.", func() float64 { return float64(s.ledger.Stats().CheckpointSize) })
+
+	m.Counter("assay_checkpoint_sink_failures_total", "Checkpoints that could not be appended to the sink.", func() float64 { return float64(s.ledger.Stats().SinkFailures) })
+
+	m.Gauge("assay_authority_not_after_seconds", "When the X.509 authority ends, Unix seconds.", func() float64 { return float64(s.ca.Status().AuthorityNotAfter.Unix()) })
+	m.Gauge("assay_server_certificate_not_after_seconds", "When the server's own certificate ends, Unix seconds.", func() float64 { return float64(s.ca.Status().ServerNotAfter.Unix()) })
+	m.Gauge("assay_simulated", "1 in a trust domain of simulated hardware.", func() float64 { return truth(s.set.Simulated()) })
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

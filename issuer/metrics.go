@@ -1,0 +1,104 @@
+package issuer
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Metrics are the server's, each with the trust domain as a label. Every other
+// label has few values that the code names: nothing a stranger sends becomes
+// one. docs/reference/metrics.md explains each.
+type Metrics struct {
+	registry *prometheus.Registry
+	labelled prometheus.Registerer
+
+	attestations *prometheus.CounterVec   // tee, purpose, outcome
+	refusals     *prometheus.CounterVec   // kind, check
+	steps        *prometheus.HistogramVec // step
+	svids        prometheus.Counter
+	limited      *prometheus.CounterVec // what, limit
+	panics       prometheus.Counter
+	reloads      *prometheus.CounterVec // result
+	unlogged     prometheus.Counter
+}
+
+// NewMetrics makes the metrics of one trust domain in a registry of their own.
+func NewMetrics(trustDomain string) *Metrics {
+	m := &Metrics{registry: prometheus.NewRegistry()}
+	m.labelled = prometheus.WrapRegistererWith(prometheus.Labels{"trust_domain": trustDomain}, m.registry)
+	m.attestations = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "assay_attestations_total", Help: "Attestations that ended, by platform, purpose and outcome.",
+	}, []string{"tee", "purpose", "outcome"})
+	m.refusals = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "assay_refusals_total", Help: "Refused attestations, by kind and by the check that failed.",
+	}, []string{"kind", "check"})
+	m.steps = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "assay_attestation_step_seconds", Help: "Time spent in one step of an attestation.",
+		Buckets: prometheus.ExponentialBuckets(0.00025, 2, 14), // 0.25 ms to 2 s
+	}, []string{"step"})
+	m.svids = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "assay_svids_issued_total", Help: "X.509-SVIDs issued.",
+	})
+	m.limited = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "assay_admission_refused_total", Help: "Connections, handshakes and attestations turned away at a limit.",
+	}, []string{"what", "limit"})
+	m.panics = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "assay_panics_total", Help: "Panics of handlers that were answered with an internal error. Any is a bug.",
+	})
+	m.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "assay_policy_reloads_total", Help: "Reloads of the policy file, by result.",
+	}, []string{"result"})
+	m.unlogged = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "assay_refusals_unlogged_total", Help: "Refusals that were counted and not logged, because too many came at once.",
+	})
+	m.labelled.MustRegister(m.attestations, m.refusals, m.steps, m.svids, m.limited, m.panics, m.reloads, m.unlogged)
+	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// Gauge adds a value that is read when it is asked for. The server's own are
+// added by New; the binary adds those of the parts that only it knows.
+func (m *Metrics) Gauge(name, help string, value func() float64) {
+	m.labelled.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
+}
+
+// Counter is Gauge for a value that only grows.
+func (m *Metrics) Counter(name, help string, value func() float64) {
+	m.labelled.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, value))
+}
+
+// Registry returns the registry, for tests and other exporters.
+func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
+
+// step returns a function that records the time since now for the step.
+func (m *Metrics) step(name string) func() {
+	start := time.Now()
+	return func() { m.steps.WithLabelValues(name).Observe(time.Since(start).Seconds()) }
+}
+
+// httpHandler serves /metrics, /live (the process runs) and /ready (it can
+// attest: 503 with the reason otherwise).
+func (m *Metrics) httpHandler(ready func() error) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil) })
+	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) { answer(w, ready()) })
+	return mux
+}
+
+var errStopping = errors.New("stopping")
+
+func answer(w http.ResponseWriter, err error) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	if err != nil {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = w.Write([]byte(err.Error() + "\n"))
+		return
+	}
+	_, _ = w.Write([]byte("ok\n"))
+}

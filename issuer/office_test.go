@@ -1,0 +1,246 @@
+package issuer_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/assay-project/assay/issuer"
+	"github.com/assay-project/assay/issuer/ca"
+	"github.com/assay-project/assay/issuer/config"
+	"github.com/assay-project/assay/issuer/keys"
+	"github.com/assay-project/assay/issuer/ledger"
+	"github.com/assay-project/assay/issuer/store"
+	simnitro "github.com/assay-project/assay/simulators/nitro"
+	"github.com/assay-project/assay/verifiers"
+	"github.com/assay-project/assay/verifiers/nitro"
+)
+
+const (
+	trustDomain = "simulated.example.org"
+	role        = "arn:aws:iam::123456789012:role/payments"
+	paymentsID  = "spiffe://" + trustDomain + "/payments/api"
+	reportsID   = "spiffe://" + trustDomain + "/payments/reports"
+)
+
+// hardware is the simulated AWS that every test's enclaves run on.
+var hardware = sync.OnceValues(func() (*simnitro.Authority, error) {
+	return simnitro.NewAuthority(simnitro.AuthorityOptions{})
+})
+
+// payments is an enclave that the policy grants two identities.
+func payments() simnitro.Launch {
+	return simnitro.Launch{Image: simnitro.ImageFromSeed("payments"), Role: role}
+}
+
+// policyText grants payments its identities; debug enclaves and all others
+// are denied.
+func policyText(revision int) string {
+	p := payments().PCRs()
+	return fmt.Sprintf(`version: 1
+bundle: test
+revision: %d
+trust_domain: %s
+workloads:
+  - name: payments
+    tee: aws-nitro
+    mode: enforce
+    match:
+      pcr0: {eq: %q}
+      pcr3: {eq: %q}
+    issue:
+      - spiffe_id: "spiffe://{td}/payments/api"
+        x509_ttl: 1h
+      - spiffe_id: "spiffe://{td}/payments/reports"
+        x509_ttl: 30m
+`, revision, trustDomain, hex.EncodeToString(p[0]), hex.EncodeToString(p[3]))
+}
+
+// clock is the server's time: the real one, and what a test adds.
+type clock struct{ ahead atomic.Int64 }
+
+func (c *clock) Now() time.Time          { return time.Now().Add(time.Duration(c.ahead.Load())) }
+func (c *clock) Advance(d time.Duration) { c.ahead.Add(int64(d)) }
+
+// office is a whole server on real sockets.
+type office struct {
+	t         testing.TB
+	hardware  *simnitro.Authority
+	cfg       config.Config
+	clock     *clock
+	store     *store.SQLite
+	ledger    *ledger.Ledger
+	ca        *ca.CA
+	policy    *issuer.PolicyFile
+	metrics   *issuer.Metrics
+	server    *issuer.Server
+	log       *logBuffer
+	bootstrap []byte // PEM
+	addr      string
+	metricsAt string
+	stop      func() error
+}
+
+type option func(*config.Config)
+
+// open starts a server; it stops with the test.
+func open(t testing.TB, options ...option) *office {
+	t.Helper()
+	hw, err := hardware()
+	must(t, err)
+	dir := t.TempDir()
+	o := &office{t: t, hardware: hw, clock: &clock{}, log: &logBuffer{}}
+	o.cfg = config.Default()
+	o.cfg.TrustDomain = trustDomain
+	o.cfg.DataDir = filepath.Join(dir, "data")
+	o.cfg.Policy = filepath.Join(dir, "policy.yaml")
+	o.cfg.AdminSocket = filepath.Join(dir, "admin.sock")
+	o.cfg.Nitro.SimulatedRoot = filepath.Join(dir, "root.pem")
+	o.cfg.ShutdownTimeout = 3 * time.Second
+	for _, f := range options {
+		f(&o.cfg)
+	}
+	must(t, os.WriteFile(o.cfg.Policy, []byte(policyText(1)), 0o600))
+	_, err = ca.Init(t.Context(), ca.InitConfig{DataDir: o.cfg.DataDir, TrustDomain: trustDomain, Simulated: true, Now: o.clock.Now})
+	must(t, err)
+	o.start()
+	return o
+}
+
+// start puts the parts together as cmd/assayd does, and serves.
+func (o *office) start() {
+	t := o.t
+	t.Helper()
+	log := slog.New(slog.NewTextHandler(o.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	ctx := context.Background()
+
+	roots, err := nitro.SimulatedRoots(o.hardware.RootPEM())
+	must(t, err)
+	v, err := nitro.New(roots)
+	must(t, err)
+	set, err := verifiers.NewSet(v)
+	must(t, err)
+	o.policy, err = issuer.LoadPolicyFile(o.cfg.Policy, trustDomain, log)
+	must(t, err)
+	o.store, err = store.OpenSQLite(ctx, filepath.Join(o.cfg.DataDir, "assay.db"))
+	must(t, err)
+	ring, err := keys.OpenDir(filepath.Join(o.cfg.DataDir, "keys"))
+	must(t, err)
+	signer, err := ca.CheckpointSigner(ctx, ring)
+	must(t, err)
+	o.ledger, err = ledger.Open(ctx, o.store, trustDomain, signer, ledger.Options{Now: o.clock.Now, Log: log, Retain: o.cfg.RetainEvidence})
+	must(t, err)
+	o.ca, err = ca.Open(ctx, ca.Config{
+		TrustDomain: trustDomain, Simulated: true, DataDir: o.cfg.DataDir, Keys: ring, Store: o.store, Results: o.ledger, Now: o.clock.Now, Log: log,
+	})
+	must(t, err)
+	o.bootstrap, err = ca.BootstrapRootPEM(o.cfg.DataDir)
+	must(t, err)
+	o.metrics = issuer.NewMetrics(trustDomain)
+	o.server, err = issuer.New(o.cfg, issuer.Parts{
+		Set: set, Policy: o.policy, Ledger: o.ledger, CA: o.ca, Metrics: o.metrics, Log: log, Now: o.clock.Now, Version: "test",
+	})
+	must(t, err)
+
+	public, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	web, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	adminSocket, err := issuer.ListenAdmin(o.cfg.AdminSocket)
+	must(t, err)
+	o.addr, o.metricsAt = public.Addr().String(), web.Addr().String()
+
+	ctx, cancel := context.WithCancel(ctx)
+	lctx, stopLedger := context.WithCancel(context.Background())
+	served, recorded := make(chan error, 1), make(chan error, 1)
+	go func() { recorded <- o.ledger.Run(lctx) }()
+	go func() {
+		served <- o.server.Run(ctx, issuer.Listeners{Attestation: public, Admin: adminSocket, Metrics: web})
+	}()
+	o.stop = sync.OnceValue(func() error {
+		cancel()
+		err := <-served
+		stopLedger()
+		if lerr := <-recorded; err == nil {
+			err = lerr
+		}
+		if cerr := o.store.Close(); err == nil {
+			err = cerr
+		}
+		return err
+	})
+	stop := o.stop
+	t.Cleanup(func() {
+		if err := stop(); err != nil {
+			t.Errorf("stopping: %v", err)
+		}
+		if t.Failed() {
+			t.Logf("the server's log:\n%s", clipped(o.log.String()))
+		}
+	})
+}
+
+// replacePolicy writes a policy and has it read.
+func (o *office) replacePolicy(text string) {
+	o.t.Helper()
+	must(o.t, os.WriteFile(o.cfg.Policy, []byte(text), 0o600))
+	o.policy.Reload(o.t.Context())
+}
+
+// document is evidence of an enclave for a binding.
+func (o *office) document(d simnitro.Document, faults ...simnitro.Fault) []byte {
+	o.t.Helper()
+	doc, err := o.hardware.Mint(d, faults...)
+	must(o.t, err)
+	return doc
+}
+
+// logBuffer keeps the server's log.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.b.Len() > 4<<20 {
+		return len(p), nil
+	}
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+var _ io.Writer = (*logBuffer)(nil)
+
+func clipped(s string) string {
+	if len(s) > 16<<10 {
+		return "…" + s[len(s)-16<<10:]
+	}
+	return s
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func contains(s, want string) bool { return strings.Contains(s, want) }

@@ -1,0 +1,136 @@
+package issuer
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/assay-project/assay/attest"
+	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
+)
+
+// received is what one Recv gave.
+type received struct {
+	msg *assayv1.AttestRequest
+	err error
+}
+
+// receive waits for the client's next message, but no longer than wait.
+//
+// gRPC's Recv cannot be given a deadline by a server, so it runs beside the
+// timer in a goroutine, which ends when the handler does: that closes the
+// stream. There is at most one for each stream, and streams are bounded.
+func (a *attestation) receive(wait time.Duration) (*assayv1.AttestRequest, error) {
+	ch := make(chan received, 1)
+	go func() {
+		msg, err := a.stream.Recv()
+		ch <- received{msg, err}
+	}()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case r := <-ch:
+		return r.msg, receiveError(r.err)
+	case <-timer.C:
+		return nil, late(fmt.Sprintf("nothing arrived for %s", wait))
+	}
+}
+
+// receiveError classifies what Recv failed with.
+func receiveError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, io.EOF):
+		return outOfOrder("the client closed its side before its last message")
+	}
+	switch status.Code(err) { //nolint:exhaustive // what Recv returns; the rest is the transport's end
+	case codes.ResourceExhausted:
+		return &attest.Error{Kind: attest.Malformed, Check: "message_size", Err: errors.New("a message is too large"), Expected: fmt.Sprintf("at most %d bytes", maxMessage)}
+	case codes.Internal, codes.Unimplemented:
+		return &attest.Error{Kind: attest.Malformed, Check: "message", Err: errors.New("a message cannot be decoded")}
+	}
+	return status.Error(codes.Canceled, "the stream ended") // see gone
+}
+
+func late(what string) error {
+	return &attest.Error{Kind: attest.Stale, Check: "deadline", Err: errors.New(what), Hint: "attest again, with a new challenge"}
+}
+
+func outOfOrder(what string) error {
+	return &attest.Error{Kind: attest.Malformed, Check: "protocol_order", Err: errors.New(what), Expected: "Hello, then Evidence"}
+}
+
+// helloTimeout is how long a client may think after opening a stream.
+const helloTimeout = 10 * time.Second
+
+// receiveHello is step 2.
+func (a *attestation) receiveHello() (*hello, error) {
+	msg, err := a.receive(helloTimeout)
+	if err != nil {
+		return nil, err
+	}
+	h := msg.GetHello()
+	if h == nil {
+		return nil, outOfOrder("the first message is not a Hello")
+	}
+	return a.checkHello(h)
+}
+
+// receiveEvidence is step 4. The clock that decides is the server's own, the
+// one that the deadline was given by; the timer only ends the waiting. Checks:
+// deadline (stale), protocol_order, evidence_platform, endorsements, renewal
+// (malformed).
+func (a *attestation) receiveEvidence(h *hello, deadline time.Time) (attest.Evidence, *assayv1.Renewal, error) {
+	msg, err := a.receive(a.challengeTTL)
+	if err != nil {
+		return attest.Evidence{}, nil, err
+	}
+	if now := a.now(); now.After(deadline) {
+		return attest.Evidence{}, nil, late(fmt.Sprintf("the answer came %s after the deadline", now.Sub(deadline).Round(time.Millisecond)))
+	}
+	e := msg.GetEvidence()
+	if e == nil {
+		return attest.Evidence{}, nil, outOfOrder("the second message is not an Evidence")
+	}
+	evidence, err := platformEvidence(e)
+	if err != nil {
+		return attest.Evidence{}, nil, err
+	}
+	if evidence.Platform != h.platform {
+		return attest.Evidence{}, nil, &attest.Error{
+			Kind: attest.Malformed, Check: "evidence_platform", Err: errors.New("the evidence is of another platform than the Hello"),
+			Expected: string(h.platform), Got: string(evidence.Platform),
+		}
+	}
+	switch has := e.GetRenewal() != nil; {
+	case has && h.purpose != attest.Renew:
+		return attest.Evidence{}, nil, &attest.Error{Kind: attest.Malformed, Check: "renewal", Err: errors.New("a renewal proof in an attestation whose purpose is boot")}
+	case !has && h.purpose == attest.Renew:
+		return attest.Evidence{}, nil, &attest.Error{Kind: attest.Malformed, Check: "renewal", Err: errors.New("no renewal proof"), Hint: "without the previous key, attest with the purpose boot"}
+	}
+	return evidence, e.GetRenewal(), nil
+}
+
+// maxEndorsements is more certificates and CRLs than any platform's chain has.
+const maxEndorsements = 16
+
+// platformEvidence takes the platform's own bytes from the message. A field for
+// each platform: nobody can name one and send another.
+func platformEvidence(e *assayv1.Evidence) (attest.Evidence, error) {
+	if n := len(e.GetEndorsements()); n > maxEndorsements {
+		return attest.Evidence{}, &attest.Error{
+			Kind: attest.Malformed, Check: "endorsements", Err: errors.New("too many endorsements"),
+			Expected: fmt.Sprintf("at most %d", maxEndorsements), Got: fmt.Sprint(n),
+		}
+	}
+	switch body := e.GetBody().(type) {
+	case *assayv1.Evidence_Nitro:
+		return attest.Evidence{Platform: attest.AWSNitro, Body: body.Nitro.GetDocument(), Endorsements: e.GetEndorsements()}, nil
+	}
+	return attest.Evidence{}, &attest.Error{Kind: attest.Malformed, Check: "evidence_platform", Err: errors.New("the message holds no evidence of a known platform")}
+}

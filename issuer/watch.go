@@ -1,0 +1,111 @@
+package issuer
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
+)
+
+// maxWatch is how long one watch lasts. The client opens another, and its SVID
+// is checked again.
+const maxWatch = time.Hour
+
+// Watch tells one agent to attest again before its SVID asks for it. The bundle
+// comes at once, so that an agent knows that the watch stands. It ends with OK
+// at the SVID's end, or after an hour.
+func (s *Server) Watch(_ *assayv1.WatchRequest, stream assayv1.Attestation_WatchServer) error {
+	ctx := stream.Context()
+	id, cert, err := s.peerSVID(ctx)
+	if err != nil {
+		return err
+	}
+	events, leave := s.watchers.join()
+	defer leave()
+
+	bundle, err := s.trustBundle()
+	if err != nil {
+		s.log.ErrorContext(ctx, "there is no bundle to send", "error", err)
+		return status.Error(codes.Internal, "a fault of the server")
+	}
+	if err := stream.Send(&assayv1.WatchEvent{Event: &assayv1.WatchEvent_Bundle{Bundle: bundle}}); err != nil {
+		return err
+	}
+	s.log.DebugContext(ctx, "watching", "spiffe_id", id.String())
+
+	end := time.NewTimer(min(cert.NotAfter.Sub(s.now()), maxWatch))
+	defer end.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return status.FromContextError(ctx.Err()).Err()
+		case <-s.stopping:
+			return nil
+		case <-end.C:
+			return nil
+		case e := <-events:
+			if err := stream.Send(e); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// Reattest asks every watching agent to attest again, spread over a window. It
+// returns how many it asked.
+func (s *Server) Reattest(ctx context.Context, reason assayv1.Reattest_Reason, within time.Duration) int {
+	n := s.watchers.tell(&assayv1.WatchEvent{Event: &assayv1.WatchEvent_Reattest{
+		Reattest: &assayv1.Reattest{Reason: reason, WithinMs: within.Milliseconds()},
+	}})
+	s.log.InfoContext(ctx, "asked agents to attest again", "reason", reason.String(), "within", within, "agents", n)
+	return n
+}
+
+// watchers holds who is watching.
+type watchers struct {
+	mu      sync.Mutex
+	next    uint64
+	waiting map[uint64]chan *assayv1.WatchEvent
+}
+
+// pending is how many events wait for a slow client. A client that has that
+// many before it will attest again in any case, so further ones are dropped.
+const pending = 8
+
+func (w *watchers) join() (<-chan *assayv1.WatchEvent, func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.waiting == nil {
+		w.waiting = map[uint64]chan *assayv1.WatchEvent{}
+	}
+	key, ch := w.next, make(chan *assayv1.WatchEvent, pending)
+	w.next++
+	w.waiting[key] = ch
+	return ch, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.waiting, key)
+	}
+}
+
+func (w *watchers) tell(e *assayv1.WatchEvent) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, ch := range w.waiting {
+		select {
+		case ch <- e:
+		default:
+		}
+	}
+	return len(w.waiting)
+}
+
+func (w *watchers) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.waiting)
+}
