@@ -18,11 +18,11 @@ const maxChain = 8
 // Attested is an SVID whose certificate and attestation result both hold. Only
 // [Verify] and what calls it make one.
 type Attested struct {
-	ID          spiffeid.ID
-	Certificate *x509.Certificate // the leaf
-	Result      Result
-	VerifierKey Thumbprint // of the key that signed the result
-	VerifiedAt  time.Time
+	ID          spiffeid.ID       `json:"id"`
+	Certificate *x509.Certificate `json:"-"` // the leaf
+	Result      Result            `json:"result"`
+	VerifierKey Thumbprint        `json:"verifier_key"` // of the key that signed the result
+	VerifiedAt  time.Time         `json:"verified_at"`
 }
 
 // Verify checks an attested SVID: chain is the peer's certificates, leaf first,

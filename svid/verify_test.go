@@ -9,6 +9,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"errors"
 	"net/url"
 	"testing"
@@ -319,6 +320,65 @@ func TestTwoResultsInOneCertificateAreRefused(t *testing.T) {
 	}
 	_, err := svid.Verify([]*x509.Certificate{&twice}, a.Source(), now)
 	wantError(t, err, attest.Malformed, "result_duplicate")
+}
+
+func TestCryptoX509ParsesNoCertificateWithTwoResults(t *testing.T) {
+	a := authority(t)
+	one := a.Mint(t, "/orders").Certificates[0]
+	template := &x509.Certificate{SerialNumber: one.SerialNumber, NotBefore: one.NotBefore, NotAfter: one.NotAfter, URIs: one.URIs}
+	for _, e := range one.Extensions {
+		if e.Id.Equal(svid.OID()) {
+			template.ExtraExtensions = append(template.ExtraExtensions, e, e)
+		}
+	}
+	key := svidtest.NewKey(t)
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x509.ParseCertificate(der); err == nil {
+		t.Error("it does: what refuses such a certificate now is result_duplicate alone")
+	}
+}
+
+func TestASignatureThatDoesNotVerifyIsRefused(t *testing.T) {
+	a := authority(t)
+	key := svidtest.NewKey(t)
+	u, err := svid.ResultFrom(a.Mint(t, "/orders", svidtest.Key(key)).Certificates[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := bytes.Clone(u.CWT)
+	forged[len(forged)-1] ^= 1
+	chain := a.Mint(t, "/orders", svidtest.Key(key), svidtest.CWT(forged)).Certificates
+	src := a.Source()
+	for range 2 { // a bad signature is not remembered as anything
+		_, err = svid.Verify(chain, src, now)
+		wantError(t, err, attest.Untrusted, "result_signature")
+	}
+	good := a.Mint(t, "/orders", svidtest.Key(key), svidtest.CWT(u.CWT)).Certificates
+	if _, err := svid.Verify(good, src, now); err != nil {
+		t.Errorf("the same without the flipped bit: %v", err)
+	}
+}
+
+func TestAnAttestedPeerIsReadableJSON(t *testing.T) {
+	a := authority(t)
+	got, err := svid.Verify(a.Mint(t, "/orders").Certificates, a.Source(), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m map[string]any
+	if err := json.Unmarshal(b, &m); err != nil {
+		t.Fatal(err)
+	}
+	if m["id"] != "spiffe://example.test/orders" || len(m) != 4 {
+		t.Errorf("%s", b)
+	}
 }
 
 func TestNoBitOfTheResultCanBeFlipped(t *testing.T) {
