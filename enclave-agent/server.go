@@ -30,7 +30,7 @@ const maxMessage = 1 << 20
 // only keeps it from spinning.
 const (
 	connectTimeout   = 10 * time.Second
-	keepaliveAfter   = 6 * time.Minute // gRPC servers refuse more than one ping in 5 minutes by default
+	keepaliveAfter   = time.Minute // of silence on a watch; the server takes a ping every 30 s
 	keepaliveTimeout = 20 * time.Second
 )
 

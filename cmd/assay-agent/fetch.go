@@ -172,7 +172,7 @@ func print(w io.Writer, output string, got []fetched) error {
 	for _, g := range got {
 		leaf := g.svid.Certificates[0]
 		all = append(all, shown{
-			g.svid.ID.String(), fmt.Sprintf("%x", leaf.SerialNumber.Bytes()), leaf.NotBefore.UTC(), leaf.NotAfter.UTC(),
+			g.svid.ID.String(), fmt.Sprintf("%032x", leaf.SerialNumber), leaf.NotBefore.UTC(), leaf.NotAfter.UTC(),
 			string(certificates(g.svid.Certificates)), string(certificates(g.bundle)),
 		})
 	}

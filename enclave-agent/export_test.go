@@ -1,0 +1,4 @@
+package agent
+
+// Handshake is handshake, for the tests of package agent_test.
+var Handshake = handshake
