@@ -199,7 +199,7 @@ func (k *Keyring) Run(ctx context.Context, path string, every time.Duration, log
 
 // readFile reads at most one byte more than a document may have.
 func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // the operator names the file
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}

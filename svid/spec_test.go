@@ -13,7 +13,7 @@ import (
 func TestTheSpecificationNamesEveryCheck(t *testing.T) {
 	var spec strings.Builder
 	for _, name := range []string{"attested-svid.md", "verifier-keys.md"} {
-		b, err := os.ReadFile(filepath.Join("..", "docs", "spec", name)) //nolint:gosec // a constant name
+		b, err := os.ReadFile(filepath.Join("..", "docs", "spec", name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -29,7 +29,7 @@ func TestTheSpecificationNamesEveryCheck(t *testing.T) {
 		if strings.HasSuffix(path, "_test.go") {
 			continue
 		}
-		b, err := os.ReadFile(path) //nolint:gosec // a file of this package
+		b, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -141,7 +141,7 @@ func TestEachEndRefusesAPeerThatDoesNotMeetItsRequirements(t *testing.T) {
 	wantError(t, c, attest.Untrusted, "result_missing")
 
 	// A client without a certificate, and one that only speaks TLS 1.2.
-	if _, s = connect(t, &tls.Config{InsecureSkipVerify: true}, w.tls(orders).Server()); s == nil { //nolint:gosec // the server is under test
+	if _, s = connect(t, &tls.Config{InsecureSkipVerify: true}, w.tls(orders).Server()); s == nil {
 		t.Error("a client without a certificate got through")
 	}
 	old := tlsconfig.MTLSClientConfig(inventory, w, tlsconfig.AuthorizeAny())

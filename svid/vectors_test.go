@@ -131,12 +131,12 @@ func golden(t *testing.T, name string, got []byte) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
 	if *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil { //nolint:gosec // public test data
+		if err := os.WriteFile(path, got, 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
-	want, err := os.ReadFile(path) //nolint:gosec // a constant name
+	want, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatalf("%v (go test ./svid -update writes it)", err)
 	}
@@ -258,7 +258,7 @@ func TestTheVectorsComeToTheirOutcome(t *testing.T) {
 
 func testdata(t *testing.T, name string) []byte {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join("testdata", name)) //nolint:gosec // a constant name
+	b, err := os.ReadFile(filepath.Join("testdata", name))
 	if err != nil {
 		t.Fatal(err)
 	}
