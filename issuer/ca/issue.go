@@ -113,6 +113,9 @@ func (c *CA) profile(r *ledger.Recorded, is ledger.Issuance) (*profile, error) {
 	if err != nil {
 		return nil, internal("issue_key", err)
 	}
+	if err := checkKeyType(key); err != nil {
+		return nil, internal("issue_key", err)
+	}
 	at := r.Time().UTC()
 	p := &profile{
 		id: id, serial: is.Serial, spki: is.SPKI, key: key, issuedAt: at,
