@@ -20,24 +20,38 @@ import (
 //	BINDING  the binding that good.cbor carries, in hex
 //	NONCE    its nonce, in hex
 //	PCR0     its PCR0, in hex
-//	data/    a server's data directory, see ledgerFixture
-func TestSessions(t *testing.T) { runScripts(t, "testdata", nil) }
+//	data/    a server's data directory, see newOffice
+func TestSessions(t *testing.T) { runScripts(t, "testdata", newOffice(t), nil) }
 
 // TestLedgerSessionsOverADatabaseFile runs the scripts in testdata/ledger, with
 // SOURCE naming the database.
 func TestLedgerSessionsOverADatabaseFile(t *testing.T) {
-	runScripts(t, "testdata/ledger", func(env *testscript.Env) error {
+	runScripts(t, "testdata/ledger", newOffice(t), func(env *testscript.Env) {
 		env.Setenv("SOURCE", "--db="+filepath.Join(env.WorkDir, "data", "assay.db"))
-		return nil
 	})
 }
 
-func runScripts(t *testing.T, dir string, setup func(*testscript.Env) error) {
+// TestLedgerSessionsOverTheAdminSocket runs the same scripts with SOURCE naming
+// the socket of a server that serves the same ledger.
+func TestLedgerSessionsOverTheAdminSocket(t *testing.T) {
+	o := newOffice(t)
+	socket := o.serve(t)
+	runScripts(t, "testdata/ledger", o, func(env *testscript.Env) { env.Setenv("SOURCE", "--admin="+socket) })
+}
+
+// TestServerSessions runs the scripts in testdata/server, which need a server:
+// ADMIN names its socket.
+func TestServerSessions(t *testing.T) {
+	o := newOffice(t)
+	socket := o.serve(t)
+	runScripts(t, "testdata/server", o, func(env *testscript.Env) { env.Setenv("ADMIN", socket) })
+}
+
+func runScripts(t *testing.T, dir string, o *office, setup func(*testscript.Env)) {
 	t.Helper()
 	fixtures := t.TempDir()
 	evidenceFixtures(t, fixtures)
 	svidFixtures(t, fixtures)
-	data := ledgerFixture(t)
 	testscript.Run(t, testscript.Params{
 		Dir: dir,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -51,13 +65,13 @@ func runScripts(t *testing.T, dir string, setup func(*testscript.Env) error) {
 			if err := copyFiles(fixtures, env.WorkDir); err != nil {
 				return err
 			}
-			if err := copyFiles(data, filepath.Join(env.WorkDir, "data")); err != nil {
+			if err := copyFiles(o.dir, filepath.Join(env.WorkDir, "data")); err != nil {
 				return err
 			}
-			if setup == nil {
-				return nil
+			if setup != nil {
+				setup(env)
 			}
-			return setup(env)
+			return nil
 		},
 	})
 }
@@ -71,6 +85,9 @@ func copyFiles(from, to string) error {
 		return err
 	}
 	for _, f := range files {
+		if !f.Type().IsRegular() {
+			continue
+		}
 		b, err := os.ReadFile(filepath.Join(from, f.Name()))
 		if err != nil {
 			return err

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// walk calls f for every command that somebody can run.
+func walk(c *cobra.Command, f func(*cobra.Command)) {
+	for _, sub := range c.Commands() {
+		if !sub.HasSubCommands() && sub.Name() != "version" && sub.Name() != "help" {
+			f(sub)
+		}
+		walk(sub, f)
+	}
+}
+
+func reference(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", "..", "docs", "reference", "cli.md"))
+	check(t, err)
+	return string(b)
+}
+
+func TestEveryCommandHasHelpWithExamplesAndIsInTheReference(t *testing.T) {
+	doc := reference(t)
+	n := 0
+	walk(rootCommand(systemClock), func(c *cobra.Command) {
+		n++
+		if c.Short == "" || c.Long == "" || !strings.Contains(c.Example, "  "+c.CommandPath()) {
+			t.Errorf("%s: short %q, long or example is missing", c.CommandPath(), c.Short)
+		}
+		if !strings.Contains(doc, "`"+c.CommandPath()+"`") {
+			t.Errorf("%s is not in docs/reference/cli.md", c.CommandPath())
+		}
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			if f.Name != "help" && !strings.Contains(doc, "--"+f.Name) {
+				t.Errorf("%s --%s is not in docs/reference/cli.md", c.CommandPath(), f.Name)
+			}
+			if f.Usage == "" {
+				t.Errorf("%s --%s has no help", c.CommandPath(), f.Name)
+			}
+		})
+	})
+	if n != 10 {
+		t.Errorf("%d commands, want 10", n)
+	}
+}
+
+// The names below are relied upon outside. Add to a list; change nothing in it.
+func TestJSONFieldNamesAreThoseOfTheContract(t *testing.T) {
+	for _, c := range []struct {
+		value any
+		want  string
+	}{
+		{verdict{}, "verified tee at kind check error hint nonce binding revocation unused warnings claims decision"},
+		{svidVerdict{}, "verified at kind check error hint id certificate verifier_key result"},
+		{certificate{}, "spiffe_id serial subject issuer not_before not_after key"},
+		{policyReport{}, "ok file policy trust_domain digest workloads errors warnings"},
+		{finding{}, "position line column message hint"},
+		{record{}, "outcome reference sequence previous_hash hash entry"},
+		{chainVerdict{}, "ok trust_domain chain entries head checkpoints checkpoints_from_elsewhere covered key key_pinned kind check error hint"},
+		{serverStatus{}, "version trust_domain kind platforms policy policy_digest started ledger_size checkpoint_size authority_not_after server_certificate_not_after issued_total denied_total attestations_in_flight watches warnings"},
+	} {
+		doc := reference(t)
+		typ := reflect.TypeOf(c.value)
+		var got []string
+		for i := range typ.NumField() {
+			if !typ.Field(i).IsExported() {
+				continue
+			}
+			tag := typ.Field(i).Tag.Get("json")
+			if tag == "" || strings.Contains(tag, ",") {
+				t.Errorf("%s.%s: tag %q: every field is named, and always there", typ, typ.Field(i).Name, tag)
+			}
+			got = append(got, tag)
+			if !strings.Contains(doc, "`"+tag+"`") {
+				t.Errorf("%s: field %s is not in docs/reference/cli.md", typ, tag)
+			}
+		}
+		if diff := cmp.Diff(strings.Fields(c.want), got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", typ, diff)
+		}
+	}
+}
+
+func TestEveryTEEOfThisBuildIsComplete(t *testing.T) {
+	if len(tees()) == 0 {
+		t.Fatal("this build verifies nothing")
+	}
+	for _, x := range tees() {
+		v := reflect.ValueOf(x)
+		for i := range v.NumField() {
+			if v.Field(i).IsZero() {
+				t.Errorf("%s: %s is missing", x.platform, v.Type().Field(i).Name)
+			}
+		}
+		got, err := findTEE(string(x.platform))
+		if err != nil || got.platform != x.platform {
+			t.Errorf("%s is not found: %v", x.platform, err)
+		}
+		verifier, about, err := x.verifier(nil)
+		if err != nil || verifier.Platform() != x.platform || verifier.Simulated() || about == "" {
+			t.Errorf("%s: the pinned roots: %v", x.platform, err)
+		}
+		if !slices.Contains(teeNames(), string(x.platform)) {
+			t.Errorf("%s is not completed", x.platform)
+		}
+	}
+}
