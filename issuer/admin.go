@@ -73,9 +73,6 @@ func (a *admin) warnings() []string {
 		out = append(out, "the policy file is refused, an older one is in force: "+why)
 	}
 	bundle := a.policy.Current()
-	if len(bundle.Workloads()) == 0 {
-		out = append(out, "the policy has no workload: it grants nothing")
-	}
 	for _, w := range bundle.Warnings() {
 		out = append(out, "policy: "+w.Error())
 	}

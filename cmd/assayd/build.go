@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/assay-project/assay/attest"
@@ -68,11 +67,9 @@ type data struct {
 	ca     *ca.CA
 }
 
-func databasePath(cfg *config.Config) string { return filepath.Join(cfg.DataDir, "assay.db") }
-
 // notInitialised says that init was never run here, if so.
 func notInitialised(cfg *config.Config) error {
-	if _, err := os.Stat(databasePath(cfg)); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(ca.DatabasePath(cfg.DataDir)); errors.Is(err, fs.ErrNotExist) {
 		return cli.Usagef("run `assayd init --trust-domain "+cfg.TrustDomain+"` first, or mend data_dir", "%s holds no database", cfg.DataDir)
 	}
 	return nil
@@ -83,7 +80,7 @@ func openData(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *dat
 	if err := notInitialised(cfg); err != nil {
 		return nil, err
 	}
-	st, err := store.OpenSQLite(ctx, databasePath(cfg))
+	st, err := store.OpenSQLite(ctx, ca.DatabasePath(cfg.DataDir))
 	if err != nil {
 		return nil, starting(err)
 	}
@@ -95,7 +92,7 @@ func openData(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *dat
 	if err := checkKind(ctx, cfg, st); err != nil {
 		return nil, err
 	}
-	ring, err := keys.OpenDir(filepath.Join(cfg.DataDir, "keys"))
+	ring, err := keys.OpenDir(ca.KeysPath(cfg.DataDir))
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +145,7 @@ func checkData(ctx context.Context, cfg *config.Config) (err error) {
 	if err := notInitialised(cfg); err != nil {
 		return err
 	}
-	st, err := store.OpenSQLiteReadOnly(ctx, databasePath(cfg))
+	st, err := store.OpenSQLiteReadOnly(ctx, ca.DatabasePath(cfg.DataDir))
 	if err != nil {
 		return starting(err)
 	}
@@ -156,12 +153,28 @@ func checkData(ctx context.Context, cfg *config.Config) (err error) {
 	if err := checkKind(ctx, cfg, st); err != nil {
 		return err
 	}
-	ring, err := keys.OpenDir(filepath.Join(cfg.DataDir, "keys"))
+	ring, err := keys.OpenDir(ca.KeysPath(cfg.DataDir))
 	if err != nil {
 		return starting(err)
 	}
 	if _, err := ca.CheckpointSigner(ctx, ring); err != nil {
 		return starting(err)
+	}
+	return starting(checkAuthorities(ctx, cfg, st, ring))
+}
+
+// checkAuthorities: every key that the database names is there and can be read.
+func checkAuthorities(ctx context.Context, cfg *config.Config, st *store.SQLite, ring keys.Ring) error {
+	for _, use := range []store.Use{store.X509, store.Verifier} {
+		rows, err := st.Authorities(ctx, cfg.TrustDomain, use)
+		if err != nil {
+			return err
+		}
+		for _, row := range rows {
+			if _, err := ring.Get(ctx, row.KeyName); err != nil {
+				return cli.Usagef("restore the key from a backup; a new authority is never made in its place", "the database names the key %s: %w", row.KeyName, err)
+			}
+		}
 	}
 	return nil
 }

@@ -80,6 +80,12 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) 
 	if err != nil {
 		return err
 	}
+	for _, w := range policy.Current().Warnings() {
+		log.WarnContext(ctx, "policy", "warning", w.Error())
+	}
+	for _, w := range data.ca.Status().Warnings {
+		log.WarnContext(ctx, "authority", "warning", w)
+	}
 	log.InfoContext(ctx, "serving", "attestation", listeners.Attestation.Addr().String(), "admin", cfg.AdminSocket,
 		"metrics", address(listeners.Metrics), "policy", policy.Current().Version(), "platforms", fmt.Sprint(set.Platforms()))
 
