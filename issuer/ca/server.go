@@ -143,6 +143,9 @@ func (c *CA) readServer(path string, now time.Time) (*tls.Certificate, error) {
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err != nil {
 		return bad("%w", err)
 	}
+	if !now.Before(leaf.NotAfter) {
+		return bad("it ended at %s", leaf.NotAfter.Format(time.RFC3339))
+	}
 	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != c.ServerID().String() {
 		return bad("it is not for %s", c.ServerID())
 	}
