@@ -2,6 +2,8 @@ package svid
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
@@ -16,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fxamacker/cbor/v2"
 	"github.com/google/go-cmp/cmp"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -254,6 +257,39 @@ func TestTheVectorsComeToTheirOutcome(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestTheSignaturesVerifyByTheSpecificationAlone builds the Sig_structure of RFC
+// 9052, section 4.4, by hand, and uses no COSE library.
+func TestTheSignaturesVerifyByTheSpecificationAlone(t *testing.T) {
+	head := func(major byte, n int) []byte { // of a byte string of 24 to 65535 bytes
+		if n < 1<<8 {
+			return []byte{major<<5 | 24, byte(n)}
+		}
+		return []byte{major<<5 | 25, byte(n >> 8), byte(n)}
+	}
+	check := func(name, signer string, message []byte) {
+		t.Helper()
+		var p sign1Parts
+		if err := cbor.Unmarshal(message[1:], &p); err != nil {
+			t.Fatal(err)
+		}
+		toBeSigned := append([]byte{0x84, 0x6a}, "Signature1"...)
+		toBeSigned = append(append(toBeSigned, head(majorBytes, len(p.Protected))...), p.Protected...)
+		toBeSigned = append(toBeSigned, 0x40)
+		toBeSigned = append(append(toBeSigned, head(majorBytes, len(p.Payload))...), p.Payload...)
+		sum := sha256.Sum256(toBeSigned)
+		r, s := new(big.Int).SetBytes(p.Signature[:32]), new(big.Int).SetBytes(p.Signature[32:])
+		if !ecdsa.Verify(&testKey(t, signer).PublicKey, sum[:], r, s) {
+			t.Errorf("%s does not verify", name)
+		}
+	}
+	var v vector
+	if err := json.Unmarshal(testdata(t, "nitro-affirming.json"), &v); err != nil {
+		t.Fatal(err)
+	}
+	check("the result", "verifier", unhex(t, v.CWTHex))
+	check("the verifier keys", "verifier root", testdata(t, "verifier-keys-hardware.cose"))
 }
 
 func testdata(t *testing.T, name string) []byte {
