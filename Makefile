@@ -19,7 +19,7 @@ demo: ## attest two simulated enclaves, and see a third one refused (no root, no
 
 build: ## the binaries, into bin/
 	@mkdir -p $(BIN)
-	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w" -o $(BIN)/ ./cmd/...
 
 test: ## everything: unit, negative, end to end, race; installs what it lacks
 	@scripts/test.sh

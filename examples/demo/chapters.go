@@ -1,0 +1,279 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// hardware makes the simulated PKI and starts three enclaves' security modules.
+func (d *demo) hardware(ctx context.Context) error {
+	d.chapter("Hardware, simulated: three enclaves of one AWS account")
+	root, err := d.run(ctx, nil, "teesim", "nitro", "root", "--authority", d.path("aws"))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(d.path("aws-root.pem"), []byte(root), 0o600); err != nil {
+		return err
+	}
+	for _, e := range []struct{ name, image string }{{"orders", "orders"}, {"inventory", "inventory"}, {"debug", "orders"}} {
+		args := []string{
+			"nitro", "run", "--authority", d.path("aws"), "--socket", d.path(e.name + ".nsm"), "--image", e.image, "--role", role,
+		}
+		if e.name == "debug" {
+			args = append(args, "--debug")
+		}
+		p, err := d.start("teesim-"+e.name, nil, "teesim", args...)
+		if err != nil {
+			return err
+		}
+		if err := p.says(ctx, "listening on"); err != nil {
+			return err
+		}
+	}
+	d.say("orders and inventory run their images; a third runs the image of orders in debug mode,")
+	d.say("in which the host can read its memory.")
+	return nil
+}
+
+// server writes a policy and starts assayd.
+func (d *demo) server(ctx context.Context) error {
+	d.chapter("assayd starts: a new trust domain, a new CA, a policy")
+	data := d.path("assay")
+	if _, err := d.run(ctx, nil, "assayd", "init", "--trust-domain", trustDomain, "--data-dir", data, "--simulated-root", d.path("aws-root.pem")); err != nil {
+		return err
+	}
+	if err := d.writePolicy(ctx, 1); err != nil {
+		return err
+	}
+	var err error
+	if d.address, err = freeAddress(); err != nil {
+		return err
+	}
+	if err := os.WriteFile(d.path("assay/assayd.yaml"), []byte(fmt.Sprintf(`trust_domain: %s
+data_dir: .
+policy: policy.yaml
+listen: %s
+admin_socket: admin.sock
+metrics_listen: ""
+reattest_spread: 1s
+nitro:
+  simulated_root: %s
+`, trustDomain, d.address, d.path("aws-root.pem"))), 0o600); err != nil {
+		return err
+	}
+	if out, err := d.run(ctx, nil, "assayd", "check", "--config", d.path("assay/assayd.yaml")); err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	p, err := d.start("assayd", nil, "assayd", "run", "--config", d.path("assay/assayd.yaml"))
+	if err != nil {
+		return err
+	}
+	if err := p.until(ctx, "it answers", func() bool { return dials(d.address) }); err != nil {
+		return err
+	}
+	pem, err := d.run(ctx, nil, "assayd", "bootstrap", "export", "--config", d.path("assay/assayd.yaml"))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(d.path("bootstrap.pem"), []byte(pem), 0o600); err != nil {
+		return err
+	}
+	out, err := d.assay(ctx, "policy", "check", d.path("assay/policy.yaml"))
+	if err != nil {
+		return err
+	}
+	d.quote("assay policy check policy.yaml", out, nil)
+	return nil
+}
+
+// enclaves starts an agent beside each of the two good enclaves.
+func (d *demo) enclaves(ctx context.Context) error {
+	d.chapter("Two enclaves boot: each agent attests and gets its SVID")
+	for _, name := range []string{"orders", "inventory"} {
+		p, err := d.startAgent(ctx, name)
+		if err != nil {
+			return err
+		}
+		if err := p.until(ctx, "it holds an SVID", func() bool { _, err := d.fetch(ctx, name); return err == nil }); err != nil {
+			return err
+		}
+	}
+	s, err := d.fetch(ctx, "orders")
+	if err != nil {
+		return err
+	}
+	d.serial = s.Serial
+	if _, err := d.run(ctx, nil, "assay-agent", "fetch", "--socket", d.path("orders.sock"), "--write", d.path("orders-svid")); err != nil {
+		return err
+	}
+	out, err := d.assay(ctx, "svid", "inspect", d.path("orders-svid/svid.0.pem"))
+	if err != nil {
+		return err
+	}
+	d.quote("assay svid inspect orders-svid/svid.0.pem", out, nil)
+	return nil
+}
+
+// talk runs inventory, which demands orders' PCR0, and orders, which knows
+// nothing of Assay.
+func (d *demo) talk(ctx context.Context) error {
+	d.chapter("orders calls inventory over mutual TLS; inventory demands orders' PCR0")
+	if out, err := d.assay(ctx, "bundle", "export", "--admin", d.path("assay/admin.sock"), "--verifier-keys", d.path("verifier-keys.cbor")); err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	m, err := d.measurements(ctx, "orders")
+	if err != nil {
+		return err
+	}
+	p, err := d.start("inventory", []string{endpoint(d.path("inventory.sock"))}, "inventory",
+		"--client-id", ordersID, "--client-pcr0", m["pcr0"], "--accept-simulated",
+		"--verifier-root", d.path("assay/verifier-root.pem"), "--verifier-keys", d.path("verifier-keys.cbor"))
+	if err != nil {
+		return err
+	}
+	if err := p.says(ctx, "serves on "); err != nil {
+		return err
+	}
+	d.shop = strings.TrimSpace(p.out.String()[strings.LastIndex(p.out.String(), " ")+1:])
+	out, err := d.order(ctx, "orders")
+	if err != nil {
+		return err
+	}
+	d.quote("orders --item tea --count 3", out, nil)
+	return nil
+}
+
+// refuseOtherImage lets a workload with a good SVID, but another image, call.
+func (d *demo) refuseOtherImage(ctx context.Context) error {
+	d.chapter("The same call from another image is refused, though its SVID is good")
+	_, err := d.order(ctx, "inventory")
+	if err == nil {
+		return errors.New("inventory served a client that it must refuse")
+	}
+	line, _, _ := strings.Cut(lastLine(err.Error()), "\n")
+	d.quote("orders --item tea --count 3     # with inventory's SVID", line, nil)
+	return nil
+}
+
+// refuseDebug starts the agent of the debug enclave, and explains its denial.
+func (d *demo) refuseDebug(ctx context.Context) error {
+	d.chapter("The enclave in debug mode is denied: same image, same role")
+	p, err := d.startAgent(ctx, "debug")
+	if err != nil {
+		return err
+	}
+	reference := regexp.MustCompile(`as-[a-z0-9]{10}`)
+	if err := p.until(ctx, "it is denied", func() bool { return reference.MatchString(p.out.String()) }); err != nil {
+		return err
+	}
+	d.denied = reference.FindString(p.out.String())
+	d.say("The agent learns: kind denied, check policy, reference %s. The operator learns why:", d.denied)
+	out, err := d.assay(ctx, "ledger", "show", "--admin", d.path("assay/admin.sock"), d.denied)
+	if err != nil {
+		return err
+	}
+	d.quote("assay ledger show "+d.denied, out, nil)
+	return nil
+}
+
+// renew publishes a policy with the next release, which makes agents attest
+// again, and shows that service goes on with new keys.
+func (d *demo) renew(ctx context.Context) error {
+	d.chapter("A new policy revision: agents attest again, with new keys")
+	if err := d.writePolicy(ctx, 2); err != nil {
+		return err
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		s, err := d.fetch(ctx, "orders")
+		if err == nil && s.Serial != d.serial {
+			d.say("orders renewed: serial %s became %s.", short(d.serial), short(s.Serial))
+			break
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("orders did not renew within 20 s of the new policy: %v", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	out, err := d.order(ctx, "orders")
+	if err != nil {
+		return err
+	}
+	d.quote("orders --item tea --count 3", out, nil)
+	return nil
+}
+
+// audit reads the ledger and checks its chain.
+func (d *demo) audit(ctx context.Context) error {
+	d.chapter("What the ledger says")
+	for _, args := range [][]string{{"ledger", "list"}, {"ledger", "verify"}} {
+		out, err := d.assay(ctx, append(args, "--admin", d.path("assay/admin.sock"))...)
+		if err != nil {
+			return err
+		}
+		d.quote("assay "+strings.Join(args, " "), out, nil)
+	}
+	return nil
+}
+
+// assay runs the command that a person would.
+func (d *demo) assay(ctx context.Context, args ...string) (string, error) {
+	return d.run(ctx, nil, "assay", args...)
+}
+
+// order runs the client with the SVID of the named enclave.
+func (d *demo) order(ctx context.Context, who string) (string, error) {
+	return d.run(ctx, []string{endpoint(d.path(who + ".sock"))}, "orders", "--server", d.shop, "--server-id", inventoryID, "--item", "tea", "--count", "3")
+}
+
+func (d *demo) startAgent(ctx context.Context, name string) (*process, error) {
+	file := d.path(name + "-agent.yaml")
+	if _, err := d.run(ctx, nil, "assay-agent", "init", "--server", d.address, "--bootstrap-root", d.path("bootstrap.pem"),
+		"--nsm-socket", d.path(name+".nsm"), "--socket", d.path(name+".sock"), "--config", file); err != nil {
+		return nil, err
+	}
+	return d.start("agent-"+name, nil, "assay-agent", "run", "--config", file)
+}
+
+// fetched is what `assay-agent fetch --output json` says of an SVID.
+type fetched struct{ Serial string }
+
+func (d *demo) fetch(ctx context.Context, name string) (fetched, error) {
+	out, err := d.run(ctx, nil, "assay-agent", "fetch", "--socket", d.path(name+".sock"), "--output", "json")
+	if err != nil {
+		return fetched{}, err
+	}
+	var all struct {
+		SVIDs []fetched `json:"svids"`
+	}
+	if err := json.Unmarshal([]byte(out), &all); err != nil {
+		return fetched{}, err
+	}
+	if len(all.SVIDs) == 0 {
+		return fetched{}, errors.New("no SVID")
+	}
+	return all.SVIDs[0], nil
+}
+
+// measurements are an image's registers, as a build of it would print them.
+func (d *demo) measurements(ctx context.Context, image string) (map[string]string, error) {
+	out, err := d.run(ctx, nil, "teesim", "nitro", "measurements", "--image", image, "--role", role, "--output", "json")
+	if err != nil {
+		return nil, err
+	}
+	var m struct {
+		PCRs map[string]string `json:"pcrs"`
+	}
+	err = json.Unmarshal([]byte(out), &m)
+	return m.PCRs, err
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// writePolicy writes a revision of the demo's policy: two workloads, each an
+// image (PCR0) and who may launch it (PCR3). The second revision also admits
+// the next release of orders before it ships.
+func (d *demo) writePolicy(ctx context.Context, revision int) error {
+	images := []string{"orders"}
+	if revision > 1 {
+		images = append(images, "orders-next")
+	}
+	var references strings.Builder
+	var pcr3 string
+	for _, image := range images {
+		m, err := d.measurements(ctx, image)
+		if err != nil {
+			return err
+		}
+		pcr3 = m["pcr3"]
+		fmt.Fprintf(&references, "    - {value: %q, note: %q}\n", m["pcr0"], image)
+	}
+	inventory, err := d.measurements(ctx, "inventory")
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprintf(`version: 1
+bundle: shop
+revision: %d
+trust_domain: %s
+references:
+  orders-images:
+%sworkloads:
+  - name: orders
+    tee: aws-nitro
+    mode: enforce
+    match:
+      pcr0: {in: orders-images}
+      pcr3: {eq: %q} # whose instance role launched it: ownership
+    issue:
+      - spiffe_id: "spiffe://{td}/shop/orders"
+        x509_ttl: 1h
+  - name: inventory
+    tee: aws-nitro
+    mode: enforce
+    match:
+      pcr0: {eq: %q}
+      pcr3: {eq: %q}
+    issue:
+      - spiffe_id: "spiffe://{td}/shop/inventory"
+        x509_ttl: 1h
+`, revision, trustDomain, references.String(), pcr3, inventory["pcr0"], pcr3)
+	// Replaced in one step: the server must never read half a policy.
+	tmp := d.path("assay/policy.yaml.new")
+	if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, d.path("assay/policy.yaml"))
+}
