@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -199,6 +201,7 @@ func (v *verification) run(ctx context.Context, raw []byte) *verdict {
 	}
 	rev, err := checkRevocation(chain, v.endorsements, v.at, v.requireCRL)
 	out.Revocation = rev.State
+	out.checked = append(out.checked, checked{"revocation", rev.State, rev.Detail})
 	v.unused(out)
 	if err != nil {
 		return v.refuse(out, err)
@@ -206,7 +209,6 @@ func (v *verification) run(ctx context.Context, raw []byte) *verdict {
 	if err := v.expectations(out, *claims); err != nil {
 		return v.refuse(out, err)
 	}
-	out.checked = append(out.checked, checked{"revocation", rev.State, rev.Detail})
 
 	out.Verified, out.Claims = true, claims
 	if v.policy == nil {
@@ -237,35 +239,33 @@ func (v *verification) chain(body []byte) ([]*x509.Certificate, error) {
 
 // expectations compares nonce and binding with what the user expects.
 func (v *verification) expectations(out *verdict, c attest.Claims) error {
+	var err error
 	if v.nonce != nil {
-		got, check := v.tee.nonce(c)
-		if string(got) != string(v.nonce) {
+		out.Nonce = stateOK
+		if got, check := v.tee.nonce(c); !bytes.Equal(got, v.nonce) {
 			out.Nonce = stateFailed
-			return &attest.Error{
+			err = &attest.Error{
 				Kind: attest.Untrusted, Check: check, Err: errors.New("the evidence was made for another nonce"),
 				Expected: attest.Bytes(v.nonce).String(), Got: short(got),
 				Hint: "this is evidence for somebody else's challenge, or a replay",
 			}
 		}
-		out.Nonce = stateOK
 	}
 	if v.binding != nil {
-		if err := v.tee.bound(c, v.binding); err != nil {
-			out.Binding = stateFailed
-			return err
-		}
 		out.Binding = stateOK
-	}
-	detail := func(state, flag, is string) string {
-		if state == stateOK {
-			return is
+		if berr := v.tee.bound(c, v.binding); berr != nil {
+			out.Binding = stateFailed
+			err = cmp.Or(err, berr)
 		}
-		return "give " + flag + " to compare"
+	}
+	detail := map[string]string{
+		stateOK: "it carries what was expected", stateFailed: "it does not carry what was expected",
+		stateUnchecked: "nothing was expected: --nonce HEX, --expect-binding HEX",
 	}
 	out.checked = append(out.checked,
-		checked{"nonce", out.Nonce, detail(out.Nonce, "--nonce HEX", "the evidence carries the nonce that was expected")},
-		checked{"binding", out.Binding, detail(out.Binding, "--expect-binding HEX", "the evidence carries the binding that was expected")})
-	return nil
+		checked{"nonce", out.Nonce, detail[out.Nonce]},
+		checked{"binding", out.Binding, detail[out.Binding]})
+	return err
 }
 
 // hinted adds to a stale verdict what the evidence says of its own time. It is
@@ -335,7 +335,7 @@ func (v *verification) print(p *cli.Page, out *verdict) error {
 	}
 	switch {
 	case !out.Verified:
-		p.Linef("REFUSED: this is not authentic %s evidence at %s (%s, check %s)", v.tee.title, stamp(v.at), out.Kind, *out.Check)
+		p.Linef("REFUSED: as %s evidence this does not hold at %s (%s, check %s)", v.tee.title, stamp(v.at), out.Kind, *out.Check)
 	case out.Decision == nil:
 		p.Linef("VERIFIED: authentic %s evidence at %s%s", v.tee.title, stamp(v.at), roots)
 	case out.err != nil:

@@ -37,7 +37,7 @@ func readInput(c *cobra.Command, name string) ([]byte, error) {
 	}
 	b, err := io.ReadAll(io.LimitReader(r, maxInput+1))
 	if err != nil {
-		return nil, cli.Usagef("", "%s: %s", name, clean(err))
+		return nil, cli.Usagef("", "%s", clean(err))
 	}
 	if len(b) > maxInput {
 		return nil, &attest.Error{

@@ -224,9 +224,25 @@ func (s dbSource) trustDomain(context.Context) (string, error) { return s.td, ni
 const maxPage = 500
 
 func (s dbSource) list(ctx context.Context, f listFilter) iter.Seq2[ledger.Item, error] {
+	if !f.newestFirst {
+		return s.oldestFirst(ctx, f)
+	}
 	return func(yield func(ledger.Item, error) bool) {
-		// The reader pages back in time; all of it in order of age is that, turned.
-		var all []ledger.Item
+		left := f.limit
+		for i, err := range s.back(ctx, f) {
+			if !yield(i, err) || err != nil {
+				return
+			}
+			if left--; left == 0 {
+				return
+			}
+		}
+	}
+}
+
+// back walks back in time from the newest record.
+func (s dbSource) back(ctx context.Context, f listFilter) iter.Seq2[ledger.Item, error] {
+	return func(yield func(ledger.Item, error) bool) {
 		q := ledger.Filter{Outcome: f.outcome, SPIFFEID: f.spiffeID, Instance: f.instance, Limit: maxPage}
 		for {
 			items, err := s.reader.List(ctx, q)
@@ -234,24 +250,70 @@ func (s dbSource) list(ctx context.Context, f listFilter) iter.Seq2[ledger.Item,
 				yield(ledger.Item{}, err)
 				return
 			}
-			all = append(all, items...)
-			if len(items) < maxPage || f.limit > 0 && f.newestFirst && len(all) >= f.limit {
-				break
+			for _, i := range items {
+				if !yield(i, nil) {
+					return
+				}
+			}
+			if len(items) < maxPage {
+				return
 			}
 			q.Before = items[len(items)-1].Entry.Time
 		}
-		if !f.newestFirst {
-			slices.Reverse(all)
+	}
+}
+
+// oldestFirst walks the chain, however long it is, and merges the denials in by
+// time: those are few, since their store has quotas.
+func (s dbSource) oldestFirst(ctx context.Context, f listFilter) iter.Seq2[ledger.Item, error] {
+	return func(yield func(ledger.Item, error) bool) {
+		var denials []ledger.Item
+		if f.outcome != ledger.Granted {
+			g := f
+			g.outcome = ledger.Denied
+			for i, err := range s.back(ctx, g) {
+				if err != nil {
+					yield(ledger.Item{}, err)
+					return
+				}
+				denials = append(denials, i)
+			}
+			slices.Reverse(denials)
 		}
-		if f.limit > 0 && len(all) > f.limit {
-			all = all[:f.limit]
+		if f.outcome != ledger.Denied {
+			for i, err := range s.entries(ctx) {
+				if err != nil {
+					yield(ledger.Item{}, err)
+					return
+				}
+				if !f.wants(i.Entry) {
+					continue
+				}
+				for len(denials) > 0 && denials[0].Entry.Time.Before(i.Entry.Time) {
+					if !yield(denials[0], nil) {
+						return
+					}
+					denials = denials[1:]
+				}
+				if !yield(i, nil) {
+					return
+				}
+			}
 		}
-		for _, item := range all {
-			if !yield(item, nil) {
+		for _, i := range denials {
+			if !yield(i, nil) {
 				return
 			}
 		}
 	}
+}
+
+// wants reports whether an issuance matches the filter.
+func (f listFilter) wants(e ledger.Entry) bool {
+	if f.instance != "" && string(e.Instance) != f.instance {
+		return false
+	}
+	return f.spiffeID == "" || slices.ContainsFunc(e.Identities, func(i ledger.Identity) bool { return i.SPIFFEID == f.spiffeID })
 }
 
 func (s dbSource) get(ctx context.Context, key string) (ledger.Item, error) {
