@@ -112,11 +112,15 @@ func (d *demo) enclaves(ctx context.Context) error {
 	if _, err := d.run(ctx, nil, "assay-agent", "fetch", "--socket", d.path("orders.sock"), "--write", d.path("orders-svid")); err != nil {
 		return err
 	}
-	out, err := d.assay(ctx, "svid", "inspect", d.path("orders-svid/svid.0.pem"))
+	if out, err := d.assay(ctx, "bundle", "export", "--admin", d.path("assay/admin.sock"), "--verifier-keys", d.path("verifier-keys.cbor")); err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	out, err := d.assay(ctx, "svid", "verify", "--bundle", d.path("orders-svid/bundle.0.pem"), "--verifier-root", d.path("assay/verifier-root.pem"),
+		"--verifier-keys", d.path("verifier-keys.cbor"), "--allow-simulated", d.path("orders-svid/svid.0.pem"))
 	if err != nil {
 		return err
 	}
-	d.quote("assay svid inspect orders-svid/svid.0.pem", out, nil)
+	d.quote("assay svid verify --bundle bundle.0.pem --verifier-root verifier-root.pem --verifier-keys verifier-keys.cbor --allow-simulated svid.0.pem", out, nil)
 	return nil
 }
 
@@ -124,15 +128,12 @@ func (d *demo) enclaves(ctx context.Context) error {
 // nothing of Assay.
 func (d *demo) talk(ctx context.Context) error {
 	d.chapter("orders calls inventory over mutual TLS; inventory demands orders' PCR0")
-	if out, err := d.assay(ctx, "bundle", "export", "--admin", d.path("assay/admin.sock"), "--verifier-keys", d.path("verifier-keys.cbor")); err != nil {
-		return fmt.Errorf("%w\n%s", err, out)
-	}
 	m, err := d.measurements(ctx, "orders")
 	if err != nil {
 		return err
 	}
 	p, err := d.start("inventory", []string{endpoint(d.path("inventory.sock"))}, "inventory",
-		"--client-id", ordersID, "--client-pcr0", m["pcr0"], "--accept-simulated",
+		"--client-domain", trustDomain, "--client-pcr0", m["pcr0"], "--accept-simulated",
 		"--verifier-root", d.path("assay/verifier-root.pem"), "--verifier-keys", d.path("verifier-keys.cbor"))
 	if err != nil {
 		return err
@@ -140,6 +141,7 @@ func (d *demo) talk(ctx context.Context) error {
 	if err := p.says(ctx, "serves on "); err != nil {
 		return err
 	}
+	d.shopkeeper = p
 	d.shop = strings.TrimSpace(p.out.String()[strings.LastIndex(p.out.String(), " ")+1:])
 	out, err := d.order(ctx, "orders")
 	if err != nil {
@@ -156,8 +158,12 @@ func (d *demo) refuseOtherImage(ctx context.Context) error {
 	if err == nil {
 		return errors.New("inventory served a client that it must refuse")
 	}
-	line, _, _ := strings.Cut(lastLine(err.Error()), "\n")
-	d.quote("orders --item tea --count 3     # with inventory's SVID", line, nil)
+	if err := d.shopkeeper.says(ctx, "refused a client: "); err != nil {
+		return err
+	}
+	d.quote("orders --item tea --count 3     # with inventory's own SVID", lastLine(err.Error()), nil)
+	d.say("inventory says why:")
+	d.quote("tail -1 inventory.log", lastLine(d.shopkeeper.out.String()), nil)
 	return nil
 }
 
@@ -178,7 +184,8 @@ func (d *demo) refuseDebug(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.quote("assay ledger show "+d.denied, out, nil)
+	why, _, _ := strings.Cut(out, "\nWorkload inventory")
+	d.quote("assay ledger show "+d.denied, strings.TrimSpace(why)+"\n[then the other workload, the claims and every PCR]", nil)
 	return nil
 }
 

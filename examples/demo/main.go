@@ -65,14 +65,15 @@ type demo struct {
 	address  string // of assayd
 	shop     string // address of inventory
 	running  []*process
-	denied   string // reference of the refusal
-	serial   string // of the first SVID of orders
+
+	shopkeeper *process // inventory
+	denied     string   // reference of the refusal
+	serial     string   // of the first SVID of orders
 }
 
 const (
 	trustDomain = "simulated.demo.assay.example"
 	role        = "arn:aws:iam::123456789012:role/shop"
-	ordersID    = "spiffe://" + trustDomain + "/shop/orders"
 	inventoryID = "spiffe://" + trustDomain + "/shop/inventory"
 )
 

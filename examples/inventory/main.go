@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"flag"
@@ -38,7 +39,7 @@ func main() {
 func run() error {
 	var (
 		listen       = flag.String("listen", "127.0.0.1:0", "address to serve on")
-		client       = flag.String("client-id", "", "SPIFFE ID that clients must have")
+		domain       = flag.String("client-domain", "", "trust domain that clients must belong to")
 		pcr0         = flag.String("client-pcr0", "", "PCR0 of the image that clients must run, hex")
 		verifierRoot = flag.String("verifier-root", "", "pinned verifier root, PEM")
 		verifierKeys = flag.String("verifier-keys", "", "verifier-keys document signed by that root")
@@ -48,7 +49,7 @@ func run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
-	require, err := requirements(*client, *pcr0, *simulated)
+	require, err := requirements(*domain, *pcr0, *simulated)
 	if err != nil {
 		return err
 	}
@@ -63,7 +64,7 @@ func run() error {
 	defer source.Close()
 
 	trust := svid.NewSource(source, keys)
-	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(svid.ServerTLS(source, trust, require...))))
+	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(telling(svid.ServerTLS(source, trust, require...)))))
 	shopv1.RegisterInventoryServiceServer(server, &shelves{trust: trust, require: require, left: map[string]uint32{"tea": 100}})
 	l, err := net.Listen("tcp", *listen)
 	if err != nil {
@@ -74,20 +75,34 @@ func run() error {
 	return server.Serve(l)
 }
 
+// telling prints why a client is refused: TLS tells the client as little as it
+// can, and the one who runs the server should not have to guess.
+func telling(cfg *tls.Config) *tls.Config {
+	verify := cfg.VerifyConnection
+	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
+		err := verify(cs)
+		if err != nil {
+			_, _ = fmt.Printf("refused a client: %v\n", err)
+		}
+		return err
+	}
+	return cfg
+}
+
 // requirements is what this server demands of a client, in one place.
-func requirements(client, pcr0 string, simulated bool) ([]svid.Requirement, error) {
-	id, err := spiffeid.FromString(client)
+func requirements(domain, pcr0 string, simulated bool) ([]svid.Requirement, error) {
+	td, err := spiffeid.TrustDomainFromString(domain)
 	if err != nil {
-		return nil, fmt.Errorf("--client-id: %w", err)
+		return nil, fmt.Errorf("--client-domain: %w", err)
 	}
 	image, err := hex.DecodeString(pcr0)
 	if err != nil || len(image) != 48 {
 		return nil, errors.New("--client-pcr0: want 96 hex digits (SHA-384)")
 	}
 	require := []svid.Requirement{
-		svid.ID(id),
-		svid.PCR(0, image),
-		svid.Owned(), // the policy named who may launch it
+		svid.MemberOf(td),  // the name: any workload of the shop …
+		svid.PCR(0, image), // … that runs this very image
+		svid.Owned(),       // the policy named who may launch it
 		svid.MaxAge(time.Hour),
 	}
 	if simulated {
