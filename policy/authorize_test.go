@@ -323,7 +323,7 @@ func TestNotAfterIsTheEarliestOfItsBounds(t *testing.T) {
 		want   time.Time
 	}{
 		{"the TTL", base, attestation{pcrs: good}, noon, noon.Add(time.Hour)},
-		{"fractions of a second are cut", base, attestation{pcrs: good, at: noon.Add(time.Millisecond)}, noon.Add(900 * time.Millisecond), noon.Add(time.Hour)},
+		{"fractions of a second are cut", base, attestation{pcrs: good, made: noon.Add(500 * time.Millisecond), at: noon.Add(time.Second)}, noon.Add(time.Second), noon.Add(time.Hour)},
 		{"the evidence's age, which defaults to the TTL", base, attestation{pcrs: good, made: noon.Add(-4 * time.Minute)}, noon, noon.Add(56 * time.Minute)},
 		{"the evidence's age, given", change(t, base, "    issue:", "    max_evidence_age: 10m\n    issue:"), attestation{pcrs: good, made: noon.Add(-4 * time.Minute)}, noon, noon.Add(6 * time.Minute)},
 		{"a document from the future counts from its verification", base, attestation{pcrs: good, made: noon.Add(4 * time.Minute)}, noon, noon.Add(time.Hour)},

@@ -32,6 +32,37 @@ func TestAllMistakesAreFoundInOneRun(t *testing.T) {
 	golden(t, "mistakes.golden", errs.Render())
 }
 
+// A bundle for several platforms, with expressions and ordered matchers, is
+// the language as it will be. What is not evaluated yet is an error that says
+// so, once, at its place; the rest of the file is not complained about.
+func TestWhatComesLaterIsToldApartFromMistakes(t *testing.T) {
+	src := change(t, base, "references:\n", `references:
+  our-chips:
+    dedicated: true
+    values: [{value: "59790f"}]
+`) + `  - name: ledger
+    tee: amd-sev-snp
+    mode: enforce
+    match:
+      measurement: {in: ["7be1"]}
+      product: {in: [genoa, turin]}
+      policy.debug: {eq: false}
+      vmpl: {eq: 0}
+      reported_tcb: {gte: {genoa: {bl: 9, tee: 0, snp: 23, ucode: 72}, turin: {fmc: 1, bl: 1, tee: 1, snp: 4, ucode: 81}}}
+      chip_id: {in: our-chips}
+    expr: "snp.guest_svn >= 3 && !snp.platform.smt"
+    issue: [{spiffe_id: "spiffe://{td}/ledger", x509_ttl: 1h}]
+`
+	_, err := policy.Parse("p.yaml", []byte(expand(src)))
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	want := "p.yaml:23:10: policies for amd-sev-snp are not supported yet\np.yaml:32:5: \"expr\" is not supported yet"
+	if err.Error() != want {
+		t.Errorf("got\n%s\nwant\n%s", err, want)
+	}
+}
+
 func TestABundleTellsWhatItIs(t *testing.T) {
 	src := []byte(expand(base))
 	b, err := policy.Parse("p.yaml", src)
@@ -474,7 +505,7 @@ func TestALargeBundleCompilesQuickly(t *testing.T) {
 		"one owner each": func(i int) string { return fmt.Sprintf(`pcr0: {eq: "$i$"}, pcr3: {eq: "$r%d$"}`, i) },
 	} {
 		var lines []string
-		for i := range 10000 {
+		for i := range 4000 {
 			lines = append(lines, line(i))
 		}
 		src := []byte(expand(workloadsOf("enforce", lines...)))
