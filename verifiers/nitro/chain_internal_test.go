@@ -63,6 +63,7 @@ func TestTheDigestOfAPrefixDependsOnWhereEachCertificateEnds(t *testing.T) {
 	seen := make(map[digest]string)
 	for _, ders := range [][][]byte{
 		{[]byte("ab"), []byte("c")}, {[]byte("a"), []byte("bc")}, {[]byte("abc"), {}}, {{}, []byte("abc")},
+		{[]byte("a"), []byte("b")}, {[]byte("a\x00\x00\x00\x00b")}, {[]byte("a\x00\x00\x00\x01b")},
 		{[]byte("c"), []byte("ab")}, {[]byte("ab"), []byte("c"), {}},
 	} {
 		last := digests(ders)[len(ders)-1]
