@@ -39,32 +39,39 @@ func (p *parser) ambiguous(platform attest.Platform, ws []*workload) {
 	byValue := map[value][]int{}
 	var wild []int
 	reported := 0
-	for i, w := range ws {
-		var candidates []int
-		if r := pivotRule(w, pivot); r != nil {
-			candidates = append(candidates, wild...)
-			for _, e := range r.test.values().entries {
-				candidates = append(candidates, byValue[e.value]...)
-				byValue[e.value] = append(byValue[e.value], i)
-			}
-		} else {
-			for j := range i {
-				candidates = append(candidates, j)
-			}
-			wild = append(wild, i)
+	full := func(a, b *workload) bool {
+		shared, possible := overlap(a, b)
+		if possible {
+			p.reportAmbiguity(platform, a, b, shared)
+			reported++
 		}
-		seen := map[int]bool{}
-		for _, j := range candidates {
-			if seen[j] {
-				continue
-			}
-			seen[j] = true
-			if shared, both := overlap(ws[j], w); both {
-				if reported++; reported > maxAmbiguities {
+		return reported == maxAmbiguities
+	}
+	for i, w := range ws {
+		r := pivotRule(w, pivot)
+		if r == nil {
+			for _, before := range ws[:i] {
+				if full(before, w) {
 					return
 				}
-				p.reportAmbiguity(platform, ws[j], w, shared)
 			}
+			wild = append(wild, i)
+			continue
+		}
+		for _, j := range wild {
+			if full(ws[j], w) {
+				return
+			}
+		}
+		seen := map[int]bool{}
+		for _, e := range r.test.values().entries {
+			for _, j := range byValue[e.value] {
+				if !seen[j] && full(ws[j], w) {
+					return
+				}
+				seen[j] = true
+			}
+			byValue[e.value] = append(byValue[e.value], i)
 		}
 	}
 }
@@ -120,7 +127,7 @@ func pivotRule(w *workload, pivot *field) *rule {
 	if pivot == nil {
 		return nil
 	}
-	if r := w.find(pivot.name); r != nil && r.test.values() != nil {
+	if r := w.over(pivot); r != nil && r.test.values() != nil {
 		return r
 	}
 	return nil
@@ -132,7 +139,7 @@ func pivotRule(w *workload, pivot *field) *rule {
 func overlap(a, b *workload) (shared []string, possible bool) {
 	when := both(a.when, b.when)
 	for _, r := range a.rules {
-		o := b.find(r.field.name)
+		o := b.over(r.field)
 		if o == nil {
 			continue
 		}

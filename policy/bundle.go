@@ -104,10 +104,13 @@ type workload struct {
 	key        *strictyaml.Node // its name, for findings about the whole
 }
 
-// find returns the rule over a claim, or nil.
-func (w *workload) find(claim string) *rule {
+// find returns the rule over a claim by name, or nil.
+func (w *workload) find(claim string) *rule { return w.over(w.tee.byName[claim]) }
+
+// over returns the rule over a claim, or nil.
+func (w *workload) over(f *field) *rule {
 	for _, r := range w.rules {
-		if r.field.name == claim {
+		if r.field == f {
 			return r
 		}
 	}

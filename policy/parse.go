@@ -78,7 +78,7 @@ func (p *parser) referenceNames() []string {
 	return out
 }
 
-func (p *parser) position(n *strictyaml.Node) string { return p.doc.Problem(n, "", "").Position() }
+func (p *parser) position(n *strictyaml.Node) string { return p.doc.Position(n) }
 
 // need returns the value of a required key, or reports that it is missing.
 func (p *parser) need(n *strictyaml.Node, key, hint string) *strictyaml.Node {

@@ -138,7 +138,7 @@ func compileSet(p *parser, f *field, op string, n *strictyaml.Node) (test, bool)
 		ref, ok := p.references[name]
 		if !ok {
 			hint := "references has no sets"
-			if len(p.references) > 0 {
+			if len(p.references) > 0 && !p.doc.Full() {
 				hint = strictyaml.Suggest(name, p.referenceNames())
 			}
 			p.doc.Report(n, fmt.Sprintf("unknown reference set %q", clip(name)), hint)

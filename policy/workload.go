@@ -128,9 +128,13 @@ func (p *parser) rule(t *tee, f strictyaml.Field) *rule {
 	name := f.Key.Value
 	claim := t.byName[name]
 	if claim == nil {
-		if why, exists := t.instead[name]; exists {
+		why, exists := t.instead[name]
+		switch {
+		case exists:
 			p.doc.Report(f.Key, fmt.Sprintf("the claim %q cannot be matched", name), why)
-		} else {
+		case p.doc.Full():
+			p.doc.Report(f.Key, "unknown claim", "")
+		default:
 			p.doc.Report(f.Key, fmt.Sprintf("%s has no claim %q", t.platform, clip(name)), t.suggest(name, t.claims, nil))
 		}
 		return nil
@@ -282,7 +286,7 @@ func (p *parser) issue(w *workload, n, issue *strictyaml.Node) {
 	if len(issue.Items) == 0 || len(issue.Items) > MaxIdentities {
 		p.doc.Report(issue, fmt.Sprintf("issue has %d identities, want 1 to %d", len(issue.Items), MaxIdentities), "")
 	}
-	for _, item := range issue.Items {
+	for _, item := range issue.Items[:min(len(issue.Items), MaxIdentities)] {
 		id := p.identity(w, item)
 		if id == nil {
 			continue
@@ -360,7 +364,7 @@ func (p *parser) jwt(n *strictyaml.Node, x509TTL time.Duration) *JWT {
 	if len(v.Items) == 0 || len(v.Items) > MaxAudiences {
 		p.doc.Report(v, fmt.Sprintf("audiences has %d entries, want 1 to %d", len(v.Items), MaxAudiences), "")
 	}
-	for _, item := range v.Items {
+	for _, item := range v.Items[:min(len(v.Items), MaxAudiences)] {
 		s, ok := p.doc.Text(item)
 		switch {
 		case !ok:

@@ -15,6 +15,11 @@ const (
 // sourceWidth is how many characters of a long line an [Error] shows.
 const sourceWidth = 120
 
+// walkable bounds the bytes of a line that are walked to find a column: a file
+// of one long line has as many columns to find as it has bytes. In lines of
+// plain ASCII a column is found without walking.
+const walkable = 4096
+
 // Document is one open file: its tree, and the problems found in it so far.
 type Document struct {
 	file    string
@@ -97,6 +102,15 @@ func (d *Document) Problem(n *Node, msg, hint string) *Error {
 	return d.problem(n.Line, n.Col, msg, hint)
 }
 
+// Position is "file:line:col" of a node.
+func (d *Document) Position(n *Node) string {
+	return (&Error{File: d.file, Line: n.Line, Col: n.Col}).Position()
+}
+
+// Full reports whether further problems are only counted: who would go to
+// lengths for a hint can leave it.
+func (d *Document) Full() bool { return len(d.errs) >= MaxErrors }
+
 // Err returns every problem reported so far as [Errors], sorted, or nil.
 func (d *Document) Err() error {
 	if len(d.errs) == 0 {
@@ -114,7 +128,7 @@ func (d *Document) Err() error {
 }
 
 func (d *Document) report(line, col int, msg, hint string) {
-	if len(d.errs) >= MaxErrors {
+	if d.Full() {
 		d.dropped = true
 		return
 	}
@@ -137,8 +151,15 @@ func (d *Document) excerpt(line, col int) (string, int) {
 	if len(s) <= sourceWidth {
 		return clean(s), caret
 	}
-	// Walk to where the window begins: half of it before the column.
+	if !d.ascii[line-1] && len(s) > walkable {
+		return "", 0
+	}
+	// Find where the window begins: half of it before the column.
 	start, skipped := 0, 0
+	if d.ascii[line-1] {
+		start = min(max(caret-sourceWidth/2, 0), len(s))
+		skipped = start
+	}
 	for skipped < caret-sourceWidth/2 && start < len(s) {
 		_, n := utf8.DecodeRuneInString(s[start:])
 		start, skipped = start+n, skipped+1

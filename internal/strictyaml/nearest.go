@@ -6,12 +6,16 @@ import (
 	"strings"
 )
 
+// considered bounds the names that are compared with a misspelt word.
+const considered = 500
+
 // Nearest returns the name that a misspelt word was most likely meant to be,
-// or "" where none is close.
+// or "" where none is close. Of very many names it looks at the first.
 func Nearest(word string, names []string) string {
 	if len(word) > 64 {
 		return ""
 	}
+	names = names[:min(len(names), considered)]
 	best, bestDist := "", 1+max(1, len(word)/3)
 	for _, n := range names {
 		if len(n) > 64 {
@@ -30,7 +34,7 @@ func Suggest(word string, names []string) string {
 	if len(names) == 0 {
 		return ""
 	}
-	sorted := slices.Clone(names)
+	sorted := slices.Clone(names[:min(len(names), considered)])
 	slices.Sort(sorted)
 	list := strings.Join(sorted, ", ")
 	if len(sorted) > 40 {

@@ -284,7 +284,7 @@ func (d *Document) runeAt(line, col int) rune {
 		}
 		return 0
 	}
-	if len(s) > 4096 {
+	if len(s) > walkable {
 		return 0
 	}
 	for i := 1; s != ""; i++ {

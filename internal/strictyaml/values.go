@@ -180,9 +180,14 @@ func (d *Document) OnlyKeys(n *Node, known ...string) {
 				break
 			}
 		}
-		if !found {
-			d.Report(f.Key, fmt.Sprintf("unknown key %q", clip(f.Key.Value, 60)), Suggest(f.Key.Value, known))
+		if found {
+			continue
 		}
+		hint := ""
+		if !d.Full() {
+			hint = Suggest(f.Key.Value, known)
+		}
+		d.Report(f.Key, fmt.Sprintf("unknown key %q", clip(f.Key.Value, 60)), hint)
 	}
 }
 
