@@ -94,8 +94,7 @@ func (c *CA) firstAuthority(ctx context.Context, use store.Use, orphans []string
 		return nil, err
 	}
 	if head.Sequence > 0 {
-		return nil, fault("authority_missing", fmt.Errorf("the ledger has %d entries, and the database names no %s authority", head.Sequence, use),
-			"restore the database from a backup")
+		return nil, noAuthority(head.Sequence, use)
 	}
 	var name string
 	var key crypto.Signer

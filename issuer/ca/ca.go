@@ -102,11 +102,39 @@ func openAt(ctx context.Context, cfg Config, at stops) (*CA, error) {
 	def(&cfg.ServerTTL, 7*24*time.Hour)
 	def(&cfg.Backdate, 30*time.Second)
 	def(&cfg.RefreshHint, 5*time.Minute)
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
 	if cfg.Backdate < 0 || cfg.Backdate > maxBackdate {
 		return nil, fmt.Errorf("ca: Config.Backdate is %v, want 0 to %v", cfg.Backdate, maxBackdate)
+	}
+	c, err := prepare(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if c.x509, err = c.loadAuthority(ctx, store.X509, at); err != nil {
+		return nil, err
+	}
+	if c.verifier, err = c.loadAuthority(ctx, store.Verifier, at); err != nil {
+		return nil, err
+	}
+	if c.throwaway, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		return nil, fault("authority", err, "")
+	}
+	forged := *c.x509.cert
+	forged.PublicKey = c.throwaway.Public()
+	c.lintedBy = &forged
+	if err := c.loadBundle(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.maintain(ctx, at); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// prepare checks what Open and Check both need: the trust domain, and the roots'
+// public files.
+func prepare(ctx context.Context, cfg Config) (*CA, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	row, err := cfg.Store.TrustDomain(ctx, cfg.TrustDomain)
 	if errors.Is(err, store.ErrNotFound) {
@@ -129,24 +157,6 @@ func openAt(ctx context.Context, cfg Config, at stops) (*CA, error) {
 		return nil, err
 	}
 	if c.verifierRoot, err = readPublicKey(filepath.Join(cfg.DataDir, verifierRootFile)); err != nil {
-		return nil, err
-	}
-	if c.x509, err = c.loadAuthority(ctx, store.X509, at); err != nil {
-		return nil, err
-	}
-	if c.verifier, err = c.loadAuthority(ctx, store.Verifier, at); err != nil {
-		return nil, err
-	}
-	if c.throwaway, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-		return nil, fault("authority", err, "")
-	}
-	forged := *c.x509.cert
-	forged.PublicKey = c.throwaway.Public()
-	c.lintedBy = &forged
-	if err := c.loadBundle(ctx); err != nil {
-		return nil, err
-	}
-	if err := c.maintain(ctx, at); err != nil {
 		return nil, err
 	}
 	return c, nil

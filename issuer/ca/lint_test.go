@@ -36,7 +36,9 @@ type specimen struct {
 	parsed func(*x509.Certificate)
 }
 
-func newSpecimen(t *testing.T, f *fixture) *specimen {
+func newSpecimen(t *testing.T, f *fixture) *specimen { t.Helper(); return specimenOf(t, f) }
+
+func specimenOf(t testing.TB, f *fixture) *specimen {
 	t.Helper()
 	rec := f.record(t, attestedtest.Request{})
 	is := rec.Issuances()[0]

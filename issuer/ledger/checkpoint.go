@@ -77,7 +77,7 @@ func SplitNotes(file []byte) [][]byte {
 	var note strings.Builder
 	signed := false
 	flush := func() {
-		if signed && !strings.HasSuffix(note.String(), "\n"+tornMark+"\n") {
+		if signed && !strings.HasSuffix("\n"+note.String(), "\n"+tornMark+"\n") {
 			out = append(out, []byte(note.String()))
 		}
 		note.Reset()

@@ -110,6 +110,9 @@ func (r *Reader) Get(ctx context.Context, key string) (Item, error) {
 		}
 		return r.item(ctx, e, nil)
 	}
+	if !isReference(key) { // an empty one would match everything
+		return Item{}, fmt.Errorf("ledger: %.40q is no reference and no sequence number: %w", key, store.ErrNotFound)
+	}
 	find := store.Find{Reference: key, Limit: 1}
 	entries, err := r.st.FindEntries(ctx, r.trustDomain, r.chain, find)
 	if err != nil {
