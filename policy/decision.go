@@ -80,6 +80,24 @@ type RuleResult struct {
 	Hint     string `json:"hint,omitempty"`     // what a failure usually means
 }
 
+// Pinned names the claims whose value the granting workload demands with eq or
+// in, in the order of its rules; implicit rules are not among them. It is empty
+// for a denial.
+func (d Decision) Pinned() []string {
+	var out []string
+	for _, w := range d.Workloads {
+		if d.Workload == "" || w.Name != d.Workload {
+			continue
+		}
+		for _, r := range w.Rules {
+			if !r.Implicit && (r.Op == "eq" || r.Op == "in") {
+				out = append(out, r.Rule)
+			}
+		}
+	}
+	return out
+}
+
 // Failures is the number of rules that do not hold.
 func (w WorkloadResult) Failures() int {
 	n := 0

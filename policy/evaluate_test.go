@@ -145,6 +145,15 @@ func TestOwnershipIsToldOfTheGrantingWorkloadOnly(t *testing.T) {
 	}
 }
 
+func TestPinnedClaimsAreThoseOfTheGrantingWorkload(t *testing.T) {
+	if got := decide(t, base, nitroClaims(good), noon).Pinned(); !slices.Equal(got, []string{"pcr0", "pcr3"}) {
+		t.Errorf("got %v", got)
+	}
+	if got := decide(t, base, nitroClaims(map[int]string{0: "42"}), noon).Pinned(); got != nil {
+		t.Errorf("a denial pins %v", got)
+	}
+}
+
 func TestWindowsAreInclusive(t *testing.T) {
 	from := time.Date(2027, 1, 15, 0, 0, 0, 0, time.UTC) // release 42
 	to := time.Date(2027, 1, 31, 0, 0, 0, 0, time.UTC)   // release 41
