@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"time"
@@ -186,20 +185,14 @@ func (v *verification) run(ctx context.Context, raw []byte) *verdict {
 	if err != nil {
 		return v.refused(err)
 	}
-	claims, err := v.verifier.Authenticate(ctx, attest.Evidence{Platform: v.tee.platform, Body: body}, v.at)
+	claims, err := v.verifier.Authenticate(ctx, v.evidence(body), v.at)
 	if err != nil {
 		return v.refused(v.hinted(err, body))
 	}
 	out := v.blank()
 	out.checked = v.tee.checked(v.about, *claims)
 
-	// The document was just verified, so that the chain which it carries is the
-	// one that the verifier has accepted.
-	chain, err := v.chain(body)
-	if err != nil {
-		return v.refuse(out, err)
-	}
-	rev, err := checkRevocation(chain, v.endorsements, v.at, v.requireCRL)
+	rev, err := v.tee.revocation(body, v.endorsements, v.at, v.requireCRL)
 	out.Revocation = rev.State
 	out.checked = append(out.checked, checked{"revocation", rev.State, rev.Detail})
 	v.unused(out)
@@ -226,15 +219,14 @@ func (v *verification) run(ctx context.Context, raw []byte) *verdict {
 	return out
 }
 
-func (v *verification) chain(body []byte) ([]*x509.Certificate, error) {
-	seen, err := v.tee.inspect(body)
-	if err != nil {
-		return nil, &attest.Error{Kind: attest.Internal, Check: "inspect", Err: fmt.Errorf("verified evidence does not decode: %w", err)}
+// evidence is what the verifier gets: endorsements are untrusted to it,
+// whoever brought them.
+func (v *verification) evidence(body []byte) attest.Evidence {
+	ev := attest.Evidence{Platform: v.tee.platform, Body: body}
+	for _, e := range v.endorsements {
+		ev.Endorsements = append(ev.Endorsements, e.raw)
 	}
-	if len(seen.chain) < 2 {
-		return nil, &attest.Error{Kind: attest.Internal, Check: "inspect", Err: errors.New("verified evidence has no chain")}
-	}
-	return seen.chain, nil
+	return ev
 }
 
 // expectations compares nonce and binding with what the user expects.

@@ -27,6 +27,9 @@ type tee struct {
 	verifier func(rootsPEM []byte) (v verifiers.Verifier, about string, err error)
 	// inspect decodes evidence without verifying any of it.
 	inspect func(body []byte) (*inspection, error)
+	// revocation checks what was brought along against evidence that has just
+	// verified, and marks the endorsements that it used.
+	revocation func(body []byte, es []*endorsement, at time.Time, require bool) (revocation, error)
 	// facts are what a verified claim says, for people, in the order in which
 	// they are read; registers go into a table of their own.
 	facts     func(c attest.Claims) []cli.Fact

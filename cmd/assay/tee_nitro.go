@@ -21,13 +21,14 @@ import (
 // nitroTEE is AWS Nitro Enclaves.
 func nitroTEE() tee {
 	return tee{
-		platform:  attest.AWSNitro,
-		title:     "AWS Nitro Enclaves",
-		normalize: nitro.Normalize,
-		verifier:  nitroVerifier,
-		inspect:   nitroInspect,
-		facts:     nitroFacts,
-		registers: func(c attest.Claims) (string, map[int]attest.Bytes) { return nitroPCRs, c.Nitro.PCRs },
+		platform:   attest.AWSNitro,
+		title:      "AWS Nitro Enclaves",
+		normalize:  nitro.Normalize,
+		verifier:   nitroVerifier,
+		inspect:    nitroInspect,
+		revocation: nitroRevocation,
+		facts:      nitroFacts,
+		registers:  func(c attest.Claims) (string, map[int]attest.Bytes) { return nitroPCRs, c.Nitro.PCRs },
 		nonce: func(c attest.Claims) (attest.Bytes, string) {
 			return c.Nitro.Nonce, nitro.CheckBindingNonce
 		},
@@ -133,6 +134,19 @@ func nitroChain(body []byte) []*x509.Certificate {
 		chain = append(chain, c)
 	}
 	return chain
+}
+
+// nitroRevocation checks CRLs over the chain that the document carries. The
+// document was just verified, so that this is the chain which the verifier has
+// accepted.
+func nitroRevocation(body []byte, es []*endorsement, at time.Time, require bool) (revocation, error) {
+	chain := nitroChain(body)
+	if len(chain) < 2 {
+		return revocation{State: revocationNone}, &attest.Error{
+			Kind: attest.Internal, Check: "inspect", Err: errors.New("a document that verifies has no chain that can be read"),
+		}
+	}
+	return checkRevocation(chain, es, at, require)
 }
 
 func nitroFacts(c attest.Claims) []cli.Fact {
