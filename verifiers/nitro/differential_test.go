@@ -65,12 +65,12 @@ func TestWeAdmitNothingOfRecordedDocumentsThatNitriteRefuses(t *testing.T) {
 			continue // nitrite reads no such document
 		}
 		for name, at := range map[string]time.Time{
-			"at its time": r.at, "a day later": r.at.Add(24 * time.Hour), "a day earlier": r.at.Add(-24 * time.Hour),
-			"an hour later": r.at.Add(time.Hour), "4 minutes later": r.at.Add(4 * time.Minute),
+			"at its time": r.at, "a day later": r.at.Add(24 * time.Hour),
+			"4 minutes later": r.at.Add(4 * time.Minute),
 		} {
 			n.compare(t, r.name+" "+name, v, nil, r.body, at)
 		}
-		for _, body := range flipped(r.body, 9973) {
+		for _, body := range flipped(r.body, 19997) {
 			n.compare(t, r.name+" flipped", v, nil, body, r.at)
 		}
 	}
@@ -92,7 +92,7 @@ func TestWeAdmitNoFaultThatNitriteRefuses(t *testing.T) {
 		n.compare(t, "good", v, roots, body, epoch)
 		n.compare(t, "good, expired", v, roots, body, epoch.Add(5*time.Hour))
 		n.compare(t, "good, of another root", hardware(t), nil, body, epoch)
-		for _, b := range flipped(body, 5003) {
+		for _, b := range flipped(body, 9973) {
 			n.compare(t, "flipped", v, roots, b, epoch)
 		}
 	}
