@@ -190,20 +190,8 @@ func (l *Ledger) writeFilled(b *batch) error {
 
 func (l *Ledger) writeEntries(b *batch) error {
 	fatal, err := l.commit(b)
-	for _, req := range b.requests {
-		o := outcome{err: err}
-		if err == nil {
-			o = outcome{sequence: req.entry.Sequence, hash: req.entry.Hash}
-		}
-		req.done <- o
-	}
-	if err != nil {
-		l.counters.failures.Add(1)
-		l.counters.resultsDropped.Add(uint64(len(b.certificates)))
-		l.log.Error("ledger: a commit failed; nothing in it will be signed", slog.Int("entries", len(b.requests)), slog.Any("error", err))
-		return fatal
-	}
-	if n := len(b.requests); n > 0 {
+	// Counted before anybody is answered: who holds a Recorded sees it counted.
+	if n := len(b.requests); err == nil && n > 0 {
 		l.counters.commits.Add(1)
 		l.counters.records.Add(uint64(n))
 		l.counters.size.Store(l.head.Sequence)
@@ -211,7 +199,19 @@ func (l *Ledger) writeEntries(b *batch) error {
 			l.uncoveredAt = l.opt.Now()
 		}
 	}
-	return nil
+	if err != nil {
+		l.counters.failures.Add(1)
+		l.counters.resultsDropped.Add(uint64(len(b.certificates)))
+		l.log.Error("ledger: a commit failed; nothing in it will be signed", slog.Int("entries", len(b.requests)), slog.Any("error", err))
+	}
+	for _, req := range b.requests {
+		o := outcome{err: err}
+		if err == nil {
+			o = outcome{sequence: req.entry.Sequence, hash: req.entry.Hash}
+		}
+		req.done <- o
+	}
+	return fatal
 }
 
 func (l *Ledger) writeDenials(denials []*denialRequest) {
@@ -225,15 +225,15 @@ func (l *Ledger) writeDenials(denials []*denialRequest) {
 		}
 	}
 	err := l.st.Append(ctx, sb)
+	if err == nil {
+		l.counters.denials.Add(uint64(len(denials)))
+	} else {
+		l.counters.denialsDropped.Add(uint64(len(denials)))
+		l.log.Error("ledger: denials could not be stored", slog.Int("denials", len(denials)), slog.Any("error", err))
+	}
 	for _, d := range denials {
 		d.done <- err
 	}
-	if err != nil {
-		l.counters.denialsDropped.Add(uint64(len(denials)))
-		l.log.Error("ledger: denials could not be stored", slog.Int("denials", len(denials)), slog.Any("error", err))
-		return
-	}
-	l.counters.denials.Add(uint64(len(denials)))
 }
 
 // commit chains the batch's entries and appends it. Requests get their place in
