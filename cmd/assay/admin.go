@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -58,11 +59,23 @@ func openAdmin(socket, hint string) (*admin, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAdminMessage)),
+		grpc.WithUnaryInterceptor(answerInTime),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("admin socket %s: %w", socket, err)
 	}
 	return &admin{AdminClient: assayv1.NewAdminClient(conn), socket: socket, conn: conn}, nil
+}
+
+// adminTimeout is how long one question may take. Lists have no such limit:
+// they are as long as the ledger.
+const adminTimeout = 30 * time.Second
+
+// answerInTime keeps a command from waiting for ever on a server that hangs.
+func answerInTime(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
+	return invoke(ctx, method, req, reply, conn, opts...)
 }
 
 func (a *admin) Close() error { return a.conn.Close() }

@@ -268,8 +268,8 @@ func (v *verification) hinted(err error, body []byte) error {
 		return err
 	}
 	seen, ierr := v.tee.inspect(body)
-	if ierr != nil || seen.time.IsZero() {
-		return err
+	if ierr != nil || seen.time.IsZero() || seen.time.Sub(v.at).Abs() < time.Minute {
+		return err // no hint, or one that leads back to here
 	}
 	out := *ae
 	out.Hint = fmt.Sprintf("recorded evidence is verified at the time it was made: --at %s (that is the evidence's own word, unverified)",

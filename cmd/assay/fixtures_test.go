@@ -122,7 +122,9 @@ workloads:
 
 func crlFixtures(t testing.TB, authority, foreign *simnitro.Authority, dir string, doc []byte, put func(string, []byte)) {
 	t.Helper()
-	chain := nitroChain(doc)
+	u, err := nitro.Inspect(doc)
+	check(t, err)
+	chain := nitroChain(u)
 	if len(chain) != 5 {
 		t.Fatalf("the simulator's document has a chain of %d", len(chain))
 	}

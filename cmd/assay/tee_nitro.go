@@ -10,8 +10,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/fxamacker/cbor/v2"
-
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/internal/cli"
 	"github.com/assay-project/assay/verifiers"
@@ -100,38 +98,20 @@ func nitroInspect(body []byte) (*inspection, error) {
 	if u.Malformed != nil {
 		in.facts = append(in.facts, cli.Fact{Name: "malformed", Value: u.Malformed.Error()})
 	}
-	in.chain = nitroChain(body)
+	in.chain = nitroChain(u)
 	return in, nil
 }
 
-// nitroChain reads the certificates that a document carries, root first, or
-// none where they cannot be read.
-func nitroChain(body []byte) []*x509.Certificate {
-	for len(body) > 0 && body[0] == 0xd2 { // tag 18, COSE_Sign1 (RFC 9052, section 4.2)
-		body = body[1:]
-	}
-	var message []cbor.RawMessage
-	if err := cbor.Unmarshal(body, &message); err != nil || len(message) != 4 {
-		return nil
-	}
-	var payload []byte
-	if err := cbor.Unmarshal(message[2], &payload); err != nil {
-		return nil
-	}
-	var doc struct {
-		Certificate []byte   `cbor:"certificate"`
-		CABundle    [][]byte `cbor:"cabundle"`
-	}
-	if err := cbor.Unmarshal(payload, &doc); err != nil {
-		return nil
-	}
+// nitroChain parses the certificates that a document carries, root first, or
+// returns none where one of them cannot be read.
+func nitroChain(u *nitro.Unverified) []*x509.Certificate {
 	var chain []*x509.Certificate
-	for _, der := range append(doc.CABundle, doc.Certificate) {
-		c, err := x509.ParseCertificate(der)
+	for _, c := range u.Chain {
+		cert, err := x509.ParseCertificate(c.DER)
 		if err != nil {
 			return nil
 		}
-		chain = append(chain, c)
+		chain = append(chain, cert)
 	}
 	return chain
 }
@@ -140,13 +120,16 @@ func nitroChain(body []byte) []*x509.Certificate {
 // document was just verified, so that this is the chain which the verifier has
 // accepted.
 func nitroRevocation(body []byte, es []*endorsement, at time.Time, require bool) (revocation, error) {
-	chain := nitroChain(body)
-	if len(chain) < 2 {
+	u, err := nitro.Inspect(body)
+	if err == nil && len(nitroChain(u)) < 2 {
+		err = errors.New("it has no chain")
+	}
+	if err != nil {
 		return revocation{State: revocationNone}, &attest.Error{
-			Kind: attest.Internal, Check: "inspect", Err: errors.New("a document that verifies has no chain that can be read"),
+			Kind: attest.Internal, Check: "inspect", Err: fmt.Errorf("a document that verifies cannot be decoded: %w", err),
 		}
 	}
-	return checkRevocation(chain, es, at, require)
+	return checkRevocation(nitroChain(u), es, at, require)
 }
 
 func nitroFacts(c attest.Claims) []cli.Fact {

@@ -159,9 +159,9 @@ func (r recording) expectClaims(t *testing.T, c *attest.Claims) {
 		got, want attest.Bytes
 		size      *int
 	}{
-		{"public_key", c.Nitro.PublicKey, r.manifest.PublicKey, r.PublicKeyLen},
-		{"user_data", c.Nitro.UserData, r.manifest.UserData, r.UserDataLen},
-		{"nonce", c.Nitro.Nonce, r.manifest.Nonce, r.NonceLen},
+		{"public_key", c.Nitro.PublicKey, r.PublicKey, r.PublicKeyLen},
+		{"user_data", c.Nitro.UserData, r.UserData, r.UserDataLen},
+		{"nonce", c.Nitro.Nonce, r.Nonce, r.NonceLen},
 	} {
 		switch {
 		case f.size == nil && f.got != nil:
