@@ -1,0 +1,111 @@
+package sevsnp
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+)
+
+const (
+	maxEndorsements    = 16      // items that an attester may bring
+	maxEndorsementSize = 1 << 18 // bytes of each: a CRL may grow
+)
+
+// item is one thing that the attester brought or the collateral holds. It is
+// hashed and parsed when that is asked for first.
+type item struct {
+	der    []byte
+	used   bool
+	hashed bool
+	sum    digest
+	parsed bool
+	cert   *x509.Certificate // nil if it is none
+}
+
+func (it *item) digest() digest {
+	if !it.hashed {
+		it.sum, it.hashed = sha256.Sum256(it.der), true
+	}
+	return it.sum
+}
+
+// certificate parses the item, and is nil for anything but a certificate.
+func (it *item) certificate() *x509.Certificate {
+	if !it.parsed {
+		it.parsed = true
+		if !isCRL(it.der) {
+			if c, err := x509.ParseCertificate(it.der); err == nil {
+				it.cert = c
+			}
+		}
+	}
+	return it.cert
+}
+
+// isCRL tells a CRL from a certificate by what stands first inside: a version 3
+// certificate begins with its version in an explicit tag [0] (RFC 5280, section
+// 4.1), a CRL with an INTEGER or with its algorithm (section 5.1).
+func isCRL(der []byte) bool {
+	in := cryptobyte.String(der)
+	var outer, tbs cryptobyte.String
+	if !in.ReadASN1(&outer, asn1.SEQUENCE) || !outer.ReadASN1(&tbs, asn1.SEQUENCE) {
+		return false
+	}
+	return tbs.PeekASN1Tag(asn1.INTEGER) || tbs.PeekASN1Tag(asn1.SEQUENCE)
+}
+
+// bundle is what one verification works with: what came along, and what it
+// verified just now, which is remembered only once the report's own signature is
+// known to be good.
+type bundle struct {
+	items []item
+
+	leafSum   digest
+	leaf      *endorsement // fresh, or nil
+	issuerSum digest
+	issuer    *issuer // fresh, or nil
+	crls      []freshCRL
+}
+
+type freshCRL struct {
+	sum digest
+	crl *crl
+}
+
+// bring takes the endorsements in, none of them looked at yet.
+func bring(ders [][]byte) (*bundle, error) {
+	if len(ders) > maxEndorsements {
+		return nil, refuse(CheckEndorsements, detail{
+			err: errors.New("too many endorsements"), expected: fmt.Sprintf("at most %d", maxEndorsements), got: fmt.Sprint(len(ders)),
+		})
+	}
+	b := &bundle{items: make([]item, len(ders))}
+	for i, der := range ders {
+		if len(der) > maxEndorsementSize {
+			return nil, refuse(CheckEndorsements, detail{
+				err: fmt.Errorf("endorsement %d is too large", i), expected: fmt.Sprintf("at most %d bytes", maxEndorsementSize), got: fmt.Sprintf("%d bytes", len(der)),
+			})
+		}
+		b.items[i].der = der
+	}
+	return b, nil
+}
+
+// unused lists the items that the verification did not need. The chain's own
+// issuer and root are needed, though the built-in copies were used.
+func (b *bundle) unused(e *endorsement) []int {
+	var out []int
+	for i := range b.items {
+		it := &b.items[i]
+		if it.used || bytes.Equal(it.der, e.issuer.cert.Raw) || bytes.Equal(it.der, e.issuer.line.ark.Raw) {
+			continue
+		}
+		out = append(out, i)
+	}
+	return out
+}
