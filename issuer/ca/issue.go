@@ -3,8 +3,12 @@ package ca
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -43,7 +47,7 @@ type SVID struct {
 //     of the grant's, the authority's and the verifier key's
 //  2. the attestation result, signed by the verifier key
 //  3. the certificate, signed by the throwaway key, and linted
-//  4. the same bytes, signed by the authority
+//  4. the linted bytes, signed by the authority
 //
 // Errors are of kind Internal; see [CA.lint] for the rules' names.
 func (c *CA) Issue(_ context.Context, r *ledger.Recorded) (*Issued, error) {
@@ -170,7 +174,7 @@ func pinned(d policy.Decision) []string {
 }
 
 // sign lints the certificate under the throwaway key, and then signs exactly
-// those bytes with the authority's.
+// the bytes that were linted with the authority's.
 func (c *CA) sign(template *x509.Certificate, p *profile) (*x509.Certificate, error) {
 	draft, err := x509.CreateCertificate(rand.Reader, template, c.lintedBy, p.key, c.throwaway)
 	if err != nil {
@@ -180,8 +184,17 @@ func (c *CA) sign(template *x509.Certificate, p *profile) (*x509.Certificate, er
 	if err != nil {
 		return nil, err
 	}
-	// CreateCertificate verifies the signature that it made.
-	der, err := x509.CreateCertificate(rand.Reader, template, c.x509.cert, p.key, c.x509.signer)
+	digest := sha256.Sum256(linted.RawTBSCertificate) // lint_signature_algorithm: ecdsa-with-SHA256
+	sig, err := c.x509.signer.Sign(rand.Reader, digest[:], crypto.SHA256)
+	if err != nil {
+		return nil, internal("issue_certificate", err)
+	}
+	// Certificate (RFC 5280, section 4.1): the signed bytes, the algorithm, the signature.
+	der, err := asn1.Marshal(struct {
+		TBS       asn1.RawValue
+		Algorithm pkix.AlgorithmIdentifier
+		Signature asn1.BitString
+	}{asn1.RawValue{FullBytes: linted.RawTBSCertificate}, pkix.AlgorithmIdentifier{Algorithm: oidECDSAWithSHA256}, asn1.BitString{Bytes: sig, BitLength: 8 * len(sig)}})
 	if err != nil {
 		return nil, internal("issue_certificate", err)
 	}
@@ -192,8 +205,16 @@ func (c *CA) sign(template *x509.Certificate, p *profile) (*x509.Certificate, er
 	if !bytes.Equal(leaf.RawTBSCertificate, linted.RawTBSCertificate) {
 		return nil, internal("issue_certificate", errors.New("what was signed is not what was linted"))
 	}
+	// A signer that errs (a fault, a token that holds another key) must not err unseen.
+	if err := leaf.CheckSignatureFrom(c.x509.cert); err != nil {
+		return nil, internal("issue_signature", err)
+	}
 	return leaf, nil
 }
+
+// oidECDSAWithSHA256 is ecdsa-with-SHA256 (RFC 5758, section 3.2), which has no
+// parameters.
+var oidECDSAWithSHA256 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}
 
 func internal(check string, err error) error {
 	return &attest.Error{Kind: attest.Internal, Check: check, Err: err}

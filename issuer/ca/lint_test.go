@@ -263,3 +263,15 @@ func TestWhatIsSignedIsWhatWasLinted(t *testing.T) {
 		t.Error("the linted draft verifies under the authority: it would be an SVID")
 	}
 }
+
+func TestASignerThatErrsIsNoticed(t *testing.T) {
+	f := start(t)
+	s := newSpecimen(t, f)
+	good := f.ca.x509.signer
+	f.ca.x509.signer = newKey(t) // as a token that holds another key would
+	_, err := f.ca.sign(s.template, s.want)
+	wantCheck(t, err, "issue_signature")
+	f.ca.x509.signer = good
+	_, err = f.ca.sign(s.template, s.want)
+	must(t, err)
+}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -113,7 +114,7 @@ func (c *CA) renewServer(ctx context.Context, at stops, warn func(string, ...any
 		return err
 	}
 	c.server.Store(made)
-	c.log.Info("ca: made a TLS certificate for the server", "not_after", made.Leaf.NotAfter)
+	c.log.Info("ca: made a TLS certificate for the server", slog.Time("not_after", made.Leaf.NotAfter))
 	return nil
 }
 

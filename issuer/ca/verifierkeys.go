@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"time"
 
 	"github.com/assay-project/assay/issuer/store"
@@ -88,7 +89,7 @@ func (c *CA) renewDocument(ctx context.Context, at stops, warn func(string, ...a
 		return err
 	}
 	c.document.Store(&document{signed, keys})
-	c.log.Info("ca: signed a verifier-keys document", "sequence", next.Sequence, "next_update", next.NextUpdate)
+	c.log.Info("ca: signed a verifier-keys document", slog.Uint64("sequence", next.Sequence), slog.Time("next_update", next.NextUpdate))
 	return at("document stored")
 }
 

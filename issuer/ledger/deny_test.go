@@ -105,16 +105,27 @@ func TestDenialsHaveQuotas(t *testing.T) {
 
 func TestDenialsAreBoundedInBytes(t *testing.T) {
 	f := newFixture(t)
-	l := f.open(t, ledger.Options{Quotas: ledger.Quotas{DenialBytes: 4000}})
+	l := f.open(t, ledger.Options{Quotas: ledger.Quotas{DenialBytes: 40_000}})
 	run(t, l)
 	kept := 0
-	for range 4 {
+	for range 40 {
 		if _, ok := f.deny(t, l, attestedtest.Request{}); ok {
 			kept++
 		}
 	}
-	if kept == 0 || kept == 4 {
-		t.Errorf("%d of 4 kept", kept)
+	if kept < 4 || kept == 40 {
+		t.Errorf("%d of 40 kept", kept)
+	}
+	if _, ok := f.deny(t, l, attestedtest.Request{}); ok {
+		t.Error("a full store took another")
+	}
+	p, err := l.Prune(t.Context(), time.Time{}) // nothing is old
+	must(t, err)
+	if p.Denials == 0 || p.Evidence != 0 {
+		t.Errorf("pruned %+v: the oldest denials should make room, and nothing else", p)
+	}
+	if _, ok := f.deny(t, l, attestedtest.Request{}); !ok {
+		t.Error("the room that was made was not used")
 	}
 }
 
@@ -255,13 +266,12 @@ func TestListMergesPagesAndFilters(t *testing.T) {
 	run(t, l)
 	const one = "i-0000000000000001-enc0000000000000001"
 	var refs []string
-	for i := range 3 {
+	for range 3 {
 		refs = append(refs, f.record(t, l, attestedtest.Request{Module: one}).Reference())
 		f.Advance(time.Second)
 		r, _ := f.deny(t, l, attestedtest.Request{})
 		refs = append(refs, r)
 		f.Advance(time.Second)
-		_ = i
 	}
 	list := func(fl ledger.Filter) []string {
 		t.Helper()

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -90,7 +89,7 @@ func (r *Reader) List(ctx context.Context, f Filter) ([]Item, error) {
 		}
 	}
 	slices.SortStableFunc(out, func(a, b Item) int {
-		c := cmp.Or(a.Entry.Time.Compare(b.Entry.Time))
+		c := a.Entry.Time.Compare(b.Entry.Time)
 		if !f.Oldest {
 			c = -c
 		}

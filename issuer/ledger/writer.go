@@ -21,7 +21,7 @@ const (
 
 // request is one entry on its way to the writer.
 type request struct {
-	ctx      context.Context //nolint:containedctx // who waits for this request may give up
+	ctx      context.Context // of who waits for this request, and may give up
 	entry    store.Entry     // without sequence and hash
 	evidence *store.Evidence
 	done     chan outcome // receives once, buffered
@@ -314,17 +314,7 @@ func (l *Ledger) pruneEvery(ctx context.Context, interval time.Duration) (wait f
 
 // prune ends retentions. A failure is retried at the next turn.
 func (l *Ledger) prune(ctx context.Context) {
-	keep := l.opt.Quotas.Denials
-	if u, err := l.st.Usage(ctx, l.trustDomain); err == nil && u.Denials > 0 {
-		// Make room by bytes as well: down to three quarters of the budget.
-		if room := l.opt.Quotas.DenialBytes / 4 * 3; u.DenialBytes > room {
-			keep = min(keep, int(float64(u.Denials)*float64(room)/float64(u.DenialBytes)))
-		}
-	}
-	p, err := l.st.Prune(ctx, l.trustDomain, l.opt.Now().Add(-l.opt.Retain), keep)
-	if err == nil {
-		err = l.measure(ctx)
-	}
+	p, err := l.Prune(ctx, l.opt.Now().Add(-l.opt.Retain))
 	if err != nil {
 		l.log.Warn("ledger: pruning failed", slog.Any("error", err))
 		return
@@ -334,10 +324,20 @@ func (l *Ledger) prune(ctx context.Context) {
 	}
 }
 
-// Prune deletes evidence, certificates and denials whose retention has ended,
-// as Run does by itself every hour.
+// Prune deletes evidence, certificates and denials of before a time, and makes
+// room where denials have filled theirs; Run does so every hour, for what is
+// older than the retention.
 func (l *Ledger) Prune(ctx context.Context, before time.Time) (store.Pruned, error) {
-	p, err := l.st.Prune(ctx, l.trustDomain, before, l.opt.Quotas.Denials)
+	u, err := l.st.Usage(ctx, l.trustDomain)
+	if err != nil {
+		return store.Pruned{}, unavailable(err)
+	}
+	keep := l.opt.Quotas.Denials
+	// By bytes: down to three quarters of the budget, the oldest first.
+	if room := l.opt.Quotas.DenialBytes / 4 * 3; u.DenialBytes > room {
+		keep = min(keep, int(float64(u.Denials)*float64(room)/float64(u.DenialBytes)))
+	}
+	p, err := l.st.Prune(ctx, l.trustDomain, before, keep)
 	if err != nil {
 		return store.Pruned{}, unavailable(err)
 	}

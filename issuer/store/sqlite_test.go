@@ -311,3 +311,51 @@ func raw(t *testing.T, path, stmt string) {
 		t.Fatal(err)
 	}
 }
+
+func TestAReaderReadsWhatAKilledServerLeft(t *testing.T) {
+	p := newPath(t)
+	s := open(t, p)
+	fill(t, s, 1, 3)
+	crashed := newPath(t)
+	for _, suffix := range []string{"", "-wal"} {
+		b, err := os.ReadFile(p + suffix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(crashed+suffix, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := store.OpenSQLiteReadOnly(t.Context(), crashed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	if h, err := r.Head(t.Context(), "simulated.example.org", "a"); err != nil || h.Sequence != 3 {
+		t.Errorf("head %v, %v", h, err)
+	}
+}
+
+func TestAPathMayHoldAnyCharacters(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a b%20?mode=ro&c#d")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p := filepath.Join(dir, "assay.db")
+	s := open(t, p)
+	fill(t, s, 1, 1)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(p); err != nil || info.Size() == 0 {
+		t.Fatalf("the database is elsewhere: %v, %v", info, err)
+	}
+	r, err := store.OpenSQLiteReadOnly(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	if h, err := r.Head(t.Context(), "simulated.example.org", "a"); err != nil || h.Sequence != 1 {
+		t.Errorf("head %v, %v", h, err)
+	}
+}
