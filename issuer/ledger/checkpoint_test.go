@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,7 +13,6 @@ import (
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/internal/attestedtest"
 	"github.com/assay-project/assay/issuer/ledger"
-	"github.com/assay-project/assay/issuer/store"
 )
 
 func TestCheckpointsComeByCountByTimeOnDemandAndAtTheEnd(t *testing.T) {
@@ -196,5 +196,9 @@ func TestTwoChainsOfOneTrustDomainStandBesideEachOther(t *testing.T) {
 	if _, err := ledger.ParseCheckpoint(east, b.Key()); err == nil {
 		t.Error("a checkpoint of one chain passes for the other's")
 	}
-	var _ store.Store = f.store
+	for _, name := range []string{"East", "a/b", "a b", "a+b", strings.Repeat("a", 65)} {
+		if _, err := ledger.Open(t.Context(), f.store, td, f.signer, ledger.Options{Now: f.Now, Chain: name}); err == nil {
+			t.Errorf("a chain was named %q", name)
+		}
+	}
 }
