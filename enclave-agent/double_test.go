@@ -499,6 +499,19 @@ func (w bundleWatch) OnX509BundlesUpdate(set *x509bundle.Set) {
 	w <- n
 }
 
+// want waits for an update to n authorities.
+func (w bundleWatch) want(t testing.TB, n int) {
+	t.Helper()
+	select {
+	case got := <-w:
+		if got != n {
+			t.Fatalf("an update to %d authorities, want %d", got, n)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatalf("no update to %d authorities", n)
+	}
+}
+
 func (w bundleWatch) OnX509BundlesWatchError(error) {}
 
 // handshake is one mutual TLS handshake between two users of the source; it

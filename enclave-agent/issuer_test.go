@@ -261,7 +261,7 @@ func TestTheRealServerIssuesWhatPolicyGrantsAndRelyingPartiesAcceptIt(t *testing
 }
 
 func TestTheRealServerAcceptsTheRenewalProofOfEveryTypeOfKey(t *testing.T) {
-	for _, kt := range agent.KeyTypes() {
+	for _, kt := range []agent.KeyType{agent.P256, agent.P384, agent.Ed25519, agent.RSA2048} {
 		t.Run(string(kt), func(t *testing.T) {
 			t.Parallel()
 			s := newRealServer(t, ordersID)

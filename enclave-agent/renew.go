@@ -19,6 +19,10 @@ const recheck = 30 * time.Second
 // of a server that asks again and again are taken together.
 const minInterval = time.Second
 
+// haltedRetry is how long an agent waits, at least, before it asks for the time
+// again while the wall clock departs from it.
+const haltedRetry = time.Minute
+
 // schedule is when to attest next. The moment is drawn once when an SVID
 // arrives; later events only bring it forward.
 type schedule struct {
@@ -164,9 +168,15 @@ func (a *Agent) attestOnce(ctx context.Context, l *link) (*issuance, error) {
 // adopt takes what was issued into use, and draws the moment of the next
 // renewal.
 func (a *Agent) adopt(is *issuance) {
+	a.watchClock() // the challenge anchored the time: a clock that departs must halt before there is more to serve
 	a.state.adopt(is.svids, is.bundle)
-	a.watchClock()
 	next := between(is.renewAfter, is.renewBefore)
+	if _, tooFar := a.time.departure(); tooFar {
+		// It may be that server's clock which is wrong: ask again, perhaps another.
+		if again := a.time.now().Add(haltedRetry); again.Before(next) {
+			next = between(again, again.Add(haltedRetry))
+		}
+	}
 	if soonest := a.time.now().Add(minInterval); next.Before(soonest) {
 		next = soonest
 	}

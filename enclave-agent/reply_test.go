@@ -288,3 +288,20 @@ func FuzzReply(f *testing.F) {
 		}
 	})
 }
+
+func TestAnErrorIsOfTheAttemptThatFailed(t *testing.T) {
+	t.Parallel()
+	s := newFaultyServer(t)
+	s.leaf = newAuthority(t, "bootstrap").serverLeaf(t, nil)
+	s.start()
+	a := must(New(s.config(t)))
+	l := must(a.server.dial(s.address, nil, nil))
+	defer func() { _ = l.Close() }()
+	_, err := a.attestOnce(context.Background(), l)
+	wantCheck(t, err, attest.Untrusted, "server_chain")
+	s.stop()
+	eventually(t, "the absence of the server is what is reported", func() bool {
+		_, err := a.attestOnce(context.Background(), l)
+		return attest.KindOf(err) == attest.Unavailable && attest.CheckOf(err) == "server"
+	})
+}

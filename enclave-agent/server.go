@@ -141,7 +141,10 @@ func (t *serverTrust) dial(address string, dialer func(context.Context, string) 
 	}
 	conn, err := grpc.NewClient("passthrough:///"+address,
 		grpc.WithTransportCredentials(&recordingCredentials{credentials.NewTLS(t.tlsConfig(certificate)), last}),
-		grpc.WithContextDialer(dialer),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			last.Store(nil) // what is reported belongs to this attempt
+			return dialer(ctx, addr)
+		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           grpcbackoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
