@@ -37,23 +37,27 @@ func printDecision(p *cli.Page, d policy.Decision) {
 			state = "does not match"
 		}
 		p.Title("Workload %s (%s) %s", w.Name, w.Mode, state)
-		var rows [][]string
 		for _, r := range sortedRules(w.Rules) {
-			state := "ok"
-			if !r.Holds {
-				state = "FAILS"
-			}
-			where := r.Position
-			if r.Implicit {
-				where = "implicit"
-			}
-			rows = append(rows, []string{state, r.Rule + " " + r.Op, "expected " + orNone(r.Expected)})
-			rows = append(rows, []string{"", where, "got      " + orNone(r.Got)})
-			if !r.Holds && r.Hint != "" {
-				rows = append(rows, []string{"", "", "hint: " + r.Hint})
-			}
+			printRule(p, r)
 		}
-		p.Table(nil, rows)
+	}
+}
+
+// printRule prints one rule over several lines: values are long, and those of
+// one rule stand under each other to be compared.
+func printRule(p *cli.Page, r policy.RuleResult) {
+	state, where := "ok   ", r.Position
+	if !r.Holds {
+		state = "FAILS"
+	}
+	if r.Implicit {
+		where = "implicit: every workload has it that does not name " + r.Rule
+	}
+	p.Linef("  %s  %s %s (%s)", state, r.Rule, r.Op, where)
+	p.Linef("         expected  %s", orNone(r.Expected))
+	p.Linef("         got       %s", orNone(r.Got))
+	if !r.Holds && r.Hint != "" {
+		p.Linef("         hint      %s", r.Hint)
 	}
 }
 
