@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +30,22 @@ func TestMain(m *testing.M) {
 // The sessions without a server: what people meet when something is wrong.
 func TestSessions(t *testing.T) {
 	testscript.Run(t, params("testdata/script"))
+}
+
+// The whole road, with the server and the simulator as they are built.
+func TestTheWholeRoadWithTheCommandsThatPeopleType(t *testing.T) {
+	bin := t.TempDir()
+	build := exec.Command("go", "build", "-o", bin, "github.com/assay-project/assay/cmd/assayd", "github.com/assay-project/assay/cmd/teesim")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	p := params("testdata/whole")
+	setup := p.Setup
+	p.Setup = func(e *testscript.Env) error {
+		e.Setenv("PATH", bin+string(os.PathListSeparator)+e.Getenv("PATH"))
+		return setup(e)
+	}
+	testscript.Run(t, p)
 }
 
 func params(dir string) testscript.Params {
@@ -53,14 +70,15 @@ func params(dir string) testscript.Params {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"root":     makeRoot,
-			"nsm":      serveNSM,
-			"occupy":   occupy,
-			"exitcode": exitCode,
-			"appear":   appear,
-			"retry":    retry,
-			"freeport": freePort,
-			"filemode": fileMode,
+			"root":      makeRoot,
+			"nsm":       serveNSM,
+			"occupy":    occupy,
+			"exitcode":  exitCode,
+			"appear":    appear,
+			"freeport":  freePort,
+			"edit":      edit,
+			"untilcode": untilCode,
+			"filemode":  fileMode,
 		},
 	}
 }
@@ -129,17 +147,6 @@ func appear(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("%s never appeared", args[0])
 }
 
-// retry CMD ARGS… runs the command until it succeeds.
-func retry(ts *testscript.TestScript, _ bool, args []string) {
-	var err error
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		if err = ts.Exec(args[0], args[1:]...); err == nil {
-			return
-		}
-	}
-	ts.Fatalf("%s never succeeded: %v", strings.Join(args, " "), err)
-}
-
 // freeport NAME sets a variable to a port on which nothing listens.
 func freePort(ts *testscript.TestScript, _ bool, args []string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -148,6 +155,28 @@ func freePort(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Check(l.Close())
 	ts.Setenv(args[0], port)
+}
+
+// edit FILE OLD NEW replaces what occurs once in a file.
+func edit(ts *testscript.TestScript, _ bool, args []string) {
+	name := ts.MkAbs(args[0])
+	b, err := os.ReadFile(name)
+	ts.Check(err)
+	if strings.Count(string(b), args[1]) != 1 {
+		ts.Fatalf("%q is not once in %s", args[1], args[0])
+	}
+	ts.Check(os.WriteFile(name, []byte(strings.Replace(string(b), args[1], args[2], 1)), 0o600))
+}
+
+// untilcode N CMD ARGS… runs the command until it ends with the code.
+func untilCode(ts *testscript.TestScript, _ bool, args []string) {
+	var err error
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if err = ts.Exec(args[1], args[2:]...); err != nil && err.Error() == "exit status "+args[0] {
+			return
+		}
+	}
+	ts.Fatalf("%s never ended with %s: %v", strings.Join(args[1:], " "), args[0], err)
 }
 
 // filemode FILE MODE wants a file's mode, as in 0600.
