@@ -170,6 +170,7 @@ func (l *Ledger) checkTail(ctx context.Context) error {
 		}
 	}
 	l.head, l.covered = v.at, from.Size
+	l.counters.size.Store(l.head.Sequence)
 	if l.head.Sequence > l.covered {
 		l.uncoveredAt = l.opt.Now()
 	}

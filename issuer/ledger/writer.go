@@ -76,7 +76,6 @@ func (l *Ledger) Run(ctx context.Context) error {
 		return errors.New("ledger: Run was called twice")
 	}
 	defer close(l.stopped)
-	l.counters.size.Store(l.head.Sequence)
 	if l.sink != nil {
 		l.sink.start(l)
 		defer l.sink.stop(l)
