@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -12,16 +13,22 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/assay-project/assay/attest"
 	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
+	"github.com/assay-project/assay/verifiers"
+	"github.com/assay-project/assay/verifiers/nitro"
 )
 
 func TestEveryKindHasItsCodeAndNoneTellsMoreThanItMay(t *testing.T) {
@@ -208,6 +215,79 @@ func TestARenewalIsSignedInTheOneAlgorithmOfItsKey(t *testing.T) {
 	if verifyRenewal("no key", msg, nil) == nil {
 		t.Error("no key was accepted")
 	}
+}
+
+// gRPC does not recover handlers: one panic would stop the server.
+func TestAPanicOfAHandlerIsAnInternalAnswerAndAMetric(t *testing.T) {
+	m := NewMetrics("simulated.example.org")
+	var log strings.Builder
+	r := recovery{slog.New(slog.NewTextHandler(&log, nil)), m}
+	_, err := r.unary(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: "/x/Unary"}, func(context.Context, any) (any, error) { panic("secret of the stack") })
+	serr := r.stream(nil, idleStream{ctx: t.Context()}, &grpc.StreamServerInfo{FullMethod: "/x/Stream"}, func(any, grpc.ServerStream) error { panic("secret of the stack") })
+	for _, err := range []error{err, serr} {
+		if status.Code(err) != codes.Internal || strings.Contains(err.Error(), "secret") {
+			t.Errorf("got %v", err)
+		}
+	}
+	families, err := m.Registry().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "assay_panics_total" && f.GetMetric()[0].GetCounter().GetValue() != 2 {
+			t.Errorf("counted %v", f)
+		}
+	}
+	if !strings.Contains(log.String(), "/x/Stream") || !strings.Contains(log.String(), "secret of the stack") {
+		t.Errorf("the log: %s", log.String())
+	}
+}
+
+type idleStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s idleStream) Context() context.Context { return s.ctx }
+
+// A Hello is any bytes that a stranger sends: it becomes at most 16 keys that
+// their holders signed for, or an error that names a check.
+func FuzzHello(f *testing.F) {
+	v, err := nitro.New(nitro.HardwareRoots())
+	if err != nil {
+		f.Fatal(err)
+	}
+	set, err := verifiers.NewSet(v)
+	if err != nil {
+		f.Fatal(err)
+	}
+	s := &Server{td: spiffeid.RequireTrustDomainFromString("attested.example.org"), set: set}
+	k, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	good, err := proto.Marshal(&assayv1.Hello{
+		Version: 1, TrustDomain: "attested.example.org", Tee: "aws-nitro", Purpose: assayv1.Purpose_PURPOSE_BOOT,
+		Keys: []*assayv1.KeyRequest{{Csr: request(f, k, x509.ECDSAWithSHA256), RequestedId: "spiffe://attested.example.org/a"}},
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var msg assayv1.Hello
+		if proto.Unmarshal(b, &msg) != nil {
+			return
+		}
+		h, err := s.checkHello(&msg)
+		if err != nil {
+			if h != nil || attest.CheckOf(err) == "" {
+				t.Errorf("%v %v", h, err)
+			}
+			return
+		}
+		if len(h.keys) == 0 || len(h.keys) > attest.MaxKeys || h.platform != attest.AWSNitro {
+			t.Errorf("%+v", h)
+		}
+	})
 }
 
 // A request comes from a stranger: whatever it is, the answer is a key whose

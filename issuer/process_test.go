@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/assay-project/assay/issuer/ca"
 	"github.com/assay-project/assay/issuer/ledger"
@@ -30,6 +32,7 @@ type process struct {
 	binary string
 	cmd    *exec.Cmd
 	logged chan struct{} // closed when its log has been read to the end
+	log    string        // all of it, from then on
 }
 
 // assayd builds the binary and a data directory whose policy grants payments.
@@ -90,8 +93,11 @@ func (p *process) start() {
 	p.logged = make(chan struct{})
 	addr := make(chan string, 1)
 	go func() {
-		defer close(p.logged)
 		var all strings.Builder
+		defer func() {
+			p.log = all.String()
+			close(p.logged)
+		}()
 		for s := bufio.NewScanner(stderr); s.Scan(); {
 			if m := servingAt.FindStringSubmatch(s.Text()); m != nil {
 				addr <- m[1]
@@ -221,6 +227,26 @@ func TestAKilledServerHasIssuedNothingThatItsLedgerDoesNotKnow(t *testing.T) {
 		t.Error("nothing was issued between the kills: the test shows nothing")
 	}
 	t.Logf("%d SVIDs over %d kills; %+v", len(serials), rounds, report)
+}
+
+func TestSIGHUPHasThePolicyReadAgain(t *testing.T) {
+	p := assayd(t)
+	p.start()
+	conn := p.connect()
+	if _, err := p.attempt(conn).run(); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(policyText(2), "mode: enforce", "mode: audit", 1)
+	must(t, os.WriteFile(filepath.Join(p.data(), "policy.yaml"), []byte(text), 0o600))
+	must(t, p.cmd.Process.Signal(syscall.SIGHUP))
+	eventually(t, "the new policy, which grants nothing", func() bool {
+		_, err := p.attempt(conn).run()
+		return status.Code(err) == codes.PermissionDenied
+	})
+	p.stop()
+	if !contains(p.log, "asked to reload the policy") {
+		t.Errorf("the signal was not heard:\n%s", p.log)
+	}
 }
 
 func BenchmarkFromStartToFirstSVID(b *testing.B) {

@@ -135,6 +135,16 @@ func TestALateAnswerIsRefused(t *testing.T) {
 	}
 }
 
+func TestOneWhoNeverAnswersIsNotWaitedFor(t *testing.T) {
+	o := open(t)
+	o.server.SetChallengeTTL(50 * time.Millisecond)
+	a := o.attempt(o.connect())
+	must(t, a.challenge())
+	_, err := a.issued()
+	wantRefusal(t, err, codes.Aborted, attest.Stale, "deadline")
+	eventually(t, "the place to be free", func() bool { return o.gauge("assay_unverified_in_flight") == 0 })
+}
+
 func TestEvidenceForAnotherChallengeIsRefused(t *testing.T) {
 	o := open(t)
 	conn := o.connect()
