@@ -63,7 +63,7 @@ JSON is one object a line, so that a list of any length can be streamed.`,
 	}
 	source := ledgerSourceFlags(c)
 	var f listFilter
-	c.Flags().StringVar(&f.outcome, "outcome", "", "only `granted` or denied")
+	c.Flags().StringVar(&f.outcome, "outcome", "", "only `granted|denied`")
 	c.Flags().StringVar(&f.spiffeID, "id", "", "only issuances of this `SPIFFE-ID`")
 	c.Flags().StringVar(&f.instance, "instance", "", "only of this `INSTANCE`, such as aws-nitro:i-…-enc…")
 	c.Flags().IntVar(&f.limit, "limit", 50, "at most this many; 0 is all")

@@ -40,7 +40,7 @@ Exit codes: 0 good, 1 internal, 2 usage or configuration, 3 malformed,
 		&cobra.Group{ID: forVerifiers, Title: "For those who check evidence and identities (no server needed):"},
 		&cobra.Group{ID: forAuthors, Title: "For policy authors:"},
 		&cobra.Group{ID: forOperators, Title: "For operators of a server:"},
-		&cobra.Group{ID: forAll, Title: "Else:"},
+		&cobra.Group{ID: forAll, Title: "Other:"},
 	)
 	add := func(group string, commands ...*cobra.Command) {
 		for _, c := range commands {

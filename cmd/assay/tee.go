@@ -77,7 +77,7 @@ func teeNames() []string {
 // teeFlag adds --tee. It is required: guessing the platform from the bytes
 // would let the sender choose the verifier.
 func teeFlag(c *cobra.Command) func() (tee, error) {
-	name := c.Flags().String("tee", "", "the platform that made the evidence: "+strings.Join(teeNames(), ", "))
+	name := c.Flags().String("tee", "", "the `TEE` that made the evidence: "+strings.Join(teeNames(), ", "))
 	// The flag exists: it was added the line before.
 	_ = c.RegisterFlagCompletionFunc("tee", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return teeNames(), cobra.ShellCompDirectiveNoFileComp
