@@ -64,6 +64,9 @@ func parseCheckpointText(text string) (Checkpoint, error) {
 	return Checkpoint{TrustDomain: td, Chain: chain, Size: size, Head: [32]byte(head), Time: at.UTC()}, nil
 }
 
+// sigPrefix begins each signature line of a signed note.
+const sigPrefix = "— "
+
 // tornMark ends what a crash left incomplete in a sink.
 const tornMark = sigPrefix + "incomplete"
 
