@@ -99,6 +99,7 @@ type workload struct {
 	ownership  bool
 	waiver     *waiver
 	when       []window // for lint: when it can match at all
+	facts      []fact   // for lint: what its rules say about other claims
 	identities []*identity
 	publish    []string
 	key        *strictyaml.Node // its name, for findings about the whole

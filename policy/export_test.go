@@ -16,6 +16,7 @@ func UncheckedForTest(t testing.TB, src string) *Bundle {
 		doc:        strictyaml.Open("p.yaml", []byte(src)),
 		b:          &Bundle{digest: sha256.Sum256([]byte(src)), byTEE: map[attest.Platform][]*workload{}},
 		references: map[string]*reference{},
+		meetings:   map[[2]test][]window{},
 	}
 	p.bundle(p.doc.Root())
 	if p.doc.Err() == nil {

@@ -20,6 +20,9 @@ type tee struct {
 	claims, measurements string
 	// instead says, for claims that exist and that policies cannot match, why.
 	instead map[string]string
+	// implies lists what the rules of a workload say about other claims, for
+	// lint: claims are independent of each other otherwise. May be nil.
+	implies func(w *workload) []fact
 	// implicit are the rules added to every workload that does not name them.
 	implicit []implicitRule
 	// published are the claims in an attestation result of a workload without a
@@ -47,10 +50,19 @@ type field struct {
 	hint func(got value, ok bool) string
 }
 
-// implicitRule is one rule that the compiler adds.
+// implicitRule is one rule that the compiler adds: the claim has one of the
+// values.
 type implicitRule struct {
-	claim string
-	value value
+	claim  string
+	values []value
+	want   string // in words; "" = the values
+}
+
+// fact follows from a rule of a workload: the claim passes the test.
+type fact struct {
+	because *field
+	claim   *field
+	test    test
 }
 
 // value is a claim's value in a canonical, comparable form that its kind
@@ -80,6 +92,17 @@ type test interface {
 	eval(v value, text string, at time.Time) verdict
 	// values is the finite set of values that the test admits, or nil.
 	values() *set
+}
+
+// open is a test that is no finite set. Its outcome does not depend on time.
+type open interface {
+	test
+	// admits tests a value as eval does, without words.
+	admits(v value) bool
+	// excludes reports whether no value passes both this test and another open
+	// one over the same claim. In doubt it is false: lint may then complain of
+	// what cannot happen, and never misses what can.
+	excludes(o open) bool
 }
 
 // verdict is the outcome of one test.
@@ -124,7 +147,7 @@ func (t *tee) publishable(f *field) bool {
 
 // tees lists the platforms whose workloads this version evaluates. The values
 // are built once and never changed.
-var tees = []*tee{nitro}
+var tees = []*tee{nitro, snp}
 
 func teeFor(p attest.Platform) *tee {
 	for _, t := range tees {

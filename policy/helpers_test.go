@@ -8,6 +8,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -32,12 +33,27 @@ func sum(name string) attest.Bytes {
 
 func hexOf(name string) string { return hex.EncodeToString(sum(name)) }
 
-// expand replaces $name$ in a policy by the hex of sum(name), so that policies
-// in tests stay readable.
+// sized is a plausible value of n bytes.
+func sized(name string, n int) attest.Bytes {
+	h := sha512.Sum512([]byte(name))
+	return h[:n]
+}
+
+// expand replaces $name$ in a policy by the hex of sum(name), and $name/n$ by
+// that of sized(name, n), so that policies in tests stay readable.
 func expand(src string) string {
 	parts := strings.Split(src, "$")
 	for i := 1; i < len(parts); i += 2 {
-		parts[i] = hexOf(parts[i])
+		name, length, cut := strings.Cut(parts[i], "/")
+		if !cut {
+			parts[i] = hexOf(name)
+			continue
+		}
+		n, err := strconv.Atoi(length)
+		if err != nil {
+			panic(err)
+		}
+		parts[i] = sized(name, n).String()
 	}
 	return strings.Join(parts, "")
 }

@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -36,7 +37,7 @@ func (k digest) parse(d *strictyaml.Document, n *strictyaml.Node) (value, bool) 
 	}
 	if len(raw) != k.n {
 		hint := "values are compared at their full length"
-		if len(raw) == 32 {
+		if len(raw) == 32 && k.n == 48 {
 			hint = "this has the length of SHA-256; the measurement is another hash"
 		}
 		d.Report(n, fmt.Sprintf("want %s, got %d bytes", want, len(raw)), hint)
@@ -93,4 +94,65 @@ func clip(s string) string {
 		return s
 	}
 	return string([]rune(s)[:n]) + "…"
+}
+
+// identifier is the kind of a name of n bytes that the author of an image
+// chose. It is written like a digest, and is none: it is neither published nor
+// expanded in templates.
+type identifier struct{ n int }
+
+func (identifier) ops() []string         { return []string{"eq", "in"} }
+func (identifier) format(v value) string { return hex.EncodeToString([]byte(v)) }
+
+func (k identifier) parse(d *strictyaml.Document, n *strictyaml.Node) (value, bool) {
+	return digest(k).parse(d, n)
+}
+
+func (identifier) compile(p *parser, f *field, op string, n *strictyaml.Node) (test, bool) {
+	return compileSet(p, f, op, n)
+}
+
+// enum is the kind of a claim that is one of a few words, separated by "|".
+type enum struct{ words string }
+
+func (enum) ops() []string         { return []string{"eq", "in"} }
+func (enum) format(v value) string { return string(v) }
+
+func (k enum) parse(d *strictyaml.Document, n *strictyaml.Node) (value, bool) {
+	s, ok := d.Text(n)
+	if !ok {
+		return "", false
+	}
+	words := strings.Split(k.words, "|")
+	if !slices.Contains(words, s) {
+		d.Report(n, fmt.Sprintf("want one of %s, got %q", strings.Join(words, ", "), clip(s)), strictyaml.Suggest(s, words))
+		return "", false
+	}
+	return value(s), true
+}
+
+func (enum) compile(p *parser, f *field, op string, n *strictyaml.Node) (test, bool) {
+	return compileSet(p, f, op, n)
+}
+
+// text is the kind of a claim that is free text of at most max bytes.
+type text struct{ max int }
+
+func (text) ops() []string         { return []string{"eq", "in"} }
+func (text) format(v value) string { return string(v) }
+
+func (k text) parse(d *strictyaml.Document, n *strictyaml.Node) (value, bool) {
+	s, ok := d.Text(n)
+	if !ok {
+		return "", false
+	}
+	if s == "" || len(s) > k.max || strings.TrimFunc(s, func(r rune) bool { return r >= ' ' && r <= '~' }) != "" {
+		d.Report(n, fmt.Sprintf("want 1 to %d printable ASCII characters, got %q", k.max, clip(s)), "")
+		return "", false
+	}
+	return value(s), true
+}
+
+func (text) compile(p *parser, f *field, op string, n *strictyaml.Node) (test, bool) {
+	return compileSet(p, f, op, n)
 }

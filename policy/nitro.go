@@ -30,7 +30,7 @@ var nitro = newTEE(tee{
 		"public_key": "the protocol's key is in it, and is checked before policy",
 		"digest":     "it is always SHA384, and is checked before policy",
 	},
-	implicit:  []implicitRule{{claim: "debug", value: no}},
+	implicit:  []implicitRule{{claim: "debug", values: []value{no}}},
 	published: []string{"pcr0", "pcr1", "pcr2", "pcr8"},
 	private: map[string]string{
 		"pcr3": "PCR3 is the hash of a role's name, which can be guessed from it",
@@ -141,6 +141,5 @@ func admits(r *rule, v value) bool {
 	if s == nil {
 		return true
 	}
-	_, ok := s.index[v]
-	return ok
+	return s.lists(v)
 }

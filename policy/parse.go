@@ -39,6 +39,7 @@ func Parse(file string, src []byte) (*Bundle, error) {
 		doc:        strictyaml.OpenLimit(file, src, MaxSize),
 		b:          &Bundle{digest: sha256.Sum256(src), byTEE: map[attest.Platform][]*workload{}},
 		references: map[string]*reference{},
+		meetings:   map[[2]test][]window{},
 	}
 	if root := p.doc.Root(); root != nil && p.doc.Want(root, strictyaml.Mapping) {
 		p.bundle(root)
@@ -62,6 +63,7 @@ type parser struct {
 	b          *Bundle
 	references map[string]*reference
 	ordered    []*reference
+	meetings   map[[2]test][]window // see meet
 }
 
 func (p *parser) warn(n *strictyaml.Node, msg, hint string) {

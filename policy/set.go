@@ -12,11 +12,12 @@ import (
 // set is the operand of eq and in: a finite set of values, each with a window
 // of validity. It is shared by all rules that use the same reference set.
 type set struct {
-	name    string // of the reference set; "" for values written in place
-	single  bool   // eq
-	entries []entry
-	index   map[value]int
-	want    string
+	name      string // of the reference set; "" for values written in place
+	dedicated bool   // the reference set belongs to machines of one owner
+	single    bool   // eq
+	entries   []entry
+	index     map[value]int
+	want      string
 }
 
 // entry is one value. A zero bound is no bound; bounds are inclusive.
@@ -80,6 +81,12 @@ func (e *entry) remarks() string {
 		return ""
 	}
 	return " (" + strings.Join(parts, ", ") + ")"
+}
+
+// lists reports whether a value is in the set at any time.
+func (s *set) lists(v value) bool {
+	_, ok := s.index[v]
+	return ok
 }
 
 func (s *set) expected() string { return s.want }
@@ -184,6 +191,9 @@ func (r *reference) compile(p *parser, f *field) *set {
 		return s
 	}
 	s := compileEntries(p, r.name, r.entries, f)
+	if s != nil {
+		s.dedicated = r.dedicated
+	}
 	r.compiled[f.kind] = s
 	return s
 }
@@ -232,6 +242,20 @@ func common(a, b *set) []window {
 		y := b.entries[i]
 		if w, ok := (window{x.notBefore, x.notAfter}).and(window{y.notBefore, y.notAfter}); ok {
 			out = append(out, w)
+		}
+	}
+	return merge(out)
+}
+
+// passing returns the windows of the values that an open test admits, merged
+// and sorted.
+func (s *set) passing(o open) []window {
+	var out []window
+	for _, e := range s.entries {
+		if o.admits(e.value) {
+			if w, ok := (window{e.notBefore, e.notAfter}).and(window{}); ok {
+				out = append(out, w)
+			}
 		}
 	}
 	return merge(out)

@@ -116,6 +116,9 @@ func (sc scope) variable(name string) (part, error) {
 		return part{text: v}, nil
 	}
 	claim, length, cut := strings.Cut(name, ":")
+	if why, private := sc.tee.private[claim]; private {
+		return part{}, &errTemplate{claim + " must not be part of an identity", why}
+	}
 	f := sc.tee.byName[claim]
 	if f == nil {
 		known := append([]string{"td", "workload", "tee", "attributes.NAME"}, sc.pinnedDigests()...)
@@ -124,9 +127,6 @@ func (sc scope) variable(name string) (part, error) {
 	k, ok := f.kind.(digest)
 	if !ok {
 		return part{}, &errTemplate{claim + " cannot be expanded: only digests can", ""}
-	}
-	if why, private := sc.tee.private[claim]; private {
-		return part{}, &errTemplate{claim + " must not be part of an identity", why}
 	}
 	if !sc.pinned(claim) {
 		return part{}, &errTemplate{claim + " cannot be expanded: the workload does not pin it", "an identity may only hold digests that the same workload matches with eq or in"}

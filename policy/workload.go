@@ -52,6 +52,7 @@ func (p *parser) workload(n *strictyaml.Node, first map[string]*strictyaml.Node)
 	}
 	w.whole = match != nil && p.match(w, match)
 	p.implicit(w, n)
+	p.contradictions(w)
 	p.ownership(w, n)
 	p.publish(w, n.Get("publish"))
 	p.issue(w, n, issue)
@@ -170,10 +171,15 @@ func (p *parser) implicit(w *workload, n *strictyaml.Node) {
 			continue
 		}
 		f := w.tee.byName[i.claim]
-		w.rules = append(w.rules, &rule{
-			field: f, op: "eq", implicit: true, position: p.position(w.key),
-			test: newSet("", true, []entry{{value: i.value, text: f.kind.format(i.value)}}),
-		})
+		var entries []entry
+		for _, v := range i.values {
+			entries = append(entries, entry{value: v, text: f.kind.format(v)})
+		}
+		s := newSet("", true, entries)
+		if i.want != "" {
+			s.want = i.want
+		}
+		w.rules = append(w.rules, &rule{field: f, op: "eq", implicit: true, position: p.position(w.key), test: s})
 	}
 }
 
@@ -248,10 +254,10 @@ func (p *parser) publish(w *workload, n *strictyaml.Node) {
 		_, isDigest := kindOf(f).(digest)
 		why, private := w.tee.private[s]
 		switch {
-		case f == nil || !isDigest:
-			p.doc.Report(item, fmt.Sprintf("%q is not a measurement of %s", clip(s), w.tee.platform), w.tee.suggest(s, w.tee.measurements, w.tee.publishable))
 		case private:
 			p.doc.Report(item, s+" is never published", why)
+		case f == nil || !isDigest:
+			p.doc.Report(item, fmt.Sprintf("%q is not a measurement of %s", clip(s), w.tee.platform), w.tee.suggest(s, w.tee.measurements, w.tee.publishable))
 		case slices.Contains(w.publish, s):
 			p.doc.Report(item, s+" is listed twice", "")
 		default:
