@@ -101,7 +101,7 @@ func (a *Agent) renewal(ctx context.Context) error {
 	var pause backoff
 	for {
 		if err := a.plan.wait(ctx, a.time.now); err != nil {
-			return nil //nolint:nilerr // the agent is stopping
+			return nil // the agent is stopping
 		}
 		err := a.attestAll(ctx, l)
 		if ctx.Err() != nil {

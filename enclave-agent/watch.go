@@ -32,7 +32,7 @@ func (a *Agent) watch(ctx context.Context) error {
 	for {
 		own, err := a.waitForIdentity(ctx)
 		if err != nil {
-			return nil //nolint:nilerr // the agent is stopping
+			return nil // the agent is stopping
 		}
 		began := a.time.clock.Boot()
 		_, err = guard(func() (struct{}, error) { return struct{}{}, a.watchOnce(ctx, own) })
@@ -56,7 +56,7 @@ func (a *Agent) watch(ctx context.Context) error {
 // waitForIdentity blocks until there is a live SVID to authenticate with.
 func (a *Agent) waitForIdentity(ctx context.Context) (*svid, error) {
 	for {
-		_, changed, _ := a.state.view() //nolint:errcheck // a halt does not keep the agent from talking to its server
+		_, changed, _ := a.state.view() // a halt does not keep the agent from talking to its server
 		if own := a.state.renewable(); own != nil {
 			return own, nil
 		}

@@ -59,7 +59,7 @@ be on a tmpfs.`,
 					return err
 				}
 			}
-			return print(c.OutOrStdout(), output, got)
+			return show(c.OutOrStdout(), output, got)
 		},
 	}
 	f.add(c)
@@ -167,7 +167,7 @@ type shown struct {
 	Bundle    string    `json:"bundle"`    // PEM
 }
 
-func print(w io.Writer, output string, got []fetched) error {
+func show(w io.Writer, output string, got []fetched) error {
 	var all []shown
 	for _, g := range got {
 		leaf := g.svid.Certificates[0]

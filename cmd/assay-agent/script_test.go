@@ -85,36 +85,73 @@ func params(dir string) testscript.Params {
 
 // root FILE TRUST_DOMAIN [expired] writes a bootstrap root.
 func makeRoot(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(bootstrapRoot(ts.MkAbs(args[0]), args[1], len(args) == 3))
+}
+
+func writeRoot(t *testing.T, path, td string) {
+	t.Helper()
+	if err := bootstrapRoot(path, td, false); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// bootstrapRoot writes the root of a trust domain, or "-" for none.
+func bootstrapRoot(path, td string, expired bool) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	ts.Check(err)
+	if err != nil {
+		return err
+	}
 	end := time.Now().Add(time.Hour)
-	if len(args) == 3 {
+	if expired {
 		end = time.Now().Add(-time.Hour)
 	}
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "bootstrap root"},
 		NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: end, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
-	if args[1] != "-" {
-		tmpl.URIs = []*url.URL{{Scheme: "spiffe", Host: args[1]}}
+	if td != "-" {
+		tmpl.URIs = []*url.URL{{Scheme: "spiffe", Host: td}}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
-	ts.Check(err)
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600)
 }
 
 // nsm PATH serves a simulated NSM.
 func serveNSM(ts *testscript.TestScript, _ bool, args []string) {
+	stop, err := simulatedNSM(args[0])
+	ts.Check(err)
+	ts.Defer(stop)
+}
+
+func testNSM(t *testing.T, path string) {
+	t.Helper()
+	stop, err := simulatedNSM(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+}
+
+func simulatedNSM(path string) (stop func(), err error) {
 	auth, err := simnitro.NewAuthority(simnitro.AuthorityOptions{})
-	ts.Check(err)
+	if err != nil {
+		return nil, err
+	}
 	m, err := auth.Launch(simnitro.Launch{Image: simnitro.ImageFromSeed("orders")})
-	ts.Check(err)
-	l, err := simnitro.Listen(args[0])
-	ts.Check(err)
+	if err != nil {
+		return nil, err
+	}
+	l, err := simnitro.Listen(path)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- m.Serve(ctx, l) }()
-	ts.Defer(func() { cancel(); <-done })
+	return func() { cancel(); <-done }, nil
 }
 
 // occupy PATH listens on a socket that is no agent's.
