@@ -1,0 +1,273 @@
+package sevsnp
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"fmt"
+	"math/big"
+	"slices"
+	"time"
+)
+
+// Object identifiers of RFC 5280 and X.520, of the KDS specification (AMD
+// publication 57230, chapter 3), and one that nobody knows.
+var (
+	oidCountry      = asn1.ObjectIdentifier{2, 5, 4, 6}
+	oidState        = asn1.ObjectIdentifier{2, 5, 4, 8}
+	oidLocality     = asn1.ObjectIdentifier{2, 5, 4, 7}
+	oidOrganization = asn1.ObjectIdentifier{2, 5, 4, 10}
+	oidUnit         = asn1.ObjectIdentifier{2, 5, 4, 11}
+	oidCommonName   = asn1.ObjectIdentifier{2, 5, 4, 3}
+
+	oidSubjectID   = asn1.ObjectIdentifier{2, 5, 29, 14}
+	oidUsage       = asn1.ObjectIdentifier{2, 5, 29, 15}
+	oidConstraints = asn1.ObjectIdentifier{2, 5, 29, 19}
+	oidCRL         = asn1.ObjectIdentifier{2, 5, 29, 31}
+	oidAuthorityID = asn1.ObjectIdentifier{2, 5, 29, 35}
+
+	oidStructVersion = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 1}
+	oidProductName   = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 2}
+	oidBootloaderSPL = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 1}
+	oidTEESPL        = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 2}
+	oidSNPSPL        = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 3}
+	oidSPL4          = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 4}
+	oidSPL5          = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 5}
+	oidSPL6          = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 6}
+	oidSPL7          = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 7}
+	oidMicrocodeSPL  = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 8}
+	oidFMCSPL        = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 9}
+	oidHWID          = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 4}
+	oidCSPID         = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 5}
+
+	oidUnknown = asn1.ObjectIdentifier{2, 25, 1}
+)
+
+// node is a certificate with its key.
+type node struct {
+	cert *x509.Certificate
+	key  crypto.Signer
+}
+
+// blueprint is everything that decides a certificate's bytes. A fault changes
+// one field of one blueprint.
+type blueprint struct {
+	issuer, subject     []byte // DER names; issuer nil = the signing certificate's subject
+	serial              *big.Int
+	notBefore, notAfter time.Time
+	public              crypto.PublicKey
+	extensions          []pkix.Extension
+	algorithm           x509.SignatureAlgorithm // 0 = RSA-PSS with SHA-384
+	signer              crypto.Signer           // instead of the issuer's key
+}
+
+// issue makes the certificate; issuer nil makes it self-signed with the key.
+func (b blueprint) issue(issuer *node, key crypto.Signer) (*node, error) {
+	der, err := b.encode(issuer, key)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("sevsnp: reading back a certificate: %w", err)
+	}
+	return &node{cert: cert, key: key}, nil
+}
+
+// encode is issue for certificates that need not be good.
+func (b blueprint) encode(issuer *node, key crypto.Signer) ([]byte, error) {
+	parent := &x509.Certificate{RawSubject: b.subject}
+	signer := key
+	if issuer != nil {
+		parent.RawSubject = issuer.cert.RawSubject
+		signer = issuer.key
+	}
+	if b.issuer != nil {
+		parent.RawSubject = b.issuer
+	}
+	if b.signer != nil {
+		signer = b.signer
+	}
+	algorithm := b.algorithm
+	if _, isRSA := signer.Public().(*rsa.PublicKey); algorithm == 0 && isRSA {
+		algorithm = x509.SHA384WithRSAPSS
+	}
+	// Only ExtraExtensions are given, so that the standard library adds none of
+	// its own and keeps the order.
+	template := &x509.Certificate{
+		SerialNumber: b.serial, RawSubject: b.subject,
+		NotBefore: b.notBefore.UTC().Truncate(time.Second), NotAfter: b.notAfter.UTC().Truncate(time.Second),
+		SignatureAlgorithm: algorithm, ExtraExtensions: b.extensions,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, b.public, signer)
+	if err != nil {
+		return nil, fmt.Errorf("sevsnp: making a certificate: %w", err)
+	}
+	return der, nil
+}
+
+// names are what all certificates of an authority have in common.
+type names struct{ organization, unit, kds string }
+
+// simulatedNames say what they are; amdNames are those of the real certificates.
+func simulatedNames() names {
+	return names{organization: "Assay simulator", unit: "Simulated", kds: "https://kdsintf.simulated.invalid"}
+}
+
+func amdNames() names {
+	return names{organization: "Advanced Micro Devices", unit: "Engineering", kds: "https://kdsintf.amd.com"}
+}
+
+// distinguishedName is the name with AMD's attributes in AMD's order and string
+// types.
+func (n names) distinguishedName(commonName string) ([]byte, error) {
+	var seq pkix.RDNSequence
+	for _, a := range []struct {
+		oid   asn1.ObjectIdentifier
+		tag   int
+		value string
+	}{
+		{oidUnit, asn1.TagUTF8String, n.unit}, {oidCountry, asn1.TagPrintableString, "US"},
+		{oidLocality, asn1.TagUTF8String, "Santa Clara"}, {oidState, asn1.TagUTF8String, "CA"},
+		{oidOrganization, asn1.TagUTF8String, n.organization}, {oidCommonName, asn1.TagUTF8String, commonName},
+	} {
+		seq = append(seq, pkix.RelativeDistinguishedNameSET{{
+			Type: a.oid, Value: asn1.RawValue{Tag: a.tag, Bytes: []byte(a.value)},
+		}})
+	}
+	return asn1.Marshal(seq)
+}
+
+// keyID is RFC 7093, section 2, method 1. (AMD uses SHA-1 over the key; the
+// length is the same, and nobody verifies it.)
+func keyID(public crypto.PublicKey) ([]byte, error) {
+	spki, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(spki)
+	return sum[:20], nil
+}
+
+func usageExtension(u x509.KeyUsage) (pkix.Extension, error) {
+	var b byte
+	length := 0
+	for i := range 8 {
+		if u&(1<<i) != 0 {
+			b |= 0x80 >> i
+			length = i + 1
+		}
+	}
+	v, err := asn1.Marshal(asn1.BitString{Bytes: []byte{b}, BitLength: length})
+	return pkix.Extension{Id: oidUsage, Critical: true, Value: v}, err
+}
+
+// constraintsExtension has no path length when it is negative.
+func constraintsExtension(ca bool, pathLen int) (pkix.Extension, error) {
+	v, err := asn1.Marshal(struct {
+		CA      bool `asn1:"optional"`
+		PathLen int  `asn1:"optional,default:-1"`
+	}{ca, pathLen})
+	return pkix.Extension{Id: oidConstraints, Critical: true, Value: v}, err
+}
+
+func subjectIDExtension(public crypto.PublicKey) (pkix.Extension, error) {
+	id, err := keyID(public)
+	if err != nil {
+		return pkix.Extension{}, err
+	}
+	v, err := asn1.Marshal(id)
+	return pkix.Extension{Id: oidSubjectID, Value: v}, err
+}
+
+func authorityIDExtension(public crypto.PublicKey) (pkix.Extension, error) {
+	id, err := keyID(public)
+	if err != nil {
+		return pkix.Extension{}, err
+	}
+	v, err := asn1.Marshal(struct {
+		ID []byte `asn1:"optional,tag:0"`
+	}{id})
+	return pkix.Extension{Id: oidAuthorityID, Value: v}, err
+}
+
+// crlExtension is one distribution point with one URI (RFC 5280, 4.2.1.13).
+func crlExtension(url string) (pkix.Extension, error) {
+	type name struct {
+		FullName []asn1.RawValue `asn1:"optional,tag:0"`
+	}
+	type point struct {
+		Name name `asn1:"optional,tag:0"`
+	}
+	uri := asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(url)}
+	v, err := asn1.Marshal([]point{{name{[]asn1.RawValue{uri}}}})
+	return pkix.Extension{Id: oidCRL, Value: v}, err
+}
+
+// endorsement is what the certificate of a VCEK or VLEK says beside the key.
+type endorsement struct {
+	product Product
+	key     SigningKey
+	tcb     TCB
+	chipID  []byte // VCEK: the chip's own id, 64 bytes, 8 on Turin
+	csp     string // VLEK: the provider
+}
+
+// extensions writes the KDS extensions in AMD's order. None is critical.
+// Integers are DER INTEGERs and names IA5Strings; the hardware id stands in its
+// extension as it is, without a DER header.
+func (e endorsement) extensions() ([]pkix.Extension, error) {
+	type spl struct {
+		oid   asn1.ObjectIdentifier
+		value uint8
+	}
+	version, name := 0, e.product.vcekName()
+	spls := []spl{
+		{oidBootloaderSPL, e.tcb.Bootloader}, {oidTEESPL, e.tcb.TEE}, {oidSPL4, 0}, {oidSPL5, 0}, {oidSPL6, 0}, {oidSPL7, 0},
+		{oidSNPSPL, e.tcb.SNP}, {oidMicrocodeSPL, e.tcb.Microcode},
+	}
+	if e.product.turinLayout() {
+		version = 1
+		spls = []spl{
+			{oidFMCSPL, e.tcb.FMC}, {oidBootloaderSPL, e.tcb.Bootloader}, {oidTEESPL, e.tcb.TEE}, {oidSNPSPL, e.tcb.SNP},
+			{oidSPL5, 0}, {oidSPL6, 0}, {oidSPL7, 0}, {oidMicrocodeSPL, e.tcb.Microcode},
+		}
+	}
+	if e.key == VLEK {
+		name = e.product.Line()
+	}
+	var out []pkix.Extension
+	add := func(oid asn1.ObjectIdentifier, value []byte, err error) error {
+		out = append(out, pkix.Extension{Id: oid, Value: value})
+		return err
+	}
+	v, err := asn1.Marshal(version)
+	if err := add(oidStructVersion, v, err); err != nil {
+		return nil, err
+	}
+	v, err = ia5(name)
+	if err := add(oidProductName, v, err); err != nil {
+		return nil, err
+	}
+	for _, s := range spls {
+		v, err := asn1.Marshal(int(s.value))
+		if err := add(s.oid, v, err); err != nil {
+			return nil, err
+		}
+	}
+	if e.key == VLEK {
+		v, err = ia5(e.csp)
+		err = add(oidCSPID, v, err)
+	} else {
+		err = add(oidHWID, slices.Clone(e.chipID), nil)
+	}
+	return out, err
+}
+
+func ia5(s string) ([]byte, error) {
+	return asn1.MarshalWithParams(s, "ia5")
+}
