@@ -65,6 +65,7 @@ type Ledger struct {
 
 	latest atomic.Pointer[signedCheckpoint]
 
+	serials       *serials
 	rejected      rejections
 	perEvidence   window
 	perDenial     window
@@ -118,7 +119,7 @@ func Open(ctx context.Context, st store.Store, trustDomain string, signer crypto
 		Reader: NewReader(st, trustDomain, o.Chain), simulated: td.Simulated, signer: signer, key: key, opt: o, log: o.Log,
 		records: make(chan *request, maxBatch), denials: make(chan *denialRequest, maxDenialQueue),
 		certificates: make(chan store.Certificate, maxCertificateQueue), wanted: make(chan chan checkpointResult),
-		stopping: make(chan struct{}), stopped: make(chan struct{}),
+		stopping: make(chan struct{}), stopped: make(chan struct{}), serials: newSerials(rememberedSerials),
 	}
 	if err := l.checkTail(ctx); err != nil {
 		return nil, err

@@ -82,6 +82,9 @@ func TestARecordIsDurableAndSaysWhatWasDecided(t *testing.T) {
 		if ok, err := l.HasSerial(t.Context(), id.Serial); err != nil || !ok {
 			t.Errorf("HasSerial(%s) = %v, %v", id.Serial, ok, err)
 		}
+		if !l.Remembers(id.Serial) {
+			t.Errorf("a renewal of %s would read the database", id.Serial)
+		}
 	}
 	if want := f.Now().Add(30 * time.Minute); !e.Identities[1].NotAfter.Equal(want) {
 		t.Errorf("not after %v, want %v", e.Identities[1].NotAfter, want)

@@ -194,6 +194,9 @@ func (l *Ledger) writeEntries(b *batch) error {
 		l.counters.commits.Add(1)
 		l.counters.records.Add(uint64(n))
 		l.counters.size.Store(l.head.Sequence)
+		for _, req := range b.requests {
+			l.serials.add(req.entry.Identities)
+		}
 		if l.uncoveredAt.IsZero() {
 			l.uncoveredAt = l.opt.Now()
 		}
