@@ -53,8 +53,8 @@ func (a *admin) Status(context.Context, *assayv1.StatusRequest) (*assayv1.Status
 		ServerCertificateNotAfterUnixMs: authority.ServerNotAfter.UnixMilli(),
 		IssuedTotal:                     a.issuedTotal.Load(),
 		DeniedTotal:                     a.deniedTotal.Load(),
-		AttestationsInFlight:            uint32(max(a.inFlight.Load(), 0)), //nolint:gosec // bounded by the connections
-		Watches:                         uint32(a.watchers.count()),        //nolint:gosec // bounded by the connections
+		AttestationsInFlight:            uint32(max(a.inFlight.Load(), 0)),
+		Watches:                         uint32(a.watchers.count()),
 		Warnings:                        a.warnings(),
 	}
 	for _, p := range a.set.Platforms() {

@@ -210,7 +210,7 @@ func TestAnAdminSocketIsTakenOnlyFromNobody(t *testing.T) {
 	t.Run("somebody listens", func(t *testing.T) {
 		l, err := issuer.ListenAdmin(path)
 		must(t, err)
-		defer l.Close() //nolint:errcheck // a test
+		defer l.Close()
 		_, err = issuer.ListenAdmin(path)
 		if cli.ExitCode(err) != cli.Usage || !contains(fmt.Sprint(err), "somebody listens") {
 			t.Errorf("got %v", err)
@@ -237,7 +237,7 @@ func TestAnAdminSocketIsTakenOnlyFromNobody(t *testing.T) {
 	t.Run("a directory that others can write to", func(t *testing.T) {
 		open := filepath.Join(dir, "open")
 		must(t, os.Mkdir(open, 0o700))
-		must(t, os.Chmod(open, 0o777)) //nolint:gosec // what must be refused
+		must(t, os.Chmod(open, 0o777))
 		if _, err := issuer.ListenAdmin(filepath.Join(open, "a.sock")); cli.ExitCode(err) != cli.Usage || !contains(fmt.Sprint(err), "others can write") {
 			t.Errorf("got %v", err)
 		}

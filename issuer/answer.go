@@ -24,13 +24,13 @@ func (a *attestation) answer(g *policy.Grant, issued *ca.Issued) error {
 	out := &assayv1.Issued{
 		Svids:      make([]*assayv1.X509SVID, len(issued.SVIDs)),
 		Checkpoint: a.ledger.LatestCheckpoint(),
-		More:       uint32(max(g.More(), 0)), //nolint:gosec // a number of identities in a policy
+		More:       uint32(max(g.More(), 0)),
 		Reference:  a.reference,
 	}
 	end := issued.SVIDs[0].NotAfter
 	for i, svid := range issued.SVIDs {
 		out.Svids[i] = &assayv1.X509SVID{
-			Key:            uint32(svid.Key), //nolint:gosec // an index below MaxKeys
+			Key:            uint32(svid.Key),
 			SpiffeId:       svid.ID.String(),
 			Chain:          svid.Chain,
 			NotAfterUnixMs: svid.NotAfter.UnixMilli(),

@@ -189,14 +189,14 @@ func (a *attestation) end(err error) error {
 func (a *attestation) logRefusal(ctx context.Context, kind attest.Kind, check, tee, peer string, err error) {
 	attrs := []any{"reference", a.reference, "kind", kind.String(), "check", check, "tee", tee, "peer", peer, "error", clip(err.Error(), 512)}
 	if kind == attest.Internal {
-		a.log.ErrorContext(ctx, "attestation failed", attrs...) //nolint:sloglint // shared with the line below
+		a.log.ErrorContext(ctx, "attestation failed", attrs...)
 		return
 	}
 	if !a.logLimit.Allow() {
 		a.metrics.unlogged.Inc()
 		return
 	}
-	a.log.InfoContext(ctx, "refused", attrs...) //nolint:sloglint // shared with the line above
+	a.log.InfoContext(ctx, "refused", attrs...)
 	var p *verifiers.PanicError
 	if errors.As(err, &p) {
 		a.log.WarnContext(ctx, "evidence made a library panic", "reference", a.reference, "stack", string(p.Stack))

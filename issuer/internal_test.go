@@ -48,7 +48,7 @@ func TestEveryKindHasItsCodeAndNoneTellsMoreThanItMay(t *testing.T) {
 	} {
 		err := refusal(fmt.Errorf("step: %w", &attest.Error{Kind: kind, Check: "x", Err: secret}), "as-ref")
 		st := status.Convert(err)
-		d := st.Details()[0].(*assayv1.Denied) //nolint:errcheck,forcetypeassert // the only detail there is
+		d := st.Details()[0].(*assayv1.Denied)
 		if st.Code() != want.code || d.GetCheck() != want.check || d.GetReference() != "as-ref" {
 			t.Errorf("%s: %v %v", kind, st, d)
 		}

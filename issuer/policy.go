@@ -40,7 +40,7 @@ const policyPoll = 2 * time.Second
 // mistake is an error.
 func LoadPolicyFile(path, trustDomain string, log *slog.Logger) (*PolicyFile, error) {
 	p := &PolicyFile{path: path, trustDomain: trustDomain, log: log, changed: func(*policy.Bundle) {}, result: func(string) {}}
-	src, err := os.ReadFile(path) //nolint:gosec // the operator's file
+	src, err := os.ReadFile(path)
 	if err != nil {
 		return nil, cli.Usagef("name it under policy: in the configuration; `assayd init` writes one to begin with", "cannot read the policy: %w", err)
 	}

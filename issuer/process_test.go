@@ -46,7 +46,7 @@ func assayd(t testing.TB) *process {
 	root := filepath.Join(p.dir, "root.pem")
 	must(t, os.WriteFile(root, hw.RootPEM(), 0o600))
 	data := p.data()
-	init := exec.Command(p.binary, "init", "--trust-domain", trustDomain, "--data-dir", data, "--simulated-root", root) //nolint:gosec // just built
+	init := exec.Command(p.binary, "init", "--trust-domain", trustDomain, "--data-dir", data, "--simulated-root", root)
 	if out, err := init.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -71,7 +71,7 @@ var binary = sync.OnceValues(func() (string, error) {
 	}
 	removeAtEnd(dir)
 	path := filepath.Join(dir, "assayd")
-	build := exec.Command("go", "build", "-o", path, "../cmd/assayd") //nolint:gosec // ours
+	build := exec.Command("go", "build", "-o", path, "../cmd/assayd")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w\n%s", err, out)
@@ -86,7 +86,7 @@ var servingAt = regexp.MustCompile(`msg=serving attestation=(\S+)`)
 // start runs the server and returns when it listens.
 func (p *process) start() {
 	p.t.Helper()
-	p.cmd = exec.Command(p.binary, "run", "--data-dir", p.data()) //nolint:gosec // just built
+	p.cmd = exec.Command(p.binary, "run", "--data-dir", p.data())
 	stderr, err := p.cmd.StderrPipe()
 	must(p.t, err)
 	must(p.t, p.cmd.Start())
@@ -196,7 +196,7 @@ func TestAKilledServerHasIssuedNothingThatItsLedgerDoesNotKnow(t *testing.T) {
 			})
 		}
 		// At any moment: the first round before the CA may be finished.
-		time.Sleep(time.Duration(rand.IntN(120)+20*round) * time.Millisecond) //nolint:gosec // a delay
+		time.Sleep(time.Duration(rand.IntN(120)+20*round) * time.Millisecond)
 		p.kill()
 		wg.Wait()
 	}

@@ -189,7 +189,7 @@ func (s *Server) publicServer() (*grpc.Server, *health.Server) {
 		grpc.ChainStreamInterceptor(r.stream),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxHeaderListSize(16<<10),
-		grpc.MaxConcurrentStreams(uint32(s.cfg.Limits.StreamsPerConnection)), //nolint:gosec // validated: 1 to a million
+		grpc.MaxConcurrentStreams(uint32(s.cfg.Limits.StreamsPerConnection)),
 		grpc.ConnectionTimeout(s.cfg.Limits.HandshakeTimeout),
 		grpc.WaitForHandlers(true),
 		// Fixed windows: a stranger's fast link must not grow our buffers.

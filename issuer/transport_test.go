@@ -44,7 +44,7 @@ func TestTheServersCertificateIsUnderTheBootstrapRootAndNotInTheBundle(t *testin
 	cfg.NextProtos = []string{"h2"}
 	conn, err := tls.Dial("tcp", o.addr, cfg) // tlsClient checks chain and SPIFFE ID
 	must(t, err)
-	defer conn.Close() //nolint:errcheck // a test
+	defer conn.Close()
 	pool := x509.NewCertPool()
 	for _, c := range o.ca.Bundle().X509Authorities() {
 		pool.AddCert(c)
@@ -127,7 +127,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 	}
 	c, err := net.Dial("tcp", o.addr)
 	must(t, err)
-	defer c.Close() //nolint:errcheck // a test
+	defer c.Close()
 	must(t, c.SetReadDeadline(time.Now().Add(time.Second)))
 	if _, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
 		t.Errorf("the third connection was not refused: %v", err)
@@ -326,7 +326,7 @@ func (o *office) get(path string) string {
 	o.t.Helper()
 	resp, err := http.Get("http://" + o.metricsAt + path) //nolint:noctx // a test
 	must(o.t, err)
-	defer resp.Body.Close() //nolint:errcheck // a test
+	defer resp.Body.Close()
 	var b bytes.Buffer
 	_, err = b.ReadFrom(resp.Body)
 	must(o.t, err)

@@ -151,7 +151,7 @@ func (o *office) unrecorded(like identity) identity {
 		NotBefore: like.leaf.NotBefore, NotAfter: like.leaf.NotAfter, KeyUsage: like.leaf.KeyUsage, ExtKeyUsage: like.leaf.ExtKeyUsage, BasicConstraintsValid: true,
 	}
 	authority := o.ca.Bundle().X509Authorities()[0]
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, authority, k.signer.Public(), signer.(crypto.Signer)) //nolint:errcheck,forcetypeassert // a P-256 key
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, authority, k.signer.Public(), signer.(crypto.Signer))
 	must(t, err)
 	leaf, err := x509.ParseCertificate(der)
 	must(t, err)

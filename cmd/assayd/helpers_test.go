@@ -126,12 +126,12 @@ func sub(ts *testscript.TestScript, neg bool, args []string) {
 
 func replaceIn(ts *testscript.TestScript, file, from, to string) {
 	path := ts.MkAbs(file)
-	src, err := os.ReadFile(path) //nolint:gosec // of the session
+	src, err := os.ReadFile(path)
 	ts.Check(err)
 	if !strings.Contains(string(src), from) {
 		ts.Fatalf("%s does not hold %q", file, from)
 	}
-	ts.Check(os.WriteFile(path, []byte(strings.ReplaceAll(string(src), from, to)), 0o600)) //nolint:gosec // of the session
+	ts.Check(os.WriteFile(path, []byte(strings.ReplaceAll(string(src), from, to)), 0o600))
 }
 
 // glob sets the variable to the one file that matches: glob VARIABLE PATTERN

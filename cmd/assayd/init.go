@@ -66,7 +66,7 @@ func initLayout(trustDomain, dataDir, simulatedRoot string) (config.Layout, erro
 	case !simulated && simulatedRoot != "":
 		return config.Layout{}, cli.Usagef(`name it "`+config.SimulatedPrefix+trustDomain+`"`, "a simulated root in a trust domain of hardware")
 	case simulated:
-		pem, err := os.ReadFile(simulatedRoot) //nolint:gosec // the operator names the file
+		pem, err := os.ReadFile(simulatedRoot)
 		if err != nil {
 			return config.Layout{}, cli.Usagef("", "cannot read the simulated root: %w", err)
 		}
@@ -112,7 +112,7 @@ func write(path string, content []byte) (kept bool, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // /etc/assay holds no secret
 		return false, cli.Usagef("use --data-dir DIR for a directory of your own", "%w", err)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // chosen by the operator
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return true, nil
 	}

@@ -51,7 +51,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) 
 	if cfg.Simulated() {
 		level = slog.LevelWarn
 	}
-	log.Log(ctx, level, describe(cfg), "version", cli.Version(), "data_dir", cfg.DataDir) //nolint:sloglint // the message says what this server is
+	log.Log(ctx, level, describe(cfg), "version", cli.Version(), "data_dir", cfg.DataDir)
 
 	set, nitroVerifier, err := verifierSet(cfg)
 	if err != nil {

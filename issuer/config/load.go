@@ -23,7 +23,7 @@ const maxSocketPath = 107
 // Load reads and validates a configuration file. A file that cannot be read is
 // a [cli.UsageError]; everything wrong inside it is in one [strictyaml.Errors].
 func Load(path string) (*Config, error) {
-	src, err := os.ReadFile(path) //nolint:gosec // the operator names the file
+	src, err := os.ReadFile(path)
 	if err != nil {
 		hint := ""
 		if errors.Is(err, fs.ErrNotExist) {
