@@ -4,11 +4,12 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 
 	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
 const (
@@ -53,10 +54,44 @@ func (it *item) certificate() *x509.Certificate {
 func isCRL(der []byte) bool {
 	in := cryptobyte.String(der)
 	var outer, tbs cryptobyte.String
-	if !in.ReadASN1(&outer, asn1.SEQUENCE) || !outer.ReadASN1(&tbs, asn1.SEQUENCE) {
+	if !in.ReadASN1(&outer, cbasn1.SEQUENCE) || !outer.ReadASN1(&tbs, cbasn1.SEQUENCE) {
 		return false
 	}
-	return tbs.PeekASN1Tag(asn1.INTEGER) || tbs.PeekASN1Tag(asn1.SEQUENCE)
+	return tbs.PeekASN1Tag(cbasn1.INTEGER) || tbs.PeekASN1Tag(cbasn1.SEQUENCE)
+}
+
+// twice returns an extension that a certificate has more than once. crypto/x509
+// refuses such a certificate as a whole; this says why.
+func twice(der []byte) (asn1.ObjectIdentifier, bool) {
+	in := cryptobyte.String(der)
+	var outer, tbs, list cryptobyte.String
+	if !in.ReadASN1(&outer, cbasn1.SEQUENCE) || !outer.ReadASN1(&tbs, cbasn1.SEQUENCE) {
+		return nil, false
+	}
+	tag := cbasn1.Tag(3).ContextSpecific().Constructed() // extensions, the last field (RFC 5280, section 4.1)
+	for !tbs.Empty() && !tbs.PeekASN1Tag(tag) {
+		var field cryptobyte.String
+		var t cbasn1.Tag
+		if !tbs.ReadAnyASN1(&field, &t) {
+			return nil, false
+		}
+	}
+	if !tbs.ReadASN1(&list, tag) || !list.ReadASN1(&list, cbasn1.SEQUENCE) {
+		return nil, false
+	}
+	seen := make(map[string]bool)
+	for !list.Empty() {
+		var ext cryptobyte.String
+		var id asn1.ObjectIdentifier
+		if !list.ReadASN1(&ext, cbasn1.SEQUENCE) || !ext.ReadASN1ObjectIdentifier(&id) {
+			return nil, false
+		}
+		if seen[id.String()] {
+			return id, true
+		}
+		seen[id.String()] = true
+	}
+	return nil, false
 }
 
 // bundle is what one verification works with: what came along, and what it

@@ -42,7 +42,7 @@ func (v *Verifier) endorse(ctx context.Context, r *report, b *bundle, at time.Ti
 		return nil, held
 	}
 	return nil, refuse(CheckEndorsementMissing, detail{
-		err: fmt.Errorf("no %s certificate for this report", amdKind(r.signingKey)), got: fmt.Sprintf("%d endorsements, none of this kind", len(b.items)),
+		err: fmt.Errorf("no %s certificate for this report", amdKind(r.signingKey)), got: fmt.Sprintf("%d endorsements, none of them a certificate of this kind", len(b.items)),
 		hint: "let the host fill the certificate table, bring the certificate along, or add the chip to the server's collateral",
 	})
 }
@@ -85,7 +85,13 @@ func (v *Verifier) pick(r *report, b *bundle, at time.Time) (*endorsement, error
 	}
 	for i := range b.items {
 		c := b.items[i].certificate()
-		if c == nil || kindOf(c) != r.signingKey {
+		if c == nil {
+			if id, dup := twice(b.items[i].der); dup {
+				note(stageForm, refuse(CheckEndorsementExtensions, detail{err: fmt.Errorf("endorsement %d has extension %s twice", i, id)}))
+			}
+			continue
+		}
+		if kindOf(c) != r.signingKey {
 			continue
 		}
 		cand, stage, err := v.consider(r, &b.items[i], b)

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/assay-project/assay/attest"
 )
@@ -224,8 +224,8 @@ func distributionPoint(der []byte) ([]string, error) {
 	bad := errors.New("its issuing distribution point limits it in a way that is not understood")
 	in := cryptobyte.String(der)
 	var seq, point, names cryptobyte.String
-	tag := func(n uint8) asn1.Tag { return asn1.Tag(n).ContextSpecific() }
-	if !in.ReadASN1(&seq, asn1.SEQUENCE) || !in.Empty() ||
+	tag := func(n uint8) cbasn1.Tag { return cbasn1.Tag(n).ContextSpecific() }
+	if !in.ReadASN1(&seq, cbasn1.SEQUENCE) || !in.Empty() ||
 		!seq.ReadASN1(&point, tag(0).Constructed()) || !seq.Empty() ||
 		!point.ReadASN1(&names, tag(0).Constructed()) || !point.Empty() || names.Empty() {
 		return nil, bad
