@@ -204,7 +204,7 @@ func (d *demo) renew(ctx context.Context) error {
 			break
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("orders did not renew within 20 s of the new policy: %v", err)
+			return fmt.Errorf("orders did not renew within 20 s of the new policy (serial %s, last error: %s)", short(d.serial), errText(err))
 		}
 		select {
 		case <-ctx.Done():

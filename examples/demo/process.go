@@ -72,7 +72,7 @@ func (p *process) until(ctx context.Context, what string, ok func() bool) error 
 	for !ok() {
 		select {
 		case <-p.done:
-			return fmt.Errorf("%s ended before %s: %v\n%s", p.name, what, p.err, p.out)
+			return fmt.Errorf("%s ended before %s: %s\n%s", p.name, what, p.cmd.ProcessState, p.out)
 		case <-deadline:
 			return fmt.Errorf("%s: waited 20 s for %s\n%s", p.name, what, p.out)
 		case <-ctx.Done():
@@ -92,7 +92,7 @@ func (p *process) says(ctx context.Context, text string) error {
 func (p *process) stop() error {
 	select {
 	case <-p.done:
-		return fmt.Errorf("%s had already ended: %v\n%s", p.name, p.err, p.out)
+		return fmt.Errorf("%s had already ended: %s\n%s", p.name, p.cmd.ProcessState, p.out)
 	default:
 	}
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {

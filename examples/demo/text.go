@@ -40,3 +40,11 @@ func lastLine(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
 	return lines[len(lines)-1]
 }
+
+// errText is an error's text, for one that may be nil.
+func errText(err error) string {
+	if err == nil {
+		return "none"
+	}
+	return err.Error()
+}

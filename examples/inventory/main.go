@@ -61,7 +61,7 @@ func run() error {
 	if err != nil {
 		return fmt.Errorf("no SVID: %w", err)
 	}
-	defer source.Close()
+	defer func() { _ = source.Close() }()
 
 	trust := svid.NewSource(source, keys)
 	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(telling(svid.ServerTLS(source, trust, require...)))))

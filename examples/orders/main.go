@@ -49,7 +49,7 @@ func run() error {
 	if err != nil {
 		return fmt.Errorf("no SVID: %w", err)
 	}
-	defer source.Close()
+	defer func() { _ = source.Close() }()
 
 	creds := grpccredentials.MTLSClientCredentials(source, source, tlsconfig.AuthorizeID(id))
 	conn, err := grpc.NewClient("passthrough:///"+*server, grpc.WithTransportCredentials(creds))

@@ -130,7 +130,7 @@ func (c *CA) readServer(path string, now time.Time) (*tls.Certificate, error) {
 	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
 		return bad("not a regular file that is closed to others (mode %v)", info.Mode())
 	}
-	body, err := os.ReadFile(path) //nolint:gosec // the operator's directory
+	body, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}

@@ -68,7 +68,7 @@ func load(path string) (crypto.Signer, error) {
 // readPrivate reads a file that only its owner may read or write.
 func readPrivate(path string) ([]byte, error) {
 	// O_NONBLOCK: a FIFO under that name must not hang the start.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0) //nolint:gosec // the path is the operator's
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		hint := "check the path and its permissions"
 		switch {
@@ -184,7 +184,7 @@ func writeFile(path string, body []byte, mode fs.FileMode, existing Existing, at
 		return fault("key_create", path, err, "")
 	}
 	tmp := filepath.Join(dir, tempPrefix+base+"."+hex.EncodeToString(salt[:]))
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, mode) //nolint:gosec // the path is the operator's
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, mode)
 	if err != nil {
 		return fault("key_create", path, err, "check that the directory exists and can be written to")
 	}
@@ -239,7 +239,7 @@ func name(tmp, path string, existing Existing) error {
 
 // SyncDir makes the names in a directory durable.
 func SyncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // the path is the operator's
+	d, err := os.Open(dir)
 	if err != nil {
 		return fault("key_create", dir, err, "")
 	}

@@ -19,9 +19,9 @@ func entryHash(trustDomain, chain string, sequence uint64, previous [32]byte, pa
 	b := make([]byte, 0, len(entryTag)+1+8+len(trustDomain)+len(chain)+8+64)
 	b = append(b, entryTag...)
 	b = append(b, 0)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(trustDomain))) //nolint:gosec // at most 255
+	b = binary.BigEndian.AppendUint32(b, uint32(len(trustDomain)))
 	b = append(b, trustDomain...)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(chain))) //nolint:gosec // at most 64
+	b = binary.BigEndian.AppendUint32(b, uint32(len(chain)))
 	b = append(b, chain...)
 	b = binary.BigEndian.AppendUint64(b, sequence)
 	b = append(b, previous[:]...)

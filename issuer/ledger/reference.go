@@ -21,7 +21,7 @@ func isReference(s string) bool {
 		return false
 	}
 	for _, c := range []byte(s[3:]) {
-		if !(c >= 'a' && c <= 'z' || c >= '2' && c <= '7') {
+		if (c < 'a' || c > 'z') && (c < '2' || c > '7') {
 			return false
 		}
 	}

@@ -352,7 +352,7 @@ func (l *Ledger) checkpointWhenDue() {
 	if l.head.Sequence <= l.covered {
 		return
 	}
-	if l.head.Sequence-l.covered < uint64(l.opt.CheckpointEntries) && //nolint:gosec // positive
+	if l.head.Sequence-l.covered < uint64(l.opt.CheckpointEntries) &&
 		l.opt.Now().Sub(l.uncoveredAt) < l.opt.CheckpointInterval {
 		return
 	}

@@ -18,7 +18,7 @@ type lockFile struct{ f *os.File }
 // takeLock locks path, and writes the process id into it for the message that
 // the second one prints.
 func takeLock(path string) (*lockFile, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // the path is the operator's
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fault("database_lock", path, err, "check the data directory's permissions")
 	}

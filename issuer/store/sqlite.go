@@ -104,7 +104,7 @@ func OpenSQLiteReadOnly(ctx context.Context, path string) (*SQLite, error) {
 // touch creates the file with its mode before SQLite does with the umask's; the
 // log beside it inherits the mode.
 func touch(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // the path is the operator's
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
 	switch {
 	case errors.Is(err, fs.ErrExist):
 		return nil

@@ -70,7 +70,7 @@ func (s *SQLite) Append(ctx context.Context, b Batch) error {
 			}
 		}
 		for _, c := range b.Checkpoints {
-			if _, err := tx.StmtContext(ctx, s.insert.checkpoint).ExecContext(ctx, b.TrustDomain, b.Chain, int64(c.Size), nonNil(c.Note), micros(c.At)); err != nil { //nolint:gosec // far below 2^63
+			if _, err := tx.StmtContext(ctx, s.insert.checkpoint).ExecContext(ctx, b.TrustDomain, b.Chain, int64(c.Size), nonNil(c.Note), micros(c.At)); err != nil {
 				return fmt.Errorf("store: checkpoint: %w", err)
 			}
 		}
@@ -89,15 +89,15 @@ func (s *SQLite) appendEntries(ctx context.Context, tx *sql.Tx, b Batch) error {
 	}
 	entry, identity := tx.StmtContext(ctx, s.insert.entry), tx.StmtContext(ctx, s.insert.identity)
 	for i, e := range b.Entries {
-		if e.Sequence != b.Previous.Sequence+1+uint64(i) { //nolint:gosec // an index
-			return fmt.Errorf("%w: entry %d of the batch has sequence %d, want %d", ErrConflict, i, e.Sequence, b.Previous.Sequence+1+uint64(i)) //nolint:gosec // an index
+		if e.Sequence != b.Previous.Sequence+1+uint64(i) {
+			return fmt.Errorf("%w: entry %d of the batch has sequence %d, want %d", ErrConflict, i, e.Sequence, b.Previous.Sequence+1+uint64(i))
 		}
-		if _, err := entry.ExecContext(ctx, b.TrustDomain, b.Chain, int64(e.Sequence), e.Hash[:], nonNil(e.Payload), micros(e.At), //nolint:gosec // far below 2^63
+		if _, err := entry.ExecContext(ctx, b.TrustDomain, b.Chain, int64(e.Sequence), e.Hash[:], nonNil(e.Payload), micros(e.At),
 			e.Reference, e.Instance, e.EvidenceDigest[:]); err != nil {
 			return fmt.Errorf("store: entry %d: %w", e.Sequence, err)
 		}
 		for j, id := range e.Identities {
-			if _, err := identity.ExecContext(ctx, b.TrustDomain, id.Serial, b.Chain, int64(e.Sequence), j, id.SPIFFEID, //nolint:gosec // far below 2^63
+			if _, err := identity.ExecContext(ctx, b.TrustDomain, id.Serial, b.Chain, int64(e.Sequence), j, id.SPIFFEID,
 				id.KeyThumbprint[:], micros(id.NotAfter)); err != nil {
 				return fmt.Errorf("store: identity %d of entry %d: %w", j, e.Sequence, err)
 			}
@@ -176,7 +176,7 @@ func scanEntry(scan func(...any) error) (e Entry, err error) {
 		return e, err
 	}
 	// Damaged lengths leave zero hashes, which the verification reports.
-	e.Sequence, e.At = uint64(seq), when(at) //nolint:gosec // a negative one becomes huge, and is reported as a gap
+	e.Sequence, e.At = uint64(seq), when(at)
 	e.Hash, e.EvidenceDigest = fixed(hash), fixed(digest)
 	return e, nil
 }
@@ -191,19 +191,19 @@ func fixed(b []byte) (out [32]byte) {
 // Entries implements [LedgerReader].
 func (s *SQLite) Entries(ctx context.Context, trustDomain, chain string, after uint64, limit int) ([]Entry, error) {
 	return query(ctx, s.r, `SELECT `+entryColumns+` FROM entries WHERE trust_domain = ? AND chain = ? AND sequence > ? ORDER BY sequence LIMIT ?`,
-		[]any{trustDomain, chain, int64(after), limit}, scanEntry) //nolint:gosec // far below 2^63
+		[]any{trustDomain, chain, int64(after), limit}, scanEntry)
 }
 
 // Entry implements [LedgerReader].
 func (s *SQLite) Entry(ctx context.Context, trustDomain, chain string, sequence uint64) (Entry, error) {
 	return one(query(ctx, s.r, `SELECT `+entryColumns+` FROM entries WHERE trust_domain = ? AND chain = ? AND sequence = ?`,
-		[]any{trustDomain, chain, int64(sequence)}, scanEntry)) //nolint:gosec // a wrapped number finds nothing
+		[]any{trustDomain, chain, int64(sequence)}, scanEntry))
 }
 
 // EntryIdentities implements [LedgerReader].
 func (s *SQLite) EntryIdentities(ctx context.Context, trustDomain, chain string, sequence uint64) ([]Identity, error) {
 	return query(ctx, s.r, `SELECT serial, spiffe_id, key_thumbprint, not_after FROM identities
-		WHERE trust_domain = ? AND chain = ? AND sequence = ? ORDER BY position`, []any{trustDomain, chain, int64(sequence)}, //nolint:gosec // a wrapped number finds nothing
+		WHERE trust_domain = ? AND chain = ? AND sequence = ? ORDER BY position`, []any{trustDomain, chain, int64(sequence)},
 		func(scan func(...any) error) (id Identity, err error) {
 			var na int64
 			var thumb []byte
@@ -248,7 +248,7 @@ func (s *SQLite) FindDenials(ctx context.Context, trustDomain string, f Find) ([
 			var id, at int64
 			var digest []byte
 			err = scan(&id, &at, &d.Reference, &d.Instance, &digest, &d.Payload)
-			d.ID = uint64(id) //nolint:gosec // never negative
+			d.ID = uint64(id)
 			d.At, d.EvidenceDigest = when(at), fixed(digest)
 			return d, err
 		})
@@ -265,7 +265,7 @@ func (f Find) order() string {
 // column that counts them.
 func (f Find) common(text string, args []any, number string) (string, []any) {
 	if f.After > 0 {
-		text, args = text+` AND `+number+` > ?`, append(args, int64(min(f.After, math.MaxInt64))) //nolint:gosec // capped
+		text, args = text+` AND `+number+` > ?`, append(args, int64(min(f.After, math.MaxInt64)))
 	}
 	if f.Reference != "" {
 		text, args = text+` AND reference = ?`, append(args, f.Reference)
@@ -319,7 +319,7 @@ func (s *SQLite) LastCheckpoint(ctx context.Context, trustDomain, chain string) 
 func scanCheckpoint(scan func(...any) error) (c Checkpoint, err error) {
 	var size, at int64
 	err = scan(&size, &c.Note, &at)
-	c.Size, c.At = uint64(size), when(at) //nolint:gosec // a negative one becomes huge, and is reported
+	c.Size, c.At = uint64(size), when(at)
 	return c, err
 }
 

@@ -26,7 +26,7 @@ func (s *SQLite) InitTrustDomain(ctx context.Context, td TrustDomain) error {
 			return fmt.Errorf("store: trust domain: %w", err)
 		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO trust_domains (trust_domain, simulated, bundle_sequence, created_at) VALUES (?,?,?,?)`,
-			td.Name, td.Simulated, int64(td.BundleSequence), micros(td.CreatedAt)) //nolint:gosec // sequences are far below 2^63
+			td.Name, td.Simulated, int64(td.BundleSequence), micros(td.CreatedAt))
 		if err != nil {
 			return fmt.Errorf("store: trust domain: %w", err)
 		}
@@ -63,7 +63,7 @@ func (s *SQLite) trustDomains(ctx context.Context, rest string, args ...any) ([]
 		func(scan func(...any) error) (td TrustDomain, err error) {
 			var seq, at int64
 			err = scan(&td.Name, &td.Simulated, &seq, &at)
-			td.BundleSequence, td.CreatedAt = uint64(seq), when(at) //nolint:gosec // never negative: see InitTrustDomain
+			td.BundleSequence, td.CreatedAt = uint64(seq), when(at)
 			return td, err
 		})
 }
@@ -114,11 +114,11 @@ func (s *SQLite) PutDocument(ctx context.Context, d Document) error {
 		if err != nil {
 			return fmt.Errorf("store: document: %w", err)
 		}
-		if last.Valid && uint64(last.Int64) >= d.Sequence { //nolint:gosec // never negative
+		if last.Valid && uint64(last.Int64) >= d.Sequence {
 			return fmt.Errorf("%w: document %s has sequence %d, got %d", ErrConflict, d.Kind, last.Int64, d.Sequence)
 		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO documents (trust_domain, kind, sequence, body, created_at) VALUES (?,?,?,?,?)`,
-			d.TrustDomain, d.Kind, int64(d.Sequence), d.Body, micros(d.CreatedAt)) //nolint:gosec // sequences are far below 2^63
+			d.TrustDomain, d.Kind, int64(d.Sequence), d.Body, micros(d.CreatedAt))
 		if err != nil {
 			return fmt.Errorf("store: document: %w", err)
 		}
@@ -133,7 +133,7 @@ func (s *SQLite) LatestDocument(ctx context.Context, trustDomain, kind string) (
 		func(scan func(...any) error) (d Document, err error) {
 			var seq, at int64
 			err = scan(&d.TrustDomain, &d.Kind, &seq, &d.Body, &at)
-			d.Sequence, d.CreatedAt = uint64(seq), when(at) //nolint:gosec // never negative
+			d.Sequence, d.CreatedAt = uint64(seq), when(at)
 			return d, err
 		})
 	if err != nil {

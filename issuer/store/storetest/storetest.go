@@ -49,7 +49,7 @@ func Entry(chain string, n uint64) store.Entry {
 	sum := func(what string) [32]byte { return sha256.Sum256(fmt.Appendf(nil, "%s/%s/%d", chain, what, n)) }
 	return store.Entry{
 		Sequence: n, Hash: sum("hash"), Payload: fmt.Appendf(nil, `{"n":%d}`, n),
-		At: start.Add(time.Duration(n) * time.Second), Reference: fmt.Sprintf("as-%s-%d", chain, n), //nolint:gosec // small
+		At: start.Add(time.Duration(n) * time.Second), Reference: fmt.Sprintf("as-%s-%d", chain, n),
 		Instance: fmt.Sprintf("aws-nitro:i-%d", n%3), EvidenceDigest: sum("evidence"),
 		Identities: []store.Identity{{
 			Serial: fmt.Sprintf("%s%04x", chain, n), SPIFFEID: fmt.Sprintf("spiffe://%s/w%d", td, n%2),
