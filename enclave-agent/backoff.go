@@ -31,7 +31,7 @@ func (b *backoff) next(base, limit time.Duration) time.Duration {
 		top = base << b.failures
 	}
 	b.failures++
-	r := rand.Float64 //nolint:gosec // jitter, not a secret
+	r := rand.Float64
 	if b.rand != nil {
 		r = b.rand
 	}

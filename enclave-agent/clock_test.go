@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/x509"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -132,6 +133,48 @@ func TestServingStopsWhileTheWallClockIsWrongAndResumes(t *testing.T) {
 	}
 }
 
+// Once a server told the time, its certificate is checked by that time: a host
+// that sets the wall clock can neither keep the agent from its server nor have
+// it accept one that has ended.
+func TestTheServersCertificateIsCheckedByTheAgentsTime(t *testing.T) {
+	t.Parallel()
+	s := newFaultyServer(t) // its certificate ends in an hour
+	s.start()
+	clock := &setClock{}
+	cfg := s.config(t)
+	cfg.Clock = clock
+	a := must(New(cfg))
+	attest := func() error {
+		l := must(a.server.dial(s.address, nil, nil)) // a handshake of its own
+		defer func() { _ = l.Close() }()
+		_, err := a.attestOnce(context.Background(), l)
+		return err
+	}
+	clock.set(3 * time.Hour)
+	wantStale := func(when string) {
+		t.Helper()
+		if err := attest(); asError(err).Check != "server_chain" {
+			t.Errorf("%s: %v, want server_chain", when, err)
+		}
+	}
+	wantStale("a wall clock far ahead, and no server's time yet")
+	clock.set(0)
+	if err := attest(); err != nil {
+		t.Fatal(err)
+	}
+	clock.set(3 * time.Hour)
+	if err := attest(); err != nil {
+		t.Errorf("the host set the wall clock: %v", err)
+	}
+	s.stop()
+	s.leaf = s.bootstrap.serverLeaf(t, func(c *x509.Certificate) {
+		c.NotBefore, c.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
+	})
+	s.start()
+	clock.set(-90 * time.Minute) // when that certificate was good
+	wantStale("a certificate that has ended, and a wall clock set back")
+}
+
 func TestAnSVIDEndsByTheServersTimeAndNotByTheWallClock(t *testing.T) {
 	t.Parallel()
 	s := newFaultyServer(t)
@@ -151,7 +194,7 @@ func TestAScheduleWaitsForItsMomentAndIsOnlyBroughtForward(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSchedule()
 		start := time.Now()
-		s.set(start.Add(30 * time.Minute))
+		s.set(start.Add(30*time.Minute), start)
 		done := make(chan time.Duration, 1)
 		go func() {
 			if s.wait(context.Background(), time.Now) == nil {
@@ -177,7 +220,7 @@ func TestAScheduleNoticesWithinHalfAMinuteThatTheMachineSlept(t *testing.T) {
 		var mu sync.Mutex
 		var slept time.Duration
 		now := func() time.Time { mu.Lock(); defer mu.Unlock(); return time.Now().Add(slept) }
-		s.set(start.Add(30 * time.Minute))
+		s.set(start.Add(30*time.Minute), start)
 		done := make(chan error, 1)
 		go func() { done <- s.wait(context.Background(), now) }()
 		time.Sleep(5 * time.Second)
@@ -190,11 +233,26 @@ func TestAScheduleNoticesWithinHalfAMinuteThatTheMachineSlept(t *testing.T) {
 	})
 }
 
+func TestEventsRightAfterAnAttestationAreTakenTogether(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSchedule()
+		start := time.Now()
+		s.set(start.Add(30*time.Minute), start.Add(minInterval))
+		for range 100 {
+			s.advance(start)
+		}
+		if err := s.wait(context.Background(), time.Now); err != nil || time.Since(start) != minInterval {
+			t.Errorf("%v after %s, want %s", err, time.Since(start), minInterval)
+		}
+	})
+}
+
 func TestAScheduleEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSchedule()
-		s.set(time.Now().Add(time.Hour))
+		s.set(time.Now().Add(time.Hour), time.Now())
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if s.wait(ctx, time.Now) == nil {

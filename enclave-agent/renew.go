@@ -26,23 +26,27 @@ const haltedRetry = time.Minute
 // schedule is when to attest next. The moment is drawn once when an SVID
 // arrives; later events only bring it forward.
 type schedule struct {
-	mu   sync.Mutex
-	at   time.Time
-	wake chan struct{}
+	mu    sync.Mutex
+	at    time.Time
+	floor time.Time // an event brings the moment no further forward than this
+	wake  chan struct{}
 }
 
 func newSchedule() *schedule { return &schedule{wake: make(chan struct{}, 1)} }
 
-// set fixes the moment.
-func (s *schedule) set(at time.Time) {
+// set fixes the moment, and how far forward events may bring it.
+func (s *schedule) set(at, floor time.Time) {
 	s.mu.Lock()
-	s.at = at
+	s.at, s.floor = at, floor
 	s.mu.Unlock()
 }
 
 // advance brings the moment forward, never back.
 func (s *schedule) advance(at time.Time) {
 	s.mu.Lock()
+	if at.Before(s.floor) {
+		at = s.floor
+	}
 	sooner := at.Before(s.at)
 	if sooner {
 		s.at = at
@@ -119,7 +123,7 @@ func (a *Agent) renewal(ctx context.Context) error {
 		if sleep(ctx, wait) != nil {
 			return nil
 		}
-		a.plan.set(a.time.now())
+		a.plan.set(a.time.now(), time.Time{})
 	}
 }
 
@@ -177,10 +181,11 @@ func (a *Agent) adopt(is *issuance) {
 			next = between(again, again.Add(haltedRetry))
 		}
 	}
-	if soonest := a.time.now().Add(minInterval); next.Before(soonest) {
+	soonest := a.time.now().Add(minInterval)
+	if next.Before(soonest) {
 		next = soonest
 	}
-	a.plan.set(next)
+	a.plan.set(next, soonest)
 	a.health.succeeded()
 	a.reportHealth()
 	names := make([]string, len(is.svids))
