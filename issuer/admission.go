@@ -75,12 +75,21 @@ func addressOf(a net.Addr) string {
 	return ip.String()
 }
 
-// limitedListener closes connections beyond a total, before anything is read
-// from them.
+// limitedListener closes connections beyond a limit, before anything is read
+// from them. A total bounds all; of those on which nobody has proved anything
+// yet, one address has a part only, so that it cannot take every place.
 type limitedListener struct {
 	net.Listener
-	gate    *gate
-	refused func(limit string)
+	all       *gate
+	strangers *gate
+	refused   func(limit string)
+
+	mu   sync.Mutex
+	open map[string]*limitedConn // by the client's address and port
+}
+
+func limit(l net.Listener, all, strangers *gate, refused func(string)) *limitedListener {
+	return &limitedListener{Listener: l, all: all, strangers: strangers, refused: refused, open: map[string]*limitedConn{}}
 }
 
 // Accept returns the next connection that there is room for.
@@ -90,22 +99,56 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		leave, limit := l.gate.enter("")
-		if limit == "" {
-			return &limitedConn{Conn: c, leave: leave}, nil
+		leave, limit := l.all.enter("")
+		if limit != "" {
+			l.refused(limit)
+			_ = c.Close()
+			continue
 		}
-		l.refused(limit)
-		_ = c.Close()
+		known, limit := l.strangers.enter(addressOf(c.RemoteAddr()))
+		if limit != "" {
+			leave()
+			l.refused(limit)
+			_ = c.Close()
+			continue
+		}
+		out := &limitedConn{Conn: c, listener: l, leave: leave, known: known}
+		l.mu.Lock()
+		l.open[c.RemoteAddr().String()] = out
+		l.mu.Unlock()
+		return out, nil
+	}
+}
+
+// vouched says that somebody on the connection has proved who it is: by
+// evidence that verified, or by a live SVID.
+func (l *limitedListener) vouched(client net.Addr) {
+	if l == nil || client == nil {
+		return
+	}
+	l.mu.Lock()
+	c := l.open[client.String()]
+	l.mu.Unlock()
+	if c != nil {
+		c.known()
 	}
 }
 
 type limitedConn struct {
 	net.Conn
-	leave func()
+	listener *limitedListener
+	leave    func() // the total
+	known    func() // the strangers
 }
 
 // Close makes room for another connection.
 func (c *limitedConn) Close() error {
+	c.listener.mu.Lock()
+	if key := c.RemoteAddr().String(); c.listener.open[key] == c {
+		delete(c.listener.open, key)
+	}
+	c.listener.mu.Unlock()
+	c.known()
 	c.leave()
 	return c.Conn.Close()
 }

@@ -85,6 +85,7 @@ func (a *attestation) run(ctx context.Context) error {
 		return err
 	}
 	leave() // no stranger any more
+	a.listener.vouched(address)
 
 	// 7. What policy grants. (Bans of instances come before it, when they exist.)
 	done = a.metrics.step("authorize")

@@ -7,6 +7,7 @@ func (s *Server) registerGauges() {
 	m.Gauge("assay_unverified_in_flight", "Attestations in flight whose evidence has not verified yet.", func() float64 { return float64(s.unverified.inside()) })
 	m.Gauge("assay_handshakes_in_flight", "TLS handshakes in flight.", func() float64 { return float64(s.handshakes.inside()) })
 	m.Gauge("assay_connections", "Open connections.", func() float64 { return float64(s.connections.inside()) })
+	m.Gauge("assay_connections_of_strangers", "Open connections on which nobody has proved anything yet.", func() float64 { return float64(s.strangers.inside()) })
 	m.Gauge("assay_watches", "Agents that are watching.", func() float64 { return float64(s.watchers.count()) })
 	m.Counter("assay_verifier_panics_total", "Panics of libraries on evidence, each answered as malformed. Any is worth a look.", func() float64 { return float64(s.set.Panics()) })
 

@@ -47,7 +47,7 @@ func (s *Server) liveSVID(ctx context.Context, cert *x509.Certificate, at time.T
 // peerSVID is the caller's live SVID, whose key it proved in the TLS handshake.
 // It is checked in every RPC that needs one: a handshake is not a lease.
 func (s *Server) peerSVID(ctx context.Context) (spiffeid.ID, *x509.Certificate, error) {
-	state, _, err := tlsState(ctx)
+	state, address, err := tlsState(ctx)
 	if err != nil {
 		return spiffeid.ID{}, nil, status.Error(codes.Internal, "a fault of the server")
 	}
@@ -66,5 +66,6 @@ func (s *Server) peerSVID(ctx context.Context) (spiffeid.ID, *x509.Certificate, 
 		}
 		return spiffeid.ID{}, nil, status.Error(codes.Internal, "a fault of the server")
 	}
+	s.listener.vouched(address)
 	return id, cert, nil
 }

@@ -78,6 +78,8 @@ type Server struct {
 
 	handshakes  *gate
 	connections *gate
+	strangers   *gate
+	listener    *limitedListener // set by Run
 	unverified  *gate
 	logLimit    *rate.Limiter
 
@@ -119,6 +121,7 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 		started:      p.Now(),
 		handshakes:   newGate(cfg.Limits.Handshakes, cfg.Limits.HandshakesPerAddress),
 		connections:  newGate(cfg.Limits.Connections, cfg.Limits.Connections),
+		strangers:    newGate(cfg.Limits.Connections, cfg.Limits.StrangersPerAddress),
 		unverified:   newGate(cfg.Limits.Unverified, cfg.Limits.UnverifiedPerAddress),
 		logLimit:     rate.NewLimiter(5, 50),
 		stopping:     make(chan struct{}),
@@ -137,10 +140,10 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 func (s *Server) Run(ctx context.Context, l Listeners) error {
 	public, healthServer := s.publicServer()
 	admin := s.adminServer()
-	limited := &limitedListener{l.Attestation, s.connections, func(limit string) { s.metrics.limited.WithLabelValues("connection", limit).Inc() }}
+	s.listener = limit(l.Attestation, s.connections, s.strangers, func(limit string) { s.metrics.limited.WithLabelValues("connection", limit).Inc() })
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return serving("attestation", public.Serve(limited)) })
+	g.Go(func() error { return serving("attestation", public.Serve(s.listener)) })
 	g.Go(func() error { return serving("admin", admin.Serve(l.Admin)) })
 	var web *http.Server
 	if l.Metrics != nil {

@@ -134,6 +134,35 @@ func TestConnectionsAreLimited(t *testing.T) {
 	}
 }
 
+// One address cannot take every place by saying nothing; and behind a NAT there
+// may be any number of agents, once they have attested.
+func TestConnectionsOfStrangersAreLimitedByAddress(t *testing.T) {
+	o := open(t, func(c *config.Config) { c.Limits.StrangersPerAddress = 2 })
+	var agents []identity
+	for range 5 { // five connections that attest, one after the other, all kept
+		agents = append(agents, o.boot(o.connect()))
+	}
+	if _, err := o.watch(agents[0].certificate()); err != nil { // and one with an SVID
+		t.Fatal(err)
+	}
+	if n := o.gauge("assay_connections_of_strangers"); n != 0 {
+		t.Fatalf("%v strangers", n)
+	}
+	for range 2 {
+		must(t, o.attempt(o.connect()).challenge())
+	}
+	c, err := net.Dial("tcp", o.addr)
+	must(t, err)
+	defer c.Close()
+	must(t, c.SetReadDeadline(time.Now().Add(time.Second)))
+	if _, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
+		t.Errorf("the third stranger was not refused: %v", err)
+	}
+	if n := o.gauge("assay_connections"); n != 8 {
+		t.Errorf("%v connections, want 8", n)
+	}
+}
+
 func TestAttestationsWithoutVerifiedEvidenceAreLimitedByAddress(t *testing.T) {
 	o := open(t, func(c *config.Config) { c.Limits.UnverifiedPerAddress = 2 })
 	conn := o.connect()

@@ -101,7 +101,7 @@ func openData(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *dat
 		return nil, err
 	}
 	l, err := ledger.Open(ctx, st, cfg.TrustDomain, signer, ledger.Options{
-		Now: time.Now, Log: log, Sink: cfg.CheckpointSink, Retain: cfg.RetainEvidence,
+		Now: time.Now, Log: log, Sink: cfg.CheckpointSink, Retain: cfg.RetainEvidence, Quotas: quotas(cfg),
 	})
 	if err != nil {
 		return nil, err
@@ -114,6 +114,14 @@ func openData(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *dat
 		return nil, err
 	}
 	return &data{store: st, ledger: l, ca: authority}, nil
+}
+
+func quotas(cfg *config.Config) ledger.Quotas {
+	q := cfg.Quotas
+	return ledger.Quotas{
+		DenialsPerInstance: q.DenialsPerInstance, DenialsPerHour: q.DenialsPerHour, Denials: q.Denials,
+		EvidencePerInstance: q.EvidencePerInstance, EvidenceBytes: int64(q.EvidenceMiB) << 20, DeniedEvidenceBytes: int64(q.DeniedEvidenceMiB) << 20,
+	}
 }
 
 // checkKind compares the trust domain and its kind with the database's: both

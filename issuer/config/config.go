@@ -47,6 +47,8 @@ type Config struct {
 
 	// Limits bound what strangers can make the server hold.
 	Limits Limits `yaml:"limits"`
+	// Quotas bound what attesters can make the server store.
+	Quotas Quotas `yaml:"quotas"`
 }
 
 // Log is how the server logs.
@@ -74,12 +76,31 @@ type Limits struct {
 	HandshakeTimeout time.Duration `yaml:"handshake_timeout"`
 	// Open connections, all together.
 	Connections int `yaml:"connections"`
+	// Open connections from one address (IPv4) or /64 (IPv6) on which neither evidence nor an SVID has been verified yet.
+	StrangersPerAddress int `yaml:"strangers_per_address"`
 	// Attestations that have not presented evidence that verifies, all together. Beyond it the answer is `unavailable`, with a time to wait.
 	Unverified int `yaml:"unverified"`
 	// Attestations that have not presented evidence that verifies, from one address (IPv4) or /64 (IPv6).
 	UnverifiedPerAddress int `yaml:"unverified_per_address"`
 	// Streams in flight on one connection.
 	StreamsPerConnection int `yaml:"streams_per_connection"`
+}
+
+// Quotas bound what attesters can make the server store. Issuance itself has
+// none: an entry of the ledger is always written.
+type Quotas struct {
+	// Evidence that is kept for issuances, in MiB.
+	EvidenceMiB int `yaml:"evidence_mib"`
+	// Evidence that is kept for policy denials, in MiB. It cannot displace the other.
+	DeniedEvidenceMiB int `yaml:"denied_evidence_mib"`
+	// Pieces of evidence of one instance that are kept in an hour.
+	EvidencePerInstance int `yaml:"evidence_per_instance"`
+	// Denials that are kept at all. Beyond it the oldest make room.
+	Denials int `yaml:"denials"`
+	// Denials of all instances that are kept in an hour.
+	DenialsPerHour int `yaml:"denials_per_hour"`
+	// Denials of one instance that are kept in an hour.
+	DenialsPerInstance int `yaml:"denials_per_instance"`
 }
 
 // Names of the files in a directory of one's own (`--data-dir`).
@@ -114,9 +135,18 @@ func Default() Config {
 			HandshakesPerAddress: 64,
 			HandshakeTimeout:     10 * time.Second,
 			Connections:          10_000,
+			StrangersPerAddress:  1024,
 			Unverified:           2048,
 			UnverifiedPerAddress: 256,
 			StreamsPerConnection: 100,
+		},
+		Quotas: Quotas{
+			EvidenceMiB:         2048,
+			DeniedEvidenceMiB:   256,
+			EvidencePerInstance: 12,
+			Denials:             100_000,
+			DenialsPerHour:      600,
+			DenialsPerInstance:  12,
 		},
 	}
 }

@@ -68,7 +68,7 @@ func TestTheCommentsOfTheStarterFileAreTheDefaults(t *testing.T) {
 	if d := cmp.Diff(&want, got); d != "" {
 		t.Error(d)
 	}
-	for _, key := range []string{"limits:", "log:", "nitro:", "retain_evidence:", "reflection:", "shutdown_timeout:", "reattest_spread:"} {
+	for _, key := range []string{"limits:", "quotas:", "log:", "nitro:", "retain_evidence:", "reflection:", "shutdown_timeout:", "reattest_spread:"} {
 		if !strings.Contains(src, "\n"+key) {
 			t.Errorf("the starter file does not mention %s", key)
 		}

@@ -189,20 +189,27 @@ func (v validator) between(key string, d, low, high time.Duration) {
 }
 
 func (v validator) limits() {
-	l := v.c.Limits
+	l, q := v.c.Limits, v.c.Quotas
 	for _, x := range []struct {
 		key   string
 		value int
 	}{
-		{"handshakes", l.Handshakes},
-		{"handshakes_per_address", l.HandshakesPerAddress},
-		{"connections", l.Connections},
-		{"unverified", l.Unverified},
-		{"unverified_per_address", l.UnverifiedPerAddress},
-		{"streams_per_connection", l.StreamsPerConnection},
+		{"limits.handshakes", l.Handshakes},
+		{"limits.handshakes_per_address", l.HandshakesPerAddress},
+		{"limits.connections", l.Connections},
+		{"limits.strangers_per_address", l.StrangersPerAddress},
+		{"limits.unverified", l.Unverified},
+		{"limits.unverified_per_address", l.UnverifiedPerAddress},
+		{"limits.streams_per_connection", l.StreamsPerConnection},
+		{"quotas.evidence_mib", q.EvidenceMiB},
+		{"quotas.denied_evidence_mib", q.DeniedEvidenceMiB},
+		{"quotas.evidence_per_instance", q.EvidencePerInstance},
+		{"quotas.denials", q.Denials},
+		{"quotas.denials_per_hour", q.DenialsPerHour},
+		{"quotas.denials_per_instance", q.DenialsPerInstance},
 	} {
 		if x.value < 1 || x.value > 1_000_000 {
-			v.report(fmt.Sprintf("limits.%s is %d, want 1 to 1000000", x.key, x.value), "", "limits", x.key)
+			v.report(fmt.Sprintf("%s is %d, want 1 to 1000000", x.key, x.value), "", strings.Split(x.key, ".")...)
 		}
 	}
 }
