@@ -213,4 +213,3 @@ func (k *KDS) take(client string) (wait time.Duration) {
 	k.clients[client] = b
 	return max(0, wait)
 }
-

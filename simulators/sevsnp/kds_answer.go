@@ -118,4 +118,3 @@ func (k *KDS) crl(l *line, faults []KDSFault) ([]byte, error) {
 	k.crls[l.name] = publishedCRL{der: der, renewal: p.thisUpdate.Add(k.options.CRLLifetime / 2)}
 	return slices.Clone(der), nil
 }
-
