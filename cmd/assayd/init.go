@@ -86,7 +86,10 @@ func initialise(c *cobra.Command, trustDomain string, l config.Layout) error {
 	}
 	// The configuration comes last: without it nothing runs, and init can be
 	// run again after it was interrupted.
-	_, err := ca.Init(c.Context(), ca.InitConfig{
+	if err := os.MkdirAll(filepath.Dir(l.DataDir), 0o755); err != nil { //nolint:gosec // the data directory itself is 0700
+		return cli.Usagef("use --data-dir DIR for a directory of your own", "%w", err)
+	}
+	made, err := ca.Init(c.Context(), ca.InitConfig{
 		DataDir: l.DataDir, TrustDomain: trustDomain, Simulated: l.SimulatedRoot != "", Now: time.Now,
 	})
 	if err != nil {
@@ -103,7 +106,7 @@ func initialise(c *cobra.Command, trustDomain string, l config.Layout) error {
 	if kept {
 		return cli.Usagef("", "%s has appeared meanwhile: nothing is overwritten", l.File)
 	}
-	tell(c, trustDomain, l, keptPolicy)
+	tell(c, trustDomain, l, made, keptPolicy)
 	return nil
 }
 
@@ -124,7 +127,7 @@ func write(path string, content []byte) (kept bool, err error) {
 }
 
 // tell prints what was made and what to do next.
-func tell(c *cobra.Command, trustDomain string, l config.Layout, keptPolicy bool) {
+func tell(c *cobra.Command, trustDomain string, l config.Layout, made ca.InitReport, keptPolicy bool) {
 	where := "--config " + l.File
 	if filepath.Dir(l.File) == l.DataDir {
 		where = "--data-dir " + l.DataDir
@@ -146,6 +149,8 @@ func tell(c *cobra.Command, trustDomain string, l config.Layout, keptPolicy bool
   %s    the policy: %s
   %s    keys and database (0700)
 
+bootstrap root, SHA-256 of the certificate: %s
+
 next:
   1. give agents the bootstrap root to pin, inside their measured image:
        %s > bootstrap-root.pem
@@ -155,6 +160,6 @@ next:
      %s
   5. take keys/bootstrap-root.key and keys/verifier-root.key out of %s when you know how to bring
      them back: the server needs them only to renew what they sign
-`, trustDomain, kind, l.File, l.Policy, policy, l.DataDir,
+`, trustDomain, kind, l.File, l.Policy, policy, l.DataDir, made.Fingerprint,
 		command("bootstrap export"), filepath.Join(l.DataDir, "verifier-root.pem"), command("check"), command("run"), l.DataDir)
 }
