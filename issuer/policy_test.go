@@ -102,3 +102,37 @@ func TestAPolicyThatIsWrongAtStartIsAnError(t *testing.T) {
 		t.Errorf("a missing file: %v", err)
 	}
 }
+
+// A revision only grows, over a restart too.
+func TestASupersededPolicyDoesNotStart(t *testing.T) {
+	o := open(t)
+	o.replacePolicy(policyText(5))
+	check := func(text string) (string, error) {
+		t.Helper()
+		path := filepath.Join(t.TempDir(), "policy.yaml")
+		must(t, os.WriteFile(path, []byte(text), 0o600))
+		p, err := issuer.LoadPolicyFile(path, trustDomain, slog.New(slog.DiscardHandler))
+		must(t, err)
+		return p.CheckNotSuperseded(t.Context(), o.ledger.Reader)
+	}
+	if warning, err := check(policyText(1)); warning != "" || err != nil {
+		t.Errorf("nothing is on record: %q %v", warning, err)
+	}
+	_, err := o.attempt(o.connect()).run()
+	must(t, err)
+	if _, err := check(policyText(4)); cli.ExitCode(err) != cli.Usage || !contains(err.Error(), "superseded") {
+		t.Errorf("an older revision: %v", err)
+	}
+	if warning, err := check(policyText(5)); warning != "" || err != nil {
+		t.Errorf("the same: %q %v", warning, err)
+	}
+	if warning, err := check(strings.Replace(policyText(5), "30m", "31m", 1)); !contains(warning, "raise the revision") || err != nil {
+		t.Errorf("other content: %q %v", warning, err)
+	}
+	if warning, err := check(policyText(6)); warning != "" || err != nil {
+		t.Errorf("a newer revision: %q %v", warning, err)
+	}
+	if warning, err := check(strings.Replace(policyText(1), "bundle: test", "bundle: other", 1)); warning != "" || err != nil {
+		t.Errorf("another bundle: %q %v", warning, err)
+	}
+}

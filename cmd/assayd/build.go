@@ -13,6 +13,7 @@ import (
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/internal/cli"
 	"github.com/assay-project/assay/internal/strictyaml"
+	"github.com/assay-project/assay/issuer"
 	"github.com/assay-project/assay/issuer/ca"
 	"github.com/assay-project/assay/issuer/config"
 	"github.com/assay-project/assay/issuer/keys"
@@ -149,7 +150,7 @@ func checkKind(ctx context.Context, cfg *config.Config, st *store.SQLite) error 
 
 // checkData looks at the data without changing anything, also while a server
 // runs on it.
-func checkData(ctx context.Context, cfg *config.Config) (err error) {
+func checkData(ctx context.Context, cfg *config.Config, policy *issuer.PolicyFile, w io.Writer) (err error) {
 	if err := notInitialised(cfg); err != nil {
 		return err
 	}
@@ -168,7 +169,14 @@ func checkData(ctx context.Context, cfg *config.Config) (err error) {
 	if _, err := ca.CheckpointSigner(ctx, ring); err != nil {
 		return starting(err)
 	}
-	return starting(checkAuthorities(ctx, cfg, st, ring))
+	if err := checkAuthorities(ctx, cfg, st, ring); err != nil {
+		return starting(err)
+	}
+	warning, err := policy.CheckNotSuperseded(ctx, ledger.NewReader(st, cfg.TrustDomain, ""))
+	if warning != "" {
+		_, _ = fmt.Fprintf(w, "warning: %s\n", warning)
+	}
+	return starting(err)
 }
 
 // checkAuthorities: every key that the database names is there and can be read.

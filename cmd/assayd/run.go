@@ -67,6 +67,14 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) 
 	}
 	defer func() { err = errors.Join(err, data.store.Close()) }()
 
+	warning, err := policy.CheckNotSuperseded(ctx, data.ledger.Reader)
+	if err != nil {
+		return starting(err)
+	}
+	if warning != "" {
+		log.WarnContext(ctx, "policy", "warning", warning)
+	}
+
 	metrics := issuer.NewMetrics(cfg.TrustDomain)
 	cacheMetrics(metrics, nitroVerifier)
 	server, err := issuer.New(*cfg, issuer.Parts{
