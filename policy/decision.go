@@ -71,7 +71,7 @@ type WorkloadResult struct {
 // RuleResult is the evaluation of one rule.
 type RuleResult struct {
 	Rule     string `json:"rule"`     // the claim: "pcr0", "debug"; or "ownership" for a waiver
-	Op       string `json:"op"`       // "eq", "in"; "waiver"
+	Op       string `json:"op"`       // "eq", "in", "gte", "lte", "bits"; "waiver"
 	Expected string `json:"expected"` // in words, byte strings in hex
 	Got      string `json:"got"`      // likewise; "missing" for a claim that is not there
 	Holds    bool   `json:"holds"`
@@ -80,9 +80,9 @@ type RuleResult struct {
 	Hint     string `json:"hint,omitempty"`     // what a failure usually means
 }
 
-// Pinned names the claims whose value the granting workload demands with eq or
-// in, in the order of its rules; implicit rules are not among them. It is empty
-// for a denial.
+// Pinned names the claims that the granting workload holds to approved values
+// (eq, in) or to a floor (gte), in the order of its rules; implicit rules are not
+// among them. It is empty for a denial.
 func (d Decision) Pinned() []string {
 	var out []string
 	for _, w := range d.Workloads {
@@ -90,7 +90,7 @@ func (d Decision) Pinned() []string {
 			continue
 		}
 		for _, r := range w.Rules {
-			if !r.Implicit && (r.Op == "eq" || r.Op == "in") {
+			if !r.Implicit && (r.Op == "eq" || r.Op == "in" || r.Op == "gte") {
 				out = append(out, r.Rule)
 			}
 		}

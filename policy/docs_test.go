@@ -1,11 +1,13 @@
 package policy_test
 
 import (
+	"encoding/hex"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/policy"
 )
 
@@ -48,4 +50,52 @@ func TestTheReferenceNamesEveryReason(t *testing.T) {
 			t.Errorf("docs/spec/policy.md does not explain the reason %s", r)
 		}
 	}
+}
+
+// The reference tells of a guest with old firmware, in the decision's words.
+func TestTheReferencesSNPExampleDecidesAsItSays(t *testing.T) {
+	doc := reference(t)
+	for _, m := range yamlBlock.FindAllStringSubmatch(doc, -1) {
+		if !strings.Contains(m[1], "bundle: snp") {
+			continue
+		}
+		b, err := policy.Parse("policy.md", []byte(m[1]))
+		if err != nil {
+			t.Fatal(render(err))
+		}
+		inHex := func(s string) attest.Bytes {
+			out, err := hex.DecodeString(s)
+			if err != nil || !strings.Contains(m[1], s) {
+				t.Fatalf("%s is not in the example: %v", s, err)
+			}
+			return out
+		}
+		guest := func(s *attest.SNP) {
+			s.Measurement = inHex("7be15f6e7d8c9bb0a1f2e3d4c5b6a7988970615243342516071829304a5b6c7d8e9fa0b1c2d3e4f5061728394a5b6c7d")
+			s.ChipID = inHex("59790f0e6d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2")
+		}
+		d := b.Evaluate(snpClaims(guest), noon)
+		if d.Workload != "ledger" || !d.Ownership {
+			t.Errorf("a good guest: %s %s", d.Reason, d.Detail)
+		}
+		d = b.Evaluate(snpClaims(guest, func(s *attest.SNP) { s.ReportedTCB.SNP = 22 }), noon)
+		r := only(t, d, "ledger", "reported_tcb")
+		for _, text := range []string{r.Expected, r.Got, r.Hint} {
+			if !strings.Contains(strings.ReplaceAll(doc, "\n", " "), "`"+text+"`") {
+				t.Errorf("the reference does not say %q", text)
+			}
+		}
+		if d.Reason != policy.ReasonNoMatch || d.Detail != "nearest is workload ledger: reported_tcb does not hold" {
+			t.Errorf("old firmware: %s %s", d.Reason, d.Detail)
+		}
+		d = b.Evaluate(snpClaims(vlek, func(s *attest.SNP) {
+			s.Product, s.VMPL, s.ReportedTCB = "milan", 1, attest.TCB{Bootloader: 4, SNP: 24, Microcode: 219}
+			s.IDKeyDigest = inHex("3c4f04c8ffe93ee12f1f0f27f01c3b8b1dbef1b7ea6a3bb15d77eb3d6d8dd5e0a46f0e5d3a4be8d54fcf4a4bd7b57d11")
+		}), noon)
+		if d.Workload != "gateway" || d.Ownership {
+			t.Errorf("a provider's guest: %s %s", d.Reason, d.Detail)
+		}
+		return
+	}
+	t.Fatal("no example of the bundle snp in docs/spec/policy.md")
 }

@@ -24,3 +24,22 @@ func UncheckedForTest(t testing.TB, src string) *Bundle {
 	}
 	return p.b
 }
+
+// ClaimsForTest names the claims of a platform.
+func ClaimsForTest(p attest.Platform) []string {
+	var out []string
+	for _, f := range teeFor(p).fields {
+		out = append(out, f.name)
+	}
+	return out
+}
+
+// PublishedForTest is what results of a workload show.
+func PublishedForTest(b *Bundle, name string) []string {
+	for _, w := range b.workloads {
+		if w.name == name {
+			return w.publish
+		}
+	}
+	return nil
+}

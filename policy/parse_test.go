@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/internal/strictyaml"
 	"github.com/assay-project/assay/policy"
 )
@@ -581,7 +582,7 @@ func TestABundleThatIsTooLargeIsRefused(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, name := range []string{"testdata/good.yaml", "testdata/mistakes.yaml"} {
+	for _, name := range []string{"testdata/good.yaml", "testdata/mistakes.yaml", "testdata/snp.yaml"} {
 		src, err := os.ReadFile(name)
 		if err != nil {
 			f.Fatal(err)
@@ -589,6 +590,9 @@ func FuzzParse(f *testing.F) {
 		f.Add(src)
 	}
 	f.Add([]byte(expand(base)))
+	f.Add([]byte(expand(snpBase)))
+	f.Add([]byte(expand(snpAudit(`launch_mitigations: {bits: {set: [0, 63], clear: [1]}}, current_firmware: {gte: "1.55.29"}`, `csp_id: {in: [a]}, vmpl: {lte: 1}, chip_id_masked: {eq: true}, current_tcb: {gte: {turin: {fmc: 1, bl: 1, tee: 1, snp: 4, ucode: 81}}}`))))
+	f.Add([]byte(expand(snpEnforce(`guest_svn: {gte: 4}, chip_id: {in: ["$a/8$"]}`, `guest_svn: {in: [1, 5]}, launch_tcb: {gte: {milan: {bl: 1, tee: 0, snp: 1, ucode: 1}}}`))))
 	f.Add([]byte(expand(three)))
 	f.Add([]byte(expand(workloadsOf("enforce", `pcr0: {eq: "$a$"}, pcr3: {eq: "$r$"}`, `pcr0: {in: ["$a$"]}, pcr3: {eq: "$r$"}`))))
 	claims := nitroClaims(good)
@@ -601,9 +605,11 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		d := b.Evaluate(claims, noon)
-		if (d.Outcome == policy.Granted) != (d.Workload != "") {
-			t.Errorf("%+v", d)
+		for _, c := range []attest.Claims{claims, snpClaims(), snpClaims(turin), snpClaims(vlek), {Platform: attest.AMDSEVSNP, SNP: &attest.SNP{}}} {
+			d := b.Evaluate(c, noon)
+			if (d.Outcome == policy.Granted) != (d.Workload != "") {
+				t.Errorf("%+v", d)
+			}
 		}
 		for _, w := range b.Workloads() {
 			if w.Mode != policy.Enforce && w.Mode != policy.Audit {
