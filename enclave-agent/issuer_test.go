@@ -319,7 +319,7 @@ func TestThreeRenewalsAtTheRealServerUnderLoadFailNoCall(t *testing.T) {
 		calls atomic.Int64
 		done  = make(chan struct{})
 	)
-	for range 4 {
+	for range 2 {
 		wg.Go(func() {
 			for {
 				select {

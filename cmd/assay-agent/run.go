@@ -39,7 +39,10 @@ func runAgent(c *cobra.Command, s *config.Settings) error {
 	log := newLog(c.ErrOrStderr(), s)
 	// Without its device this machine will never attest: say so at once.
 	device, err := s.Attester().Probe(c.Context())
-	if err != nil {
+	switch {
+	case c.Context().Err() != nil:
+		return nil // stopped before it began
+	case err != nil:
 		return err
 	}
 	conf := s.Agent(log)
