@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,36 +9,33 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 
 	"github.com/assay-project/assay/attest"
 	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
 )
 
-// received is what one Recv gave.
-type received struct {
-	msg *assayv1.AttestRequest
-	err error
+// patience is how long one stream may take, from its opening to its end. A gRPC
+// server cannot give Recv a deadline of its own, so the stream's context gets
+// one when the stream is opened, and Recv ends with it: no timer and no goroutine
+// beside each message. It leaves a quarter more than a challenge allows, for the
+// Hello before it and the work after it.
+func (s *Server) patience() time.Duration { return s.challengeTTL * 5 / 4 }
+
+// limitPatience is the tap that gRPC calls before it creates a stream.
+func (s *Server) limitPatience(ctx context.Context, info *tap.Info) (context.Context, error) {
+	if info.FullMethodName != assayv1.Attestation_Attest_FullMethodName {
+		return ctx, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.patience())
+	_ = cancel // gRPC cancels the parent when the stream ends
+	return ctx, nil
 }
 
-// receive waits for the client's next message, but no longer than wait.
-//
-// gRPC's Recv cannot be given a deadline by a server, so it runs beside the
-// timer in a goroutine, which ends when the handler does: that closes the
-// stream. There is at most one for each stream, and streams are bounded.
-func (a *attestation) receive(wait time.Duration) (*assayv1.AttestRequest, error) {
-	ch := make(chan received, 1)
-	go func() {
-		msg, err := a.stream.Recv()
-		ch <- received{msg, err}
-	}()
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case r := <-ch:
-		return r.msg, receiveError(r.err)
-	case <-timer.C:
-		return nil, late(fmt.Sprintf("nothing arrived for %s", wait))
-	}
+// receive waits for the client's next message, while there is patience.
+func (a *attestation) receive() (*assayv1.AttestRequest, error) {
+	msg, err := a.stream.Recv()
+	return msg, receiveError(err)
 }
 
 // receiveError classifies what Recv failed with.
@@ -51,6 +49,8 @@ func receiveError(err error) error {
 	switch status.Code(err) { //nolint:exhaustive // what Recv returns; the rest is the transport's end
 	case codes.ResourceExhausted:
 		return &attest.Error{Kind: attest.Malformed, Check: "message_size", Err: errors.New("a message is too large"), Expected: fmt.Sprintf("at most %d bytes", maxMessage)}
+	case codes.DeadlineExceeded:
+		return late("nothing more arrived in time")
 	case codes.Internal, codes.Unimplemented:
 		return &attest.Error{Kind: attest.Malformed, Check: "message", Err: errors.New("a message cannot be decoded")}
 	}
@@ -65,12 +65,9 @@ func outOfOrder(what string) error {
 	return &attest.Error{Kind: attest.Malformed, Check: "protocol_order", Err: errors.New(what), Expected: "Hello, then Evidence"}
 }
 
-// helloTimeout is how long a client may think after opening a stream.
-const helloTimeout = 10 * time.Second
-
 // receiveHello is step 2.
 func (a *attestation) receiveHello() (*hello, error) {
-	msg, err := a.receive(helloTimeout)
+	msg, err := a.receive()
 	if err != nil {
 		return nil, err
 	}
@@ -82,11 +79,11 @@ func (a *attestation) receiveHello() (*hello, error) {
 }
 
 // receiveEvidence is step 4. The clock that decides is the server's own, the
-// one that the deadline was given by; the timer only ends the waiting. Checks:
+// one that the deadline was given by; patience only ends the waiting. Checks:
 // deadline (stale), protocol_order, evidence_platform, endorsements, renewal
 // (malformed).
 func (a *attestation) receiveEvidence(h *hello, deadline time.Time) (attest.Evidence, *assayv1.Renewal, error) {
-	msg, err := a.receive(a.challengeTTL)
+	msg, err := a.receive()
 	if err != nil {
 		return attest.Evidence{}, nil, err
 	}

@@ -190,6 +190,7 @@ func (s *Server) publicServer() (*grpc.Server, *health.Server) {
 		grpc.Creds(creds),
 		grpc.ChainUnaryInterceptor(r.unary),
 		grpc.ChainStreamInterceptor(r.stream),
+		grpc.InTapHandle(s.limitPatience),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxHeaderListSize(16<<10),
 		grpc.MaxConcurrentStreams(uint32(s.cfg.Limits.StreamsPerConnection)),
