@@ -99,6 +99,11 @@ func (w *world) ca(t testing.TB, cn string, serial int64, pub crypto.PublicKey, 
 	if change != nil {
 		change(c)
 	}
+	if parent != c { // CreateCertificate demands the parent's key: a forger has another
+		forged := *parent
+		forged.PublicKey = signer.Public()
+		parent = &forged
+	}
 	der, err := x509.CreateCertificate(rand.Reader, c, parent, pub, signer)
 	if err != nil {
 		t.Fatal(err)

@@ -279,7 +279,7 @@ func (c *Cache) load(name string, n fileName) (*Object, error) {
 		return nil, err // removed meanwhile: no fault
 	case err != nil:
 	case n.kind == fileCRL:
-		o, err = c.trust.crl(der, slot{n.product, n.middle}, c.now())
+		o, err = c.trust.crl(der, slot{n.product, n.middle})
 	default:
 		o, err = c.trust.certificate(der)
 	}
@@ -465,8 +465,12 @@ func (c *Cache) PutCRL(product, signingKey string, der []byte) (o *Object, store
 	if !slices.Contains(slots(c.trust.roots), at) {
 		return nil, false, fmt.Errorf("collateral: no root is pinned for the CRL of %s", at)
 	}
-	if o, err = c.trust.crl(der, at, c.now()); err != nil {
+	if o, err = c.trust.crl(der, at); err != nil {
 		return nil, false, fmt.Errorf("collateral: %w", err)
+	}
+	if o.NotBefore.After(c.now()) {
+		// It must not take the place of one that counts already.
+		return nil, false, fmt.Errorf("collateral: the CRL of %s is of %s, which is in the future: check the clock of this machine", at, o.NotBefore.UTC().Format(time.RFC3339))
 	}
 	unlock, err := lock(c.dir)
 	if err != nil {

@@ -219,7 +219,9 @@ func (k *KDS) pause() time.Duration {
 // spare reports whether a request may be made now and one more after it: what
 // runs on a schedule leaves the last token to a request that somebody waits
 // for.
-func (k *KDS) spare() bool { return k.pause() == 0 && k.bucket.TokensAt(k.now()) >= 2 }
+func (k *KDS) spare() bool {
+	return k.pause() == 0 && k.bucket.TokensAt(k.now()) >= float64(min(2, k.bucket.Burst()))
+}
 
 // get makes one request. The path below /SIGNINGKEY/v1/PRODUCT is last, and the
 // answer has at most limit bytes.
