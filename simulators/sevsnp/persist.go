@@ -26,6 +26,11 @@ const (
 // Processes that open the same directory at the same time get the same one. Keys
 // that others can read are refused.
 func OpenAuthority(dir string, o Options) (*Authority, error) {
+	return openAuthority(dir, o, func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, rsaBits) })
+}
+
+// openAuthority is OpenAuthority with a source of keys.
+func openAuthority(dir string, o Options, newKey func() (*rsa.PrivateKey, error)) (*Authority, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("sevsnp: authority: %w", err)
 	}
@@ -47,7 +52,7 @@ func OpenAuthority(dir string, o Options) (*Authority, error) {
 		if haveRoots {
 			return nil, fmt.Errorf("sevsnp: authority %s has certificates and no %s: restore it, or remove the directory to start another authority", dir, KeysFile)
 		}
-		b, err := generate()
+		b, err := generate(newKey)
 		if err != nil {
 			return nil, err
 		}
@@ -102,12 +107,12 @@ func roles() []string { return []string{roleARK, roleASK, roleASVK} }
 
 // generate makes keys and certificates for all lines: for each role of each line
 // the key, then the certificate.
-func generate() ([]byte, error) {
+func generate(newKey func() (*rsa.PrivateKey, error)) ([]byte, error) {
 	var out bytes.Buffer
 	for _, name := range Lines() {
 		var k keys
 		for _, to := range []**rsa.PrivateKey{&k.ark, &k.ask, &k.asvk} {
-			key, err := rsa.GenerateKey(rand.Reader, rsaBits)
+			key, err := newKey()
 			if err != nil {
 				return nil, fmt.Errorf("sevsnp: making a key: %w", err)
 			}
