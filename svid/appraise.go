@@ -21,20 +21,27 @@ const SimulatedPrefix = "simulated."
 
 // Claims of this project's own, from AR4SI's negative ("non-standard") ranges.
 const (
-	claimIsolated  Claim = -2  // affirming: memory is closed to the host's operating system by a hypervisor that the vendor runs
-	claimGrace     Claim = -33 // warning: revocation or endorsement data was out of date, within the operator's grace
-	claimSimulated Claim = -34 // warning: a simulator, which protects nothing
+	claimIsolated    Claim = -2  // affirming: memory is closed to the host's operating system by a hypervisor that the vendor runs
+	claimSharedCores Claim = -3  // affirming: the guest shares cores with other threads of the host
+	claimGrace       Claim = -33 // warning: revocation or endorsement data was out of date, within the operator's grace
+	claimSimulated   Claim = -34 // warning: a simulator, which protects nothing
+	claimNotChecked  Claim = -35 // warning: revocation was not checked
+	claimNoFloor     Claim = -36 // warning: genuine, and the policy admits any version of its firmware
+	claimProvisional Claim = -37 // warning: the host can go back to firmware that the policy does not know
 )
 
 // AR4SI's own values, named after what the tables use them for (section 2.3.4).
 const (
-	claimRecognized   Claim = 2  // instance-identity: recognized, not known to be compromised
-	claimGenuine      Claim = 2  // hardware: genuine
-	claimApprovedBoot Claim = 3  // executables: only approved ones were loaded during boot
-	claimUnknownCode  Claim = 33 // executables: some are not recognized
-	claimUnsafeConfig Claim = 96 // configuration: exposes unacceptable vulnerabilities
-	claimVisible      Claim = 96 // runtime-opaque: memory is visible to the host
-	claimNoVulns      Claim = 3  // configuration: exposes no known vulnerabilities
+	claimRecognized     Claim = 2  // instance-identity: recognized, not known to be compromised
+	claimGenuine        Claim = 2  // hardware: genuine
+	claimEncrypted      Claim = 2  // runtime-opaque: encrypted, opaque to operating system, hypervisor and peers
+	claimApprovedBoot   Claim = 3  // executables: only approved ones were loaded during boot
+	claimNoVulns        Claim = 3  // configuration: exposes no known vulnerabilities
+	claimKnownVulns     Claim = 32 // configuration: exposes known vulnerabilities
+	claimOpenToOperator Claim = 32 // runtime-opaque: closed to other guests, not to the machine's operator
+	claimUnknownCode    Claim = 33 // executables: some are not recognized
+	claimUnsafeConfig   Claim = 96 // configuration: exposes unacceptable vulnerabilities
+	claimVisible        Claim = 96 // runtime-opaque: memory is visible to the host
 )
 
 // Appraisal is what an issuer knows when it has decided to issue: the verified
@@ -49,8 +56,9 @@ type Appraisal struct {
 	// Grace says that something was accepted past its date, within a grace that
 	// the operator configured.
 	Grace bool
-	// Pinned lists the measurements for which the policy required approved
-	// values, by their names in policies ("pcr0"), all of which held.
+	// Pinned lists the claims for which the policy required approved values or
+	// floors, by their names in policies ("pcr0", "reported_tcb"), all of which
+	// held: policy.Decision.Pinned.
 	Pinned []string
 	// Publish lists the measurements to publish. Those that the evidence does
 	// not have, or has as zeros, are left out.
@@ -134,6 +142,8 @@ func (a *Appraisal) table() (Vector, map[string]attest.Bytes, error) {
 	switch {
 	case a.Claims.Platform == attest.AWSNitro && a.Claims.Nitro != nil:
 		v, measurements, err = a.nitro(a.Claims.Nitro)
+	case a.Claims.Platform == attest.AMDSEVSNP && a.Claims.SNP != nil:
+		v, measurements, err = a.snp(a.Claims.SNP)
 	default:
 		err = fmt.Errorf("no trustworthiness table for platform %.40q with these claims", string(a.Claims.Platform))
 	}

@@ -84,6 +84,35 @@ func simulatedAppraisal() Appraisal {
 	return a
 }
 
+// snpAppraisal is an ordinary guest on a machine of the owner's, admitted by a
+// policy with a floor.
+func snpAppraisal() Appraisal {
+	tcb := attest.TCB{Bootloader: 9, SNP: 23, Microcode: 72}
+	fw := attest.Firmware{Major: 1, Minor: 55, Build: 29}
+	a := nitroAppraisal()
+	a.Claims = attest.Claims{Platform: attest.AMDSEVSNP, SNP: &attest.SNP{
+		Version: 3, Product: "genoa", SigningKey: "vcek",
+		Measurement: register("measurement"), HostData: register("host data")[:32],
+		ReportData: append(register("report data"), register("more")[:16]...), GuestSVN: 4,
+		IDKeyDigest: register("id key"), AuthorKeyDigest: make(attest.Bytes, 48),
+		FamilyID: register("family")[:16], ImageID: register("image")[:16],
+		Policy: attest.SNPPolicy{ABIMajor: 1, ABIMinor: 51}, Platform: attest.SNPPlatform{ECC: true},
+		CurrentTCB: tcb, ReportedTCB: tcb, CommittedTCB: tcb, LaunchTCB: tcb, CurrentFirmware: fw, CommittedFirmware: fw,
+		ReportID: register("report")[:32], ReportIDMA: register("agent")[:32],
+		ChipID: append(register("chip"), register("chip, continued")[:16]...), Revocation: "ok",
+	}}
+	a.Pinned = []string{"measurement", "product", "reported_tcb", "chip_id"}
+	a.Publish = []string{"measurement"}
+	return a
+}
+
+// snpChanged is the same guest with one fact changed.
+func snpChanged(change func(*attest.SNP)) Appraisal {
+	a := snpAppraisal()
+	change(a.Claims.SNP)
+	return a
+}
+
 // appraised runs an appraisal for a fixed name, key and salt.
 func appraised(t testing.TB, a Appraisal) *Result {
 	t.Helper()

@@ -1,6 +1,7 @@
 package svid
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -45,5 +46,30 @@ func TestTheSpecificationNamesEveryCheck(t *testing.T) {
 	}
 	if found < 40 {
 		t.Errorf("only %d checks found in the source: the pattern no longer fits", found)
+	}
+}
+
+func TestTheSpecificationListsEveryVectorAndValue(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join("..", "docs", "spec", "attested-svid.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := string(b)
+	for _, tc := range vectorCases() {
+		outcome := tc.outcome
+		if kind, check, found := strings.Cut(outcome, " "); found {
+			outcome = kind + " `" + check + "`"
+		}
+		if !strings.Contains(spec, "| `"+tc.name+"` | "+outcome) {
+			t.Errorf("the vector %s (%s) is not listed", tc.name, outcome)
+		}
+	}
+	for claim, aspect := range map[Claim]string{
+		claimIsolated: "runtime-opaque", claimSharedCores: "configuration", claimGrace: "hardware", claimSimulated: "hardware, runtime-opaque",
+		claimNotChecked: "hardware", claimNoFloor: "hardware", claimProvisional: "hardware",
+	} {
+		if row := fmt.Sprintf("| %d | %s |", claim, aspect); !strings.Contains(spec, row) {
+			t.Errorf("the specification has no row %s", row)
+		}
 	}
 }
