@@ -20,7 +20,7 @@ import (
 // Bounds on what one chip can cause, however often its name is used. Its
 // reported TCB is a stranger's word until the report's signature has verified.
 const (
-	chipBurst    = 4                // requests at once for one chip
+	chipBurst    = 2                // requests at once for one chip
 	chipInterval = 10 * time.Minute // one further request for each
 	maxTCBs      = 256              // endorsements that are fetched for one chip in all
 	maxChips     = 16_384           // chips whose rate is remembered
