@@ -27,7 +27,7 @@ func (v *Verifier) endorse(ctx context.Context, r *report, b *bundle, at time.Ti
 			return e, nil
 		}
 	}
-	e, brought := v.pick(r, b, at)
+	e, brought := v.pick(ctx, r, b, at)
 	if brought == nil && e != nil {
 		v.cache.misses.Add(1)
 		return e, nil
@@ -75,7 +75,7 @@ type possible struct {
 // pick verifies the endorsement among those that came along. Those that fit are
 // tried in order; the error is the one of the candidate that came furthest, or
 // nil if there was none.
-func (v *Verifier) pick(r *report, b *bundle, at time.Time) (*endorsement, error) {
+func (v *Verifier) pick(ctx context.Context, r *report, b *bundle, at time.Time) (*endorsement, error) {
 	var best error
 	furthest, attempts := -1, 0
 	note := func(stage int, err error) {
@@ -94,7 +94,7 @@ func (v *Verifier) pick(r *report, b *bundle, at time.Time) (*endorsement, error
 		if kindOf(c) != r.signingKey {
 			continue
 		}
-		cand, stage, err := v.consider(r, &b.items[i], b)
+		cand, stage, err := v.consider(ctx, r, &b.items[i], b)
 		if err != nil {
 			note(stage, err)
 			continue
@@ -121,7 +121,7 @@ const (
 
 // consider checks everything of a candidate that costs no signature
 // verification.
-func (v *Verifier) consider(r *report, it *item, b *bundle) (cand *candidate, stage int, err error) {
+func (v *Verifier) consider(ctx context.Context, r *report, it *item, b *bundle) (cand *candidate, stage int, err error) {
 	c := it.certificate()
 	cand = &candidate{item: it, cert: c}
 	if cand.ext, err = ParseExtensions(c); err != nil {
@@ -130,10 +130,10 @@ func (v *Verifier) consider(r *report, it *item, b *bundle) (cand *candidate, st
 	if err = checkNames(r.signingKey, cand.ext); err != nil {
 		return nil, stageForm, err
 	}
-	if cand.key, err = checkLeaf(c); err != nil {
-		return nil, stageForm, err
+	if err = v.findIssuers(ctx, cand, r.signingKey, b); err != nil {
+		return nil, stageIssuer, err
 	}
-	if err = v.findIssuers(cand, r.signingKey, b); err != nil {
+	if cand.key, err = checkLeaf(c); err != nil {
 		return nil, stageIssuer, err
 	}
 	product := cand.issuers[0].line.product
@@ -152,7 +152,7 @@ func (v *Verifier) consider(r *report, it *item, b *bundle) (cand *candidate, st
 // in a VLEK, and not the other.
 func checkNames(kind string, e *Extensions) error {
 	switch {
-	case kind == VCEK && e.CSPID != "":
+	case kind == VCEK && e.hasCSP:
 		return refuse(CheckCSPID, detail{err: errors.New("a VCEK names no cloud provider"), expected: "no csp_id", got: fmt.Sprintf("%.60q", e.CSPID)})
 	case kind == VLEK && e.CSPID == "":
 		return refuse(CheckCSPID, detail{err: errors.New("the VLEK does not say which cloud provider it was loaded for"), expected: "csp_id"})
@@ -185,9 +185,9 @@ func checkLeaf(c *x509.Certificate) (*x509.Certificate, error) {
 }
 
 // findIssuers collects the certificates with the name of the endorsement's
-// issuer: trusted ones first, then ones that came along and name a pinned ARK as
-// their own issuer.
-func (v *Verifier) findIssuers(cand *candidate, kind string, b *bundle) error {
+// issuer: trusted ones first, then ones that came along or that the collateral
+// holds, and that name a pinned ARK as their own issuer.
+func (v *Verifier) findIssuers(ctx context.Context, cand *candidate, kind string, b *bundle) error {
 	name := cand.cert.RawIssuer
 	otherKind := false
 	for _, p := range Products() {
@@ -207,21 +207,18 @@ func (v *Verifier) findIssuers(cand *candidate, kind string, b *bundle) error {
 		}
 	}
 	for i := range b.items {
-		it := &b.items[i]
-		c := it.certificate()
-		if c == nil || !c.IsCA || !bytes.Equal(c.RawSubject, name) {
-			continue
-		}
-		product, k, err := roleOf(c)
-		l := v.roots.lines[product]
-		if err != nil || k == "" || l == nil || !bytes.Equal(c.RawIssuer, l.ark.RawSubject) || trusts(l, c) {
-			continue
-		}
-		if k != kind {
+		if p, k, ok := v.possible(&b.items[i], name); ok && k == kind {
+			cand.issuers = append(cand.issuers, p)
+		} else if ok {
 			otherKind = true
-			continue
 		}
-		cand.issuers = append(cand.issuers, possible{item: it, line: l})
+	}
+	if src, ok := v.collateral.(IssuerSource); ok {
+		for _, der := range src.Issuers(ctx, cand.ext.Product, kind) {
+			if p, k, ok := v.possible(&item{der: der}, name); ok && k == kind {
+				cand.issuers = append(cand.issuers, p)
+			}
+		}
 	}
 	if len(cand.issuers) > maxAttempts {
 		cand.issuers = cand.issuers[:maxAttempts]
@@ -243,6 +240,21 @@ func (v *Verifier) findIssuers(cand *candidate, kind string, b *bundle) error {
 	})
 }
 
+// possible returns an ASK or ASVK of the name whose own issuer has the name of a
+// pinned ARK. Whether that signed it is checked when it is needed.
+func (v *Verifier) possible(it *item, name []byte) (p possible, kind string, ok bool) {
+	c := it.certificate()
+	if c == nil || !bytes.Equal(c.RawSubject, name) {
+		return possible{}, "", false
+	}
+	product, kind, err := roleOf(c)
+	l := v.roots.lines[product]
+	if err != nil || kind == "" || l == nil || !bytes.Equal(c.RawIssuer, l.ark.RawSubject) || trusts(l, c) {
+		return possible{}, "", false
+	}
+	return possible{item: it, line: l}, kind, true
+}
+
 // trusts reports whether the certificate is one of the line's own.
 func trusts(l *line, c *x509.Certificate) bool {
 	for _, i := range l.issuers {
@@ -257,16 +269,20 @@ func trusts(l *line, c *x509.Certificate) bool {
 // its possible issuers that signed it.
 func (v *Verifier) verifyChain(r *report, cand *candidate, b *bundle, at time.Time) (*endorsement, error) {
 	c := cand.cert
-	var last error
+	var refused error // by the first, which is the likeliest
 	for _, p := range cand.issuers {
 		i, fresh, err := v.issuer(p, at)
 		if err != nil {
-			last = err
+			if refused == nil {
+				refused = err
+			}
 			continue
 		}
 		v.cache.signatures.Add(1)
 		if err := i.cert.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature); err != nil {
-			last = refuse(CheckChainSignature, detail{err: fmt.Errorf("the endorsement was not signed by its issuer: %w", err), got: fmt.Sprintf("%.120q", c.Issuer.String())})
+			if refused == nil {
+				refused = refuse(CheckChainSignature, detail{err: fmt.Errorf("the endorsement was not signed by its issuer: %w", err), got: fmt.Sprintf("%.120q", c.Issuer.String())})
+			}
 			continue
 		}
 		if at.Before(c.NotBefore) || at.After(c.NotAfter) {
@@ -290,7 +306,7 @@ func (v *Verifier) verifyChain(r *report, cand *candidate, b *bundle, at time.Ti
 		}
 		return e, nil
 	}
-	return nil, last
+	return nil, refused
 }
 
 // issuer returns a trusted issuer, one that is remembered, or one that it
@@ -303,8 +319,8 @@ func (v *Verifier) issuer(p possible, at time.Time) (i *issuer, fresh bool, err 
 		return i, false, nil
 	}
 	c := p.item.certificate()
-	if err := checkIssuer(p.line, c); err != nil {
-		return nil, false, refuse(CheckChainSignature, detail{err: fmt.Errorf("the issuer that came along: %w", err), got: fmt.Sprintf("%.120q", c.Subject.String())})
+	if check, err := checkIssuer(p.line, c); err != nil {
+		return nil, false, refuse(check, detail{err: fmt.Errorf("the issuer that came along: %w", err), got: fmt.Sprintf("%.120q", c.Subject.String())})
 	}
 	v.cache.signatures.Add(1)
 	if err := p.line.ark.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature); err != nil {
@@ -353,7 +369,7 @@ func (v *Verifier) fromCollateral(ctx context.Context, r *report, b *bundle, at 
 			last = refuse(CheckEndorsementMissing, detail{err: fmt.Errorf("the collateral holds no %s certificate under this name", amdKind(r.signingKey)), got: clipHex(der)})
 			continue
 		}
-		cand, _, err := v.consider(r, it, b)
+		cand, _, err := v.consider(ctx, r, it, b)
 		if err != nil {
 			last = err
 			continue

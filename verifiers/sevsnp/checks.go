@@ -28,11 +28,11 @@ const (
 	CheckEndorsementUnavailable = "endorsement_unavailable"
 	CheckEndorsementExtensions  = "endorsement_extensions"
 	CheckCSPID                  = "csp_id"
+	CheckChainRoot              = "chain_root"
+	CheckChainIssuer            = "chain_issuer"
 	CheckChainCA                = "chain_ca"
 	CheckChainAlgorithm         = "chain_algorithm"
 	CheckChainExtension         = "chain_extension"
-	CheckChainRoot              = "chain_root"
-	CheckChainIssuer            = "chain_issuer"
 	CheckProductMismatch        = "product_mismatch"
 	CheckProduct                = "product"
 	CheckTCBCertificate         = "tcb_certificate"
@@ -108,12 +108,12 @@ func Checks() []Check {
 		{CheckEndorsementMissing, untrusted, "the attester or the collateral has a certificate for the report's signing key", srcKDS},
 		{CheckEndorsementUnavailable, unavailable, "the source of endorsements can be reached", srcOwn},
 		{CheckEndorsementExtensions, untrusted, "AMD's extensions occur once each, all of the set that the struct version demands and none beyond it; fmc and 8 bytes of hwid exactly on Turin", srcKDS},
-		{CheckCSPID, untrusted, "a VLEK has csp_id and no hwid, a VCEK has hwid and no csp_id", srcKDS},
-		{CheckChainCA, untrusted, "the endorsement is not a CA", srcX509},
-		{CheckChainAlgorithm, untrusted, "the endorsement is signed with RSA-PSS and SHA-384, and holds an ECDSA key on P-384", srcKDS},
-		{CheckChainExtension, untrusted, "no critical extension that is not understood, no constraint on names or policies", srcX509},
+		{CheckCSPID, untrusted, "a VLEK has csp_id, which is not empty, and no hwid; a VCEK has no csp_id", srcKDS},
 		{CheckChainRoot, untrusted, "an ASK or ASVK under a pinned ARK has the name of the endorsement's issuer", srcKDS},
 		{CheckChainIssuer, untrusted, "an ASK issued the VCEK, an ASVK the VLEK", srcKDS},
+		{CheckChainCA, untrusted, "the endorsement is not a CA, and an issuer that comes along is one", srcX509},
+		{CheckChainAlgorithm, untrusted, "certificates are signed with RSA-PSS and SHA-384; the endorsement holds an ECDSA key on P-384, an issuer that comes along one of RSA-4096", srcKDS},
+		{CheckChainExtension, untrusted, "no certificate has a critical extension that is not understood, or a constraint on names or policies", srcX509},
 		{CheckProductMismatch, untrusted, "the endorsement's product name is of its issuer's product line", srcKDS},
 		{CheckProduct, untrusted, "CPUID family and model of the report (version 3 on) belong to that product line", srcKDS},
 		{CheckTCBCertificate, untrusted, "the endorsement's TCB is the reported TCB", srcABI + ", section 7.3"},

@@ -33,6 +33,15 @@ type Collateral interface {
 	CRL(ctx context.Context, product, signingKey string) (der []byte, err error)
 }
 
+// IssuerSource is implemented by a [Collateral] that holds ASKs and ASVKs newer
+// than the built-in ones. They are verified under the pinned ARK like any that
+// come along.
+type IssuerSource interface {
+	// Issuers returns the ASKs (signingKey "vcek") or ASVKs ("vlek") of a product
+	// line that are at hand, as DER. It does not go over the network.
+	Issuers(ctx context.Context, product, signingKey string) [][]byte
+}
+
 // RevocationPolicy says what a missing or expired CRL means. A CRL of the ARK
 // that names a certificate of the chain always refuses, however old it is.
 type RevocationPolicy struct {

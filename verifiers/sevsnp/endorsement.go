@@ -52,7 +52,8 @@ type Extensions struct {
 	HWID        attest.Bytes // VCEK: 64 bytes, 8 with struct version 1; nil in a VLEK
 	CSPID       string       // VLEK; "" in a VCEK
 
-	raw rawTCB
+	raw    rawTCB
+	hasCSP bool // csp_id is there, though it may be empty
 }
 
 // ParseExtensions reads AMD's extensions of a certificate strictly: each one of
@@ -139,9 +140,10 @@ func (e *Extensions) names(found map[string][]byte) error {
 		if e.CSPID, err = ia5(found, extCSPID); err != nil {
 			return err
 		}
-		if e.CSPID == "" || len(e.CSPID) > maxCSPID {
-			return fmt.Errorf("csp_id has %d bytes, want 1 to %d", len(e.CSPID), maxCSPID)
+		if len(e.CSPID) > maxCSPID {
+			return fmt.Errorf("csp_id has %d bytes, want at most %d", len(e.CSPID), maxCSPID)
 		}
+		e.hasCSP = true
 	}
 	return nil
 }

@@ -104,7 +104,9 @@ func mintedCases(w *world) []negative {
 		{"VLEK without csp_id", sevsnp.CheckCSPID, exts(vlek, replaced(amdOID(5), nil))},
 		{"VLEK with hwid", sevsnp.CheckCSPID, exts(vlek, added(pkix.Extension{Id: amdOID(4), Value: chipID(sevsnp.Milan)}))},
 		{"VCEK with csp_id", sevsnp.CheckCSPID, exts(milan, added(pkix.Extension{Id: amdOID(5), Value: append([]byte{22, 4}, "CN=x"...)}))},
-		{"csp_id empty", sevsnp.CheckEndorsementExtensions, exts(vlek, replaced(amdOID(5), []byte{22, 0}))},
+		{"csp_id of 257 bytes", sevsnp.CheckEndorsementExtensions, exts(vlek, replaced(amdOID(5), append([]byte{22, 0x82, 1, 1}, strings.Repeat("x", 257)...)))},
+		{"VCEK with an empty csp_id", sevsnp.CheckCSPID, exts(milan, added(pkix.Extension{Id: amdOID(5), Value: []byte{22, 0}}))},
+		{"csp_id empty", sevsnp.CheckCSPID, exts(vlek, replaced(amdOID(5), []byte{22, 0}))},
 
 		{"a CA", sevsnp.CheckChainCA, cert(func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true })},
 		{"may sign certificates", sevsnp.CheckChainCA, cert(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCertSign })},
@@ -230,10 +232,25 @@ func endorsementCases(w *world) []negative {
 			f := foreign(t, "Somebody else")
 			return f.mint(t, order{}).evidence(f.lines[sevsnp.Milan].ask.Raw, f.lines[sevsnp.Milan].ark.Raw)
 		})},
-		{"an ASK along that is no CA", sevsnp.CheckChainSignature, func(t *testing.T) (*attest.Claims, error) {
+		{"an ASK along that may not sign", sevsnp.CheckChainCA, func(t *testing.T) (*attest.Claims, error) {
 			l := w.lines[sevsnp.Milan]
 			weak := w.ca(t, "SEV-Milan", 9, w.keys.ask.Public(), l.ark, w.keys.ark, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCRLSign })
 			return verifierOf(t, certPEM(l.ark)).Authenticate(t.Context(), w.mint(t, order{}).evidence(weak.Raw), epoch)
+		}},
+		{"an ASK along with another algorithm", sevsnp.CheckChainAlgorithm, func(t *testing.T) (*attest.Claims, error) {
+			l := w.lines[sevsnp.Milan]
+			weak := w.ca(t, "SEV-Milan", 9, w.keys.ask.Public(), l.ark, w.keys.ark, func(c *x509.Certificate) { c.SignatureAlgorithm = x509.SHA384WithRSA })
+			return verifierOf(t, certPEM(l.ark)).Authenticate(t.Context(), w.mint(t, order{}).evidence(weak.Raw), epoch)
+		}},
+		{"an ASK along with name constraints", sevsnp.CheckChainExtension, func(t *testing.T) (*attest.Claims, error) {
+			l := w.lines[sevsnp.Milan]
+			odd := w.ca(t, "SEV-Milan", 9, w.keys.ask.Public(), l.ark, w.keys.ark, func(c *x509.Certificate) { c.PermittedDNSDomains = []string{"example.org"} })
+			return verifierOf(t, certPEM(l.ark)).Authenticate(t.Context(), w.mint(t, order{}).evidence(odd.Raw), epoch)
+		}},
+		{"an ASK along by somebody else", sevsnp.CheckChainSignature, func(t *testing.T) (*attest.Claims, error) {
+			l := w.lines[sevsnp.Milan]
+			forged := w.ca(t, "SEV-Milan", 9, w.keys.ask.Public(), l.ark, w.keys.asvk, nil)
+			return verifierOf(t, certPEM(l.ark)).Authenticate(t.Context(), w.mint(t, order{}).evidence(forged.Raw), epoch)
 		}},
 		{"an ASK along that has expired", sevsnp.CheckChainValidity, func(t *testing.T) (*attest.Claims, error) {
 			l := w.lines[sevsnp.Milan]

@@ -205,7 +205,7 @@ func newLine(product string, certs []*x509.Certificate) (*line, error) {
 		if err != nil || kind == "" {
 			continue
 		}
-		if err := checkIssuer(l, c); err != nil {
+		if _, err := checkIssuer(l, c); err != nil {
 			return nil, fmt.Errorf("%q: %w", c.Subject.String(), err)
 		}
 		if err := l.ark.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature); err != nil {
@@ -258,17 +258,18 @@ func checkARK(c *x509.Certificate) error {
 	return nil
 }
 
-// checkIssuer demands what AMD's ASKs and ASVKs have, all but the signature.
-func checkIssuer(l *line, c *x509.Certificate) error {
+// checkIssuer demands what AMD's ASKs and ASVKs have, all but the signature. It
+// names the check that an issuer from elsewhere fails.
+func checkIssuer(l *line, c *x509.Certificate) (check string, err error) {
 	switch {
 	case !bytes.Equal(c.RawIssuer, l.ark.RawSubject):
-		return errors.New("the ARK is not its issuer")
+		return CheckChainRoot, errors.New("the ARK is not its issuer")
 	case !c.BasicConstraintsValid || !c.IsCA || c.KeyUsage&x509.KeyUsageCertSign == 0:
-		return errors.New("not a CA certificate with key usage keyCertSign")
+		return CheckChainCA, errors.New("not a CA certificate with key usage keyCertSign")
 	case !isRSA4096(c) || c.SignatureAlgorithm != x509.SHA384WithRSAPSS:
-		return errors.New("not RSA-4096 with PSS and SHA-384")
+		return CheckChainAlgorithm, errors.New("not RSA-4096 with PSS and SHA-384")
 	}
-	return refusedExtension(c)
+	return CheckChainExtension, refusedExtension(c)
 }
 
 // isRSA4096 reports whether the certificate's key is RSA of 4096 bits with the
