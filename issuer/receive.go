@@ -128,6 +128,8 @@ func platformEvidence(e *assayv1.Evidence) (attest.Evidence, error) {
 	switch body := e.GetBody().(type) {
 	case *assayv1.Evidence_Nitro:
 		return attest.Evidence{Platform: attest.AWSNitro, Body: body.Nitro.GetDocument(), Endorsements: e.GetEndorsements()}, nil
+	case *assayv1.Evidence_Snp:
+		return attest.Evidence{Platform: attest.AMDSEVSNP, Body: body.Snp.GetReport(), Endorsements: e.GetEndorsements()}, nil
 	}
 	return attest.Evidence{}, &attest.Error{Kind: attest.Malformed, Check: "evidence_platform", Err: errors.New("the message holds no evidence of a known platform")}
 }

@@ -139,7 +139,7 @@ func (x Reattest_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Reattest_Reason.Descriptor instead.
 func (Reattest_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{14, 0}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // AttestRequest is what the client sends: a Hello, then an Evidence.
@@ -540,6 +540,7 @@ type Evidence struct {
 	// Types that are valid to be assigned to Body:
 	//
 	//	*Evidence_Nitro
+	//	*Evidence_Snp
 	Body isEvidence_Body `protobuf_oneof:"body"`
 	// Certificates and CRLs that the attester brings along, DER, in any order.
 	Endorsements [][]byte `protobuf:"bytes,8,rep,name=endorsements,proto3" json:"endorsements,omitempty"`
@@ -595,6 +596,15 @@ func (x *Evidence) GetNitro() *NitroEvidence {
 	return nil
 }
 
+func (x *Evidence) GetSnp() *SnpEvidence {
+	if x != nil {
+		if x, ok := x.Body.(*Evidence_Snp); ok {
+			return x.Snp
+		}
+	}
+	return nil
+}
+
 func (x *Evidence) GetEndorsements() [][]byte {
 	if x != nil {
 		return x.Endorsements
@@ -617,7 +627,13 @@ type Evidence_Nitro struct {
 	Nitro *NitroEvidence `protobuf:"bytes,1,opt,name=nitro,proto3,oneof"`
 }
 
+type Evidence_Snp struct {
+	Snp *SnpEvidence `protobuf:"bytes,2,opt,name=snp,proto3,oneof"`
+}
+
 func (*Evidence_Nitro) isEvidence_Body() {}
+
+func (*Evidence_Snp) isEvidence_Body() {}
 
 // NitroEvidence is evidence of an AWS Nitro Enclave.
 type NitroEvidence struct {
@@ -667,6 +683,60 @@ func (x *NitroEvidence) GetDocument() []byte {
 	return nil
 }
 
+// SnpEvidence is evidence of an AMD SEV-SNP guest.
+type SnpEvidence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The attestation report (AMD publication 56860, section 7.3), exactly its
+	// 1184 bytes as the secure processor wrote them: not the device's response
+	// around it, and not an extended report. REPORT_DATA is the binding followed by
+	// SHA-256("assay/v1 report data"), 64 bytes.
+	//
+	// The certificates go into Evidence.endorsements, one DER certificate each:
+	// that of the VCEK or VLEK, and the ASK's or ASVK's where the guest has it. A
+	// host's certificate table is split by the client. A server may hold the
+	// VCEK's certificate already; a client that has none may leave it out.
+	Report        []byte `protobuf:"bytes,1,opt,name=report,proto3" json:"report,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnpEvidence) Reset() {
+	*x = SnpEvidence{}
+	mi := &file_assay_v1_attestation_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnpEvidence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnpEvidence) ProtoMessage() {}
+
+func (x *SnpEvidence) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_attestation_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnpEvidence.ProtoReflect.Descriptor instead.
+func (*SnpEvidence) Descriptor() ([]byte, []int) {
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SnpEvidence) GetReport() []byte {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
 // Renewal proves that the agent holds the key of the SVID it renews.
 type Renewal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -682,7 +752,7 @@ type Renewal struct {
 
 func (x *Renewal) Reset() {
 	*x = Renewal{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[7]
+	mi := &file_assay_v1_attestation_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +764,7 @@ func (x *Renewal) String() string {
 func (*Renewal) ProtoMessage() {}
 
 func (x *Renewal) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[7]
+	mi := &file_assay_v1_attestation_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +777,7 @@ func (x *Renewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
 func (*Renewal) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{7}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Renewal) GetCertificate() []byte {
@@ -747,7 +817,7 @@ type Issued struct {
 
 func (x *Issued) Reset() {
 	*x = Issued{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[8]
+	mi := &file_assay_v1_attestation_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +829,7 @@ func (x *Issued) String() string {
 func (*Issued) ProtoMessage() {}
 
 func (x *Issued) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[8]
+	mi := &file_assay_v1_attestation_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +842,7 @@ func (x *Issued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issued.ProtoReflect.Descriptor instead.
 func (*Issued) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{8}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Issued) GetSvids() []*X509SVID {
@@ -839,7 +909,7 @@ type X509SVID struct {
 
 func (x *X509SVID) Reset() {
 	*x = X509SVID{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[9]
+	mi := &file_assay_v1_attestation_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +921,7 @@ func (x *X509SVID) String() string {
 func (*X509SVID) ProtoMessage() {}
 
 func (x *X509SVID) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[9]
+	mi := &file_assay_v1_attestation_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +934,7 @@ func (x *X509SVID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use X509SVID.ProtoReflect.Descriptor instead.
 func (*X509SVID) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{9}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *X509SVID) GetKey() uint32 {
@@ -913,7 +983,7 @@ type TrustBundle struct {
 
 func (x *TrustBundle) Reset() {
 	*x = TrustBundle{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[10]
+	mi := &file_assay_v1_attestation_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +995,7 @@ func (x *TrustBundle) String() string {
 func (*TrustBundle) ProtoMessage() {}
 
 func (x *TrustBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[10]
+	mi := &file_assay_v1_attestation_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1008,7 @@ func (x *TrustBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustBundle.ProtoReflect.Descriptor instead.
 func (*TrustBundle) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{10}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TrustBundle) GetTrustDomain() string {
@@ -995,7 +1065,7 @@ type Denied struct {
 
 func (x *Denied) Reset() {
 	*x = Denied{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[11]
+	mi := &file_assay_v1_attestation_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1077,7 @@ func (x *Denied) String() string {
 func (*Denied) ProtoMessage() {}
 
 func (x *Denied) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[11]
+	mi := &file_assay_v1_attestation_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1090,7 @@ func (x *Denied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Denied.ProtoReflect.Descriptor instead.
 func (*Denied) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{11}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Denied) GetKind() string {
@@ -1060,7 +1130,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[12]
+	mi := &file_assay_v1_attestation_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1142,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[12]
+	mi := &file_assay_v1_attestation_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1155,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{12}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{13}
 }
 
 // WatchEvent tells the agent something.
@@ -1102,7 +1172,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[13]
+	mi := &file_assay_v1_attestation_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1114,7 +1184,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[13]
+	mi := &file_assay_v1_attestation_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1127,7 +1197,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{13}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WatchEvent) GetEvent() isWatchEvent_Event {
@@ -1184,7 +1254,7 @@ type Reattest struct {
 
 func (x *Reattest) Reset() {
 	*x = Reattest{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[14]
+	mi := &file_assay_v1_attestation_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1266,7 @@ func (x *Reattest) String() string {
 func (*Reattest) ProtoMessage() {}
 
 func (x *Reattest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[14]
+	mi := &file_assay_v1_attestation_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1279,7 @@ func (x *Reattest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reattest.ProtoReflect.Descriptor instead.
 func (*Reattest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{14}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Reattest) GetReason() Reattest_Reason {
@@ -1255,14 +1325,17 @@ const file_assay_v1_attestation_proto_rawDesc = "" +
 	"timeUnixMs\x12(\n" +
 	"\x10deadline_unix_ms\x18\x03 \x01(\x03R\x0edeadlineUnixMs\x12\x19\n" +
 	"\bpcr_bank\x18\x04 \x01(\tR\apcrBank\x12\x12\n" +
-	"\x04pcrs\x18\x05 \x03(\rR\x04pcrs\"\x94\x01\n" +
+	"\x04pcrs\x18\x05 \x03(\rR\x04pcrs\"\xbf\x01\n" +
 	"\bEvidence\x12/\n" +
-	"\x05nitro\x18\x01 \x01(\v2\x17.assay.v1.NitroEvidenceH\x00R\x05nitro\x12\"\n" +
+	"\x05nitro\x18\x01 \x01(\v2\x17.assay.v1.NitroEvidenceH\x00R\x05nitro\x12)\n" +
+	"\x03snp\x18\x02 \x01(\v2\x15.assay.v1.SnpEvidenceH\x00R\x03snp\x12\"\n" +
 	"\fendorsements\x18\b \x03(\fR\fendorsements\x12+\n" +
 	"\arenewal\x18\t \x01(\v2\x11.assay.v1.RenewalR\arenewalB\x06\n" +
 	"\x04body\"+\n" +
 	"\rNitroEvidence\x12\x1a\n" +
-	"\bdocument\x18\x01 \x01(\fR\bdocument\"I\n" +
+	"\bdocument\x18\x01 \x01(\fR\bdocument\"%\n" +
+	"\vSnpEvidence\x12\x16\n" +
+	"\x06report\x18\x01 \x01(\fR\x06report\"I\n" +
 	"\aRenewal\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x93\x02\n" +
@@ -1329,7 +1402,7 @@ func file_assay_v1_attestation_proto_rawDescGZIP() []byte {
 }
 
 var file_assay_v1_attestation_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_assay_v1_attestation_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_assay_v1_attestation_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_assay_v1_attestation_proto_goTypes = []any{
 	(Purpose)(0),           // 0: assay.v1.Purpose
 	(Reattest_Reason)(0),   // 1: assay.v1.Reattest.Reason
@@ -1340,38 +1413,40 @@ var file_assay_v1_attestation_proto_goTypes = []any{
 	(*Challenge)(nil),      // 6: assay.v1.Challenge
 	(*Evidence)(nil),       // 7: assay.v1.Evidence
 	(*NitroEvidence)(nil),  // 8: assay.v1.NitroEvidence
-	(*Renewal)(nil),        // 9: assay.v1.Renewal
-	(*Issued)(nil),         // 10: assay.v1.Issued
-	(*X509SVID)(nil),       // 11: assay.v1.X509SVID
-	(*TrustBundle)(nil),    // 12: assay.v1.TrustBundle
-	(*Denied)(nil),         // 13: assay.v1.Denied
-	(*WatchRequest)(nil),   // 14: assay.v1.WatchRequest
-	(*WatchEvent)(nil),     // 15: assay.v1.WatchEvent
-	(*Reattest)(nil),       // 16: assay.v1.Reattest
+	(*SnpEvidence)(nil),    // 9: assay.v1.SnpEvidence
+	(*Renewal)(nil),        // 10: assay.v1.Renewal
+	(*Issued)(nil),         // 11: assay.v1.Issued
+	(*X509SVID)(nil),       // 12: assay.v1.X509SVID
+	(*TrustBundle)(nil),    // 13: assay.v1.TrustBundle
+	(*Denied)(nil),         // 14: assay.v1.Denied
+	(*WatchRequest)(nil),   // 15: assay.v1.WatchRequest
+	(*WatchEvent)(nil),     // 16: assay.v1.WatchEvent
+	(*Reattest)(nil),       // 17: assay.v1.Reattest
 }
 var file_assay_v1_attestation_proto_depIdxs = []int32{
 	4,  // 0: assay.v1.AttestRequest.hello:type_name -> assay.v1.Hello
 	7,  // 1: assay.v1.AttestRequest.evidence:type_name -> assay.v1.Evidence
 	6,  // 2: assay.v1.AttestResponse.challenge:type_name -> assay.v1.Challenge
-	10, // 3: assay.v1.AttestResponse.issued:type_name -> assay.v1.Issued
+	11, // 3: assay.v1.AttestResponse.issued:type_name -> assay.v1.Issued
 	0,  // 4: assay.v1.Hello.purpose:type_name -> assay.v1.Purpose
 	5,  // 5: assay.v1.Hello.keys:type_name -> assay.v1.KeyRequest
 	8,  // 6: assay.v1.Evidence.nitro:type_name -> assay.v1.NitroEvidence
-	9,  // 7: assay.v1.Evidence.renewal:type_name -> assay.v1.Renewal
-	11, // 8: assay.v1.Issued.svids:type_name -> assay.v1.X509SVID
-	12, // 9: assay.v1.Issued.bundle:type_name -> assay.v1.TrustBundle
-	16, // 10: assay.v1.WatchEvent.reattest:type_name -> assay.v1.Reattest
-	12, // 11: assay.v1.WatchEvent.bundle:type_name -> assay.v1.TrustBundle
-	1,  // 12: assay.v1.Reattest.reason:type_name -> assay.v1.Reattest.Reason
-	2,  // 13: assay.v1.Attestation.Attest:input_type -> assay.v1.AttestRequest
-	14, // 14: assay.v1.Attestation.Watch:input_type -> assay.v1.WatchRequest
-	3,  // 15: assay.v1.Attestation.Attest:output_type -> assay.v1.AttestResponse
-	15, // 16: assay.v1.Attestation.Watch:output_type -> assay.v1.WatchEvent
-	15, // [15:17] is the sub-list for method output_type
-	13, // [13:15] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	9,  // 7: assay.v1.Evidence.snp:type_name -> assay.v1.SnpEvidence
+	10, // 8: assay.v1.Evidence.renewal:type_name -> assay.v1.Renewal
+	12, // 9: assay.v1.Issued.svids:type_name -> assay.v1.X509SVID
+	13, // 10: assay.v1.Issued.bundle:type_name -> assay.v1.TrustBundle
+	17, // 11: assay.v1.WatchEvent.reattest:type_name -> assay.v1.Reattest
+	13, // 12: assay.v1.WatchEvent.bundle:type_name -> assay.v1.TrustBundle
+	1,  // 13: assay.v1.Reattest.reason:type_name -> assay.v1.Reattest.Reason
+	2,  // 14: assay.v1.Attestation.Attest:input_type -> assay.v1.AttestRequest
+	15, // 15: assay.v1.Attestation.Watch:input_type -> assay.v1.WatchRequest
+	3,  // 16: assay.v1.Attestation.Attest:output_type -> assay.v1.AttestResponse
+	16, // 17: assay.v1.Attestation.Watch:output_type -> assay.v1.WatchEvent
+	16, // [16:18] is the sub-list for method output_type
+	14, // [14:16] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_assay_v1_attestation_proto_init() }
@@ -1389,8 +1464,9 @@ func file_assay_v1_attestation_proto_init() {
 	}
 	file_assay_v1_attestation_proto_msgTypes[5].OneofWrappers = []any{
 		(*Evidence_Nitro)(nil),
+		(*Evidence_Snp)(nil),
 	}
-	file_assay_v1_attestation_proto_msgTypes[13].OneofWrappers = []any{
+	file_assay_v1_attestation_proto_msgTypes[14].OneofWrappers = []any{
 		(*WatchEvent_Reattest)(nil),
 		(*WatchEvent_Bundle)(nil),
 	}
@@ -1400,7 +1476,7 @@ func file_assay_v1_attestation_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_assay_v1_attestation_proto_rawDesc), len(file_assay_v1_attestation_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
