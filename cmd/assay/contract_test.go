@@ -107,8 +107,8 @@ func TestEveryTEEOfThisBuildIsComplete(t *testing.T) {
 		if err != nil || got.platform != x.platform {
 			t.Errorf("%s is not found: %v", x.platform, err)
 		}
-		verifier, about, err := x.verifier(nil)
-		if err != nil || verifier.Platform() != x.platform || verifier.Simulated() || about == "" {
+		o, err := x.open(opening{})
+		if err != nil || o.verifier.Platform() != x.platform || o.verifier.Simulated() || o.after == nil || o.checked == nil || o.chain == nil {
 			t.Errorf("%s: the pinned roots: %v", x.platform, err)
 		}
 		if !slices.Contains(teeNames(), string(x.platform)) {

@@ -77,3 +77,16 @@ func parseEndorsements(name string, b []byte) ([]*endorsement, error) {
 	}
 	return out, nil
 }
+
+// lenientEndorsement is one that came with the evidence: a stranger's, so that
+// one which cannot be read is the verifier's to judge, and no mistake of the
+// user's.
+func lenientEndorsement(name string, der []byte) *endorsement {
+	e := &endorsement{name: name, raw: der}
+	if c, err := x509.ParseCertificate(der); err == nil {
+		e.cert = c
+	} else if l, err := x509.ParseRevocationList(der); err == nil {
+		e.crl = l
+	}
+	return e
+}

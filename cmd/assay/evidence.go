@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/x509"
+
 	"github.com/spf13/cobra"
 
 	"github.com/assay-project/assay/internal/cli"
@@ -11,9 +13,11 @@ func evidenceCommand(now clock) *cobra.Command {
 		Use:   "evidence",
 		Short: "Look at hardware evidence, or verify it",
 		Long: `Evidence is what a TEE's hardware signs about itself: an AWS Nitro Enclaves
-attestation document. These commands need no server and no network.`,
+attestation document, an AMD SEV-SNP attestation report. These commands need no
+server and no network.`,
 		Example: `  assay evidence verify --tee aws-nitro document.cbor
-  assay evidence inspect --tee aws-nitro document.cbor`,
+  assay evidence verify --tee amd-sev-snp --endorsement vcek.der report.bin
+  assay evidence inspect --tee amd-sev-snp report.bin`,
 	}
 	c.AddCommand(evidenceVerifyCommand(now), evidenceInspectCommand())
 	return c
@@ -26,9 +30,11 @@ func evidenceInspectCommand() *cobra.Command {
 		Long: `Show what evidence says. Nothing is verified: whoever made the file may have
 written anything into it. Use it to see why evidence does not verify.
 
-FILE may be binary, hex or base64, with or without the NSM's response around
-it; - is standard input.`,
+FILE may be binary, hex or base64; a Nitro document with or without the NSM's
+response around it, an SEV-SNP report with or without the host's certificate
+table behind it. - is standard input.`,
 		Example: `  assay evidence inspect --tee aws-nitro document.cbor
+  assay evidence inspect --tee amd-sev-snp --output json report.bin
   curl -s https://enclave.example.org/attestation | assay evidence inspect --tee aws-nitro --output json -`,
 		Args: cobra.ExactArgs(1),
 	}
@@ -43,11 +49,11 @@ it; - is standard input.`,
 		if err != nil {
 			return err
 		}
-		body, err := t.normalize(raw)
+		body, beside, err := t.normalize(raw)
 		if err != nil {
 			return err
 		}
-		seen, err := t.inspect(body)
+		seen, err := t.inspect(body, beside)
 		if err != nil {
 			return err
 		}
@@ -64,15 +70,20 @@ it; - is standard input.`,
 func printInspection(p *cli.Page, t tee, size int, seen *inspection) error {
 	p.Linef("NOT VERIFIED: nothing below was checked, and whoever made the file may have written it")
 	p.Title("%s evidence, %s", t.title, plural(size, "byte"))
-	p.Facts(seen.facts...)
-	printRegisters(p, seen.title, seen.regs)
-	if len(seen.chain) > 0 {
-		p.Title("Certificates, root first")
-		var rows [][]string
-		for _, cert := range seen.chain {
-			rows = append(rows, []string{stamp(cert.NotBefore), stamp(cert.NotAfter), cert.Subject.String()})
-		}
-		p.Table([]string{"not before", "not after", "subject"}, rows)
-	}
+	seen.print(p)
+	printChain(p, seen.chain)
 	return p.Err()
+}
+
+// printChain shows certificates, root first.
+func printChain(p *cli.Page, chain []*x509.Certificate) {
+	if len(chain) == 0 {
+		return
+	}
+	p.Title("Certificates, root first")
+	var rows [][]string
+	for _, cert := range chain {
+		rows = append(rows, []string{stamp(cert.NotBefore), stamp(cert.NotAfter), cert.Subject.String()})
+	}
+	p.Table([]string{"not before", "not after", "subject"}, rows)
 }

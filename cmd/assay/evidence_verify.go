@@ -1,11 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,18 +27,22 @@ func evidenceVerifyCommand(now clock) *cobra.Command {
 		Long: `Verify evidence: structure, signature, chain to the vendor's pinned root, time.
 With --policy, also decide what the policy would.
 
-FILE may be binary, hex or base64, with or without the NSM's response around
-it; - is standard input.
+FILE may be binary, hex or base64; a Nitro document with or without the NSM's
+response around it, an SEV-SNP report with or without the host's certificate
+table behind it. - is standard input.
 
 Evidence is verified at the present time. To verify recorded evidence give the
 time at which it was made, from a source that you trust, with --at.
 
-Nothing is fetched from a network. CRLs given with --endorsement are checked
-for the certificates that name one; --require-crl fails when any is missing.`,
+Nothing is fetched from a network. A Nitro document carries its chain; an SEV-SNP
+report needs the certificate of the key that signed it (VCEK or VLEK), behind it
+or with --endorsement. CRLs given with --endorsement are checked for the
+certificates that they cover; --require-crl fails when one is missing.`,
 		Example: `  assay evidence verify --tee aws-nitro document.cbor
   assay evidence verify --tee aws-nitro --at 2026-01-31T12:00:00Z --policy policy.yaml document.cbor
   assay evidence verify --tee aws-nitro --nonce 5b1f… --output json - < document.b64
-  assay evidence verify --tee aws-nitro --endorsement regional.crl --endorsement zonal.crl --require-crl document.cbor`,
+  assay evidence verify --tee aws-nitro --endorsement regional.crl --endorsement zonal.crl --require-crl document.cbor
+  assay evidence verify --tee amd-sev-snp --endorsement vcek.der --endorsement milan.crl --policy policy.yaml report.bin`,
 		Args: cobra.ExactArgs(1),
 	}
 	var (
@@ -65,7 +70,7 @@ for the certificates that name one; --require-crl fails when any is missing.`,
 			return err
 		}
 		v := verification{tee: t, at: at.or(now), requireCRL: requireCRL, nonce: nonce.bytes, binding: binding.bytes}
-		if v.verifier, v.about, err = openRoots(c, t, roots); err != nil {
+		if err := v.openRoots(c, roots); err != nil {
 			return err
 		}
 		if v.endorsements, err = readEndorsements(c, files); err != nil {
@@ -106,20 +111,19 @@ for the certificates that name one; --require-crl fails when any is missing.`,
 	return c
 }
 
-func openRoots(c *cobra.Command, t tee, file string) (verifiers.Set, string, error) {
-	var pem []byte
+func (v *verification) openRoots(c *cobra.Command, file string) error {
+	o := opening{requireCRL: v.requireCRL}
+	var err error
 	if file != "" {
-		var err error
-		if pem, err = readInput(c, file); err != nil {
-			return verifiers.Set{}, "", err
+		if o.rootsPEM, err = readInput(c, file); err != nil {
+			return err
 		}
 	}
-	v, about, err := t.verifier(pem)
-	if err != nil {
-		return verifiers.Set{}, "", cli.Usagef("--roots takes PEM with root certificates of one kind", "--roots %s: %w", file, err)
+	if v.opened, err = v.tee.open(o); err != nil {
+		return cli.Usagef("--roots takes PEM with root certificates of one kind", "--roots %s: %w", file, err)
 	}
-	set, err := verifiers.NewSet(v)
-	return set, about, err
+	v.verifier, err = verifiers.NewSet(v.opened.verifier)
+	return err
 }
 
 func readPolicy(c *cobra.Command, file string) (*policy.Bundle, error) {
@@ -134,8 +138,8 @@ func readPolicy(c *cobra.Command, file string) (*policy.Bundle, error) {
 type verification struct {
 	tee          tee
 	at           time.Time
-	verifier     verifiers.Set
-	about        string // the roots, for people
+	opened       *opened
+	verifier     verifiers.Set // of opened.verifier
 	endorsements []*endorsement
 	requireCRL   bool
 	nonce        []byte         // nil: not compared
@@ -163,6 +167,7 @@ type verdict struct {
 
 	err     error
 	checked []checked
+	chain   []*x509.Certificate
 }
 
 // States of nonce and binding.
@@ -181,20 +186,22 @@ const (
 //
 // Claims are part of the verdict only when steps 1 to 3 held.
 func (v *verification) run(ctx context.Context, raw []byte) *verdict {
-	body, err := v.tee.normalize(raw)
+	body, beside, err := v.tee.normalize(raw)
 	if err != nil {
 		return v.refused(err)
 	}
-	claims, err := v.verifier.Authenticate(ctx, v.evidence(body), v.at)
+	ev := v.evidence(body, beside)
+	claims, err := v.verifier.Authenticate(ctx, ev, v.at)
 	if err != nil {
 		return v.refused(v.hinted(err, body))
 	}
 	out := v.blank()
-	out.checked = v.tee.checked(v.about, *claims)
+	out.checked = v.opened.checked(*claims)
 
-	rev, err := v.tee.revocation(body, v.endorsements, v.at, v.requireCRL)
+	rev, err := v.opened.after(ev, *claims, v.endorsements, v.at)
 	out.Revocation = rev.State
 	out.checked = append(out.checked, checked{"revocation", rev.State, rev.Detail})
+	out.chain = v.opened.chain()
 	v.unused(out)
 	if err != nil {
 		return v.refuse(out, err)
@@ -220,10 +227,18 @@ func (v *verification) run(ctx context.Context, raw []byte) *verdict {
 }
 
 // evidence is what the verifier gets: endorsements are untrusted to it,
-// whoever brought them.
-func (v *verification) evidence(body []byte) attest.Evidence {
+// whoever brought them. Those that lie beside the evidence in its file come
+// first, and are named evidence#1 and so on.
+func (v *verification) evidence(body []byte, beside [][]byte) attest.Evidence {
+	var es []*endorsement
+	for i, der := range beside {
+		es = append(es, lenientEndorsement(fmt.Sprintf("evidence#%d", i+1), der))
+	}
+	v.endorsements = append(es, v.endorsements...)
 	ev := attest.Evidence{Platform: v.tee.platform, Body: body}
 	for _, e := range v.endorsements {
+		// Until the verifier says which it did not need, nothing is known to be unused.
+		e.used = v.opened.endorses
 		ev.Endorsements = append(ev.Endorsements, e.raw)
 	}
 	return ev
@@ -234,13 +249,8 @@ func (v *verification) expectations(out *verdict, c attest.Claims) error {
 	var err error
 	if v.nonce != nil {
 		out.Nonce = stateOK
-		if got, check := v.tee.nonce(c); !bytes.Equal(got, v.nonce) {
+		if err = v.tee.nonce(c, v.nonce); err != nil {
 			out.Nonce = stateFailed
-			err = &attest.Error{
-				Kind: attest.Untrusted, Check: check, Err: errors.New("the evidence was made for another nonce"),
-				Expected: attest.Bytes(v.nonce).String(), Got: short(got),
-				Hint: "this is evidence for somebody else's challenge, or a replay",
-			}
 		}
 	}
 	if v.binding != nil {
@@ -267,7 +277,7 @@ func (v *verification) hinted(err error, body []byte) error {
 	if !errors.As(err, &ae) || ae.Kind != attest.Stale {
 		return err
 	}
-	seen, ierr := v.tee.inspect(body)
+	seen, ierr := v.tee.inspect(body, nil)
 	if ierr != nil || seen.time.IsZero() || seen.time.Sub(v.at).Abs() < time.Minute {
 		return err // no hint, or one that leads back to here
 	}
@@ -292,6 +302,9 @@ func (v *verification) blank() *verdict {
 // refused is the verdict of evidence that was not even authenticated.
 func (v *verification) refused(err error) *verdict {
 	out := v.blank()
+	if strings.HasPrefix(attest.CheckOf(err), "crl_") {
+		out.Revocation = revocationFailed
+	}
 	v.unused(out)
 	return v.refuse(out, err)
 }
@@ -345,9 +358,8 @@ func (v *verification) print(p *cli.Page, out *verdict) error {
 	}
 	if out.Claims != nil {
 		p.Title("Claims")
-		p.Facts(v.tee.facts(*out.Claims)...)
-		title, regs := v.tee.registers(*out.Claims)
-		printRegisters(p, title, regs)
+		v.tee.print(p, *out.Claims)
+		printChain(p, out.chain)
 	}
 	if len(out.Unused) > 0 {
 		p.Title("Endorsements that were not used")
@@ -369,13 +381,17 @@ func (v *verification) print(p *cli.Page, out *verdict) error {
 func (e *endorsement) about() string {
 	why := e.why
 	switch {
-	case e.crl != nil && why == "":
+	case why != "":
+	case e.crl != nil:
 		why = "verification ended before it was looked at"
-	case e.cert != nil && why == "":
+	default:
 		why = "evidence of this platform carries its own chain"
 	}
-	if e.cert != nil {
+	switch {
+	case e.cert != nil:
 		return fmt.Sprintf("certificate %q: %s", e.cert.Subject.String(), why)
+	case e.crl != nil:
+		return fmt.Sprintf("CRL of %q: %s", e.crl.Issuer.String(), why)
 	}
-	return fmt.Sprintf("CRL of %q: %s", e.crl.Issuer.String(), why)
+	return "neither a certificate nor a CRL: " + why
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/assay-project/assay/attest"
 	simnitro "github.com/assay-project/assay/simulators/nitro"
 	"github.com/assay-project/assay/verifiers/nitro"
+	"github.com/assay-project/assay/verifiers/sevsnp"
 )
 
 // fixtureTime is when everything in the fixtures was made.
@@ -31,6 +32,12 @@ var launched = simnitro.Launch{
 
 // fixtureBinding is the binding B that the fixtures' evidence carries.
 var fixtureBinding = sha256.Sum256([]byte("a binding"))
+
+// fixtureNonce is the nonce in them.
+const fixtureNonce = "0123456789abcdef"
+
+// snpBoundData is the REPORT_DATA that carries a binding.
+func snpBoundData(b [32]byte) [64]byte { return sevsnp.ReportData(attest.Binding{B: b}) }
 
 // evidenceFixtures writes evidence of a simulated enclave, and what goes with
 // it, into a directory:
@@ -60,7 +67,7 @@ func evidenceFixtures(t testing.TB, dir string) {
 
 	doc := simnitro.Document{
 		Timestamp: fixtureTime, ModuleID: launched.InstanceID + "-enc0123456789abcdef", PCRs: launched.PCRs(),
-		PublicKey: []byte("a key"), UserData: nitro.UserData(attest.Binding{B: fixtureBinding}), Nonce: []byte("0123456789abcdef"),
+		PublicKey: []byte("a key"), UserData: nitro.UserData(attest.Binding{B: fixtureBinding}), Nonce: []byte(fixtureNonce),
 	}
 	mint := func(d simnitro.Document, faults ...simnitro.Fault) []byte {
 		t.Helper()

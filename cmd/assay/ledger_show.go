@@ -123,9 +123,7 @@ func printRecord(p *cli.Page, i ledger.Item) error {
 	for _, t := range tees() {
 		if t.platform == e.Platform && e.Claims.Platform == e.Platform && e.Claims.Instance() != "" {
 			p.Title("Claims")
-			p.Facts(t.facts(e.Claims)...)
-			title, regs := t.registers(e.Claims)
-			printRegisters(p, title, regs)
+			t.print(p, e.Claims)
 		}
 	}
 	if e.Outcome == ledger.Granted {

@@ -51,6 +51,7 @@ func runScripts(t *testing.T, dir string, o *office, setup func(*testscript.Env)
 	t.Helper()
 	fixtures := t.TempDir()
 	evidenceFixtures(t, fixtures)
+	snpFixtures(t, fixtures)
 	svidFixtures(t, fixtures)
 	testscript.Run(t, testscript.Params{
 		Dir: dir,
@@ -60,7 +61,7 @@ func runScripts(t *testing.T, dir string, o *office, setup func(*testscript.Env)
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("AT", fixtureTime.Format(time.RFC3339))
 			env.Setenv("BINDING", hex.EncodeToString(fixtureBinding[:]))
-			env.Setenv("NONCE", hex.EncodeToString([]byte("0123456789abcdef")))
+			env.Setenv("NONCE", hex.EncodeToString([]byte(fixtureNonce)))
 			env.Setenv("PCR0", hex.EncodeToString(launched.Image.PCR0))
 			if err := copyFiles(fixtures, env.WorkDir); err != nil {
 				return err

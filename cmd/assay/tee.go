@@ -20,38 +20,52 @@ type tee struct {
 	title    string // "AWS Nitro Enclaves"
 
 	// normalize finds the evidence in what people have: binary, hex, base64, or
-	// wrapped in the device's response. It trusts nothing.
-	normalize func(raw []byte) ([]byte, error)
-	// verifier is built over the pinned roots of the vendor, or over the roots
-	// in a PEM file where there is one. about names the roots for people.
-	verifier func(rootsPEM []byte) (v verifiers.Verifier, about string, err error)
-	// inspect decodes evidence without verifying any of it.
-	inspect func(body []byte) (*inspection, error)
-	// revocation checks what was brought along against evidence that has just
-	// verified, and marks the endorsements that it used.
-	revocation func(body []byte, es []*endorsement, at time.Time, require bool) (revocation, error)
-	// facts are what a verified claim says, for people, in the order in which
-	// they are read; registers go into a table of their own.
-	facts     func(c attest.Claims) []cli.Fact
-	registers func(c attest.Claims) (title string, r map[int]attest.Bytes)
-	// nonce is where evidence of this platform carries a verifier's nonce; check
-	// is the name of the comparison.
-	nonce func(c attest.Claims) (got attest.Bytes, check string)
+	// wrapped in the device's response, and the endorsements that lie beside it in
+	// the same file. It trusts nothing.
+	normalize func(raw []byte) (body []byte, beside [][]byte, err error)
+	// open builds the verifier over the pinned roots of the vendor, or over the
+	// roots in a PEM file where there is one.
+	open func(o opening) (*opened, error)
+	// inspect decodes evidence, and what lies beside it, without verifying any.
+	inspect func(body []byte, beside [][]byte) (*inspection, error)
+	// print shows verified claims to people, under the title "Claims".
+	print func(p *cli.Page, c attest.Claims)
+	// nonce compares the nonce that a user expects with where evidence of this
+	// platform carries one.
+	nonce func(c attest.Claims, nonce []byte) error
 	// bound compares the place where this platform carries the binding B.
 	bound func(c attest.Claims, b []byte) error
-	// checked says in words what the verifier has checked, for the report.
-	checked func(about string, c attest.Claims) []checked
 	// warnings about evidence that is authentic and still not to be believed.
 	warnings func(c attest.Claims) []string
+}
+
+// opening is what a user may say about how a platform's evidence is verified.
+type opening struct {
+	rootsPEM   []byte // nil: the vendor's
+	requireCRL bool
+}
+
+// opened is a platform's verifier for one run of a command.
+type opened struct {
+	verifier verifiers.Verifier
+	// endorses says that the verifier takes the endorsements itself, and that only
+	// it knows which of them it needed.
+	endorses bool
+	// after looks at evidence that has just verified: it says what is known of
+	// revocation, and marks the endorsements that were used.
+	after func(ev attest.Evidence, c attest.Claims, es []*endorsement, at time.Time) (revocation, error)
+	// checked says in words what the verifier has checked, for the report.
+	checked func(c attest.Claims) []checked
+	// chain is the chain that verified evidence rests on, root first; it is asked
+	// after [opened.after].
+	chain func() []*x509.Certificate
 }
 
 // inspection is evidence that was decoded and not verified: an attacker may
 // have written all of it.
 type inspection struct {
 	Document any // for JSON, in the platform's own words
-	facts    []cli.Fact
-	title    string
-	regs     map[int]attest.Bytes
+	print    func(p *cli.Page)
 	chain    []*x509.Certificate // root first, leaf last
 	time     time.Time           // when the evidence says that it was made, or zero
 }
@@ -64,7 +78,7 @@ type checked struct {
 }
 
 // tees lists the platforms that this build verifies.
-func tees() []tee { return []tee{nitroTEE()} }
+func tees() []tee { return []tee{nitroTEE(), snpTEE()} }
 
 func teeNames() []string {
 	var out []string

@@ -12,50 +12,68 @@ import (
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/internal/cli"
-	"github.com/assay-project/assay/verifiers"
 	"github.com/assay-project/assay/verifiers/nitro"
 )
 
 // nitroTEE is AWS Nitro Enclaves.
 func nitroTEE() tee {
 	return tee{
-		platform:   attest.AWSNitro,
-		title:      "AWS Nitro Enclaves",
-		normalize:  nitro.Normalize,
-		verifier:   nitroVerifier,
-		inspect:    nitroInspect,
-		revocation: nitroRevocation,
-		facts:      nitroFacts,
-		registers:  func(c attest.Claims) (string, map[int]attest.Bytes) { return nitroPCRs, c.Nitro.PCRs },
-		nonce: func(c attest.Claims) (attest.Bytes, string) {
-			return c.Nitro.Nonce, nitro.CheckBindingNonce
+		platform: attest.AWSNitro,
+		title:    "AWS Nitro Enclaves",
+		normalize: func(raw []byte) ([]byte, [][]byte, error) {
+			body, err := nitro.Normalize(raw)
+			return body, nil, err // a document carries its chain
 		},
+		open:     nitroOpen,
+		inspect:  nitroInspect,
+		print:    nitroPrint,
+		nonce:    nitroNonce,
 		bound:    nitroBound,
-		checked:  nitroChecked,
 		warnings: nitroWarnings,
 	}
 }
 
 const nitroPCRs = "PCRs (SHA-384)"
 
-// nitroVerifier takes the built-in root of AWS, or the roots of a file. A file
-// that holds AWS's own root and no other replaces nothing: it is the hardware's
-// root, whoever's copy of it that is.
-func nitroVerifier(rootsPEM []byte) (verifiers.Verifier, string, error) {
+// nitroOpen takes the built-in root of AWS, or the roots of a file. A file that
+// holds AWS's own root and no other replaces nothing: it is the hardware's root,
+// whoever's copy of it that is.
+func nitroOpen(o opening) (*opened, error) {
 	roots := nitro.HardwareRoots()
 	about := "the AWS Nitro Enclaves root G1 (SHA-256 " + nitro.AWSRootG1SHA256[:16] + "…)"
-	if rootsPEM != nil && !onlyAWSRoot(rootsPEM) {
+	if o.rootsPEM != nil && !onlyAWSRoot(o.rootsPEM) {
 		var err error
-		if roots, err = nitro.SimulatedRoots(rootsPEM); err != nil {
-			return nil, "", err
+		if roots, err = nitro.SimulatedRoots(o.rootsPEM); err != nil {
+			return nil, err
 		}
 		about = fmt.Sprintf("a root given by --roots (%s)", plural(len(roots.Fingerprints()), "root"))
 	}
 	v, err := nitro.New(roots)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	return v, about, nil
+	var chain []*x509.Certificate
+	return &opened{
+		verifier: v,
+		after: func(ev attest.Evidence, _ attest.Claims, es []*endorsement, at time.Time) (revocation, error) {
+			u, err := nitro.Inspect(ev.Body)
+			if err == nil {
+				if chain = nitroChain(u); len(chain) < 2 {
+					err = errors.New("it has no chain")
+				}
+			}
+			if err != nil {
+				return revocation{State: revocationNone}, &attest.Error{
+					Kind: attest.Internal, Check: "inspect", Err: fmt.Errorf("a document that verifies cannot be decoded: %w", err),
+				}
+			}
+			// The document was just verified, so that this is the chain which the
+			// verifier has accepted.
+			return checkRevocation(chain, es, at, o.requireCRL)
+		},
+		checked: func(c attest.Claims) []checked { return nitroChecked(about, c) },
+		chain:   func() []*x509.Certificate { return chain },
+	}, nil
 }
 
 func onlyAWSRoot(rootsPEM []byte) bool {
@@ -72,18 +90,18 @@ func onlyAWSRoot(rootsPEM []byte) bool {
 	}
 }
 
-func nitroInspect(body []byte) (*inspection, error) {
+func nitroInspect(body []byte, _ [][]byte) (*inspection, error) {
 	u, err := nitro.Inspect(body)
 	if err != nil {
 		return nil, err
 	}
 	at := "-"
-	in := &inspection{Document: u, title: nitroPCRs, regs: u.PCRs}
+	in := &inspection{Document: u, chain: nitroChain(u)}
 	if u.Timestamp != nil {
 		in.time = *u.Timestamp
 		at = stamp(in.time)
 	}
-	in.facts = []cli.Fact{
+	facts := []cli.Fact{
 		{Name: "module id", Value: u.ModuleID},
 		{Name: "timestamp", Value: at},
 		{Name: "digest", Value: u.Digest},
@@ -91,14 +109,18 @@ func nitroInspect(body []byte) (*inspection, error) {
 		{Name: "user data", Value: nitroUserData(u.UserData)},
 		{Name: "nonce", Value: short(u.Nonce)},
 	}
+	title, regs := nitroPCRs, u.PCRs
 	if len(u.NitroTPMPCRs) > 0 {
-		in.facts = append(in.facts, cli.Fact{Name: "platform", Value: "this is a NitroTPM document: an EC2 instance, not an enclave"})
-		in.title, in.regs = "NitroTPM PCRs (SHA-384)", u.NitroTPMPCRs
+		facts = append(facts, cli.Fact{Name: "platform", Value: "this is a NitroTPM document: an EC2 instance, not an enclave"})
+		title, regs = "NitroTPM PCRs (SHA-384)", u.NitroTPMPCRs
 	}
 	if u.Malformed != nil {
-		in.facts = append(in.facts, cli.Fact{Name: "malformed", Value: u.Malformed.Error()})
+		facts = append(facts, cli.Fact{Name: "malformed", Value: u.Malformed.Error()})
 	}
-	in.chain = nitroChain(u)
+	in.print = func(p *cli.Page) {
+		p.Facts(facts...)
+		printRegisters(p, title, regs)
+	}
 	return in, nil
 }
 
@@ -116,24 +138,8 @@ func nitroChain(u *nitro.Unverified) []*x509.Certificate {
 	return chain
 }
 
-// nitroRevocation checks CRLs over the chain that the document carries. The
-// document was just verified, so that this is the chain which the verifier has
-// accepted.
-func nitroRevocation(body []byte, es []*endorsement, at time.Time, require bool) (revocation, error) {
-	u, err := nitro.Inspect(body)
-	if err == nil && len(nitroChain(u)) < 2 {
-		err = errors.New("it has no chain")
-	}
-	if err != nil {
-		return revocation{State: revocationNone}, &attest.Error{
-			Kind: attest.Internal, Check: "inspect", Err: fmt.Errorf("a document that verifies cannot be decoded: %w", err),
-		}
-	}
-	return checkRevocation(nitroChain(u), es, at, require)
-}
-
-func nitroFacts(c attest.Claims) []cli.Fact {
-	return []cli.Fact{
+func nitroPrint(p *cli.Page, c attest.Claims) {
+	p.Facts([]cli.Fact{
 		{Name: "module id", Value: c.Nitro.ModuleID},
 		{Name: "timestamp", Value: stamp(c.Nitro.Timestamp)},
 		{Name: "debug", Value: yesNo(c.Nitro.Debug)},
@@ -141,7 +147,8 @@ func nitroFacts(c attest.Claims) []cli.Fact {
 		{Name: "public key", Value: nitroKey(c.Nitro.PublicKey)},
 		{Name: "user data", Value: nitroUserData(c.Nitro.UserData)},
 		{Name: "nonce", Value: short(c.Nitro.Nonce)},
-	}
+	}...)
+	printRegisters(p, nitroPCRs, c.Nitro.PCRs)
 }
 
 // nitroKey shows a public key by what it is and its digest, when it is one in
@@ -167,6 +174,17 @@ func nitroUserData(b attest.Bytes) string {
 		return fmt.Sprintf("%s = %q", short(b), s)
 	}
 	return short(b)
+}
+
+func nitroNonce(c attest.Claims, nonce []byte) error {
+	if bytes.Equal(c.Nitro.Nonce, nonce) {
+		return nil
+	}
+	return &attest.Error{
+		Kind: attest.Untrusted, Check: nitro.CheckBindingNonce, Err: errors.New("the evidence was made for another nonce"),
+		Expected: attest.Bytes(nonce).String(), Got: short(c.Nitro.Nonce),
+		Hint: "this is evidence for somebody else's challenge, or a replay",
+	}
 }
 
 func nitroBound(c attest.Claims, b []byte) error {
