@@ -177,3 +177,8 @@ func read(t testing.TB, path string) []byte {
 	check(t, err)
 	return b
 }
+
+// contextOf is the test's context with a cancel of its own.
+func contextOf(t testing.TB) (context.Context, context.CancelFunc) {
+	return context.WithCancel(t.Context())
+}
