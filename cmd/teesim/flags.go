@@ -4,114 +4,66 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/assay-project/assay/internal/cli"
-	simnitro "github.com/assay-project/assay/simulators/nitro"
 )
 
-// authorityFlags open the directory with the simulated root.
-type authorityFlags struct{ dir, region string }
-
-func (f *authorityFlags) register(c *cobra.Command) {
-	c.Flags().StringVar(&f.dir, "authority", "", "directory with the simulated root (made when missing)")
-	c.Flags().StringVar(&f.region, "region", simnitro.DefaultRegion, "simulated AWS region")
-	_ = c.MarkFlagRequired("authority") // the flag exists
-	_ = c.MarkFlagDirname("authority")
-}
-
-var regionName = regexp.MustCompile(`^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$`)
-
-func (f *authorityFlags) open() (*simnitro.Authority, error) {
-	if !regionName.MatchString(f.region) || len(f.region) > 24 {
-		return nil, cli.Usagef("a region looks like us-east-1", "--region %.40q is no AWS region name", f.region)
-	}
-	a, err := simnitro.OpenAuthority(f.dir, simnitro.AuthorityOptions{Region: f.region})
-	if err != nil {
-		return nil, &cli.UsageError{Err: err}
-	}
-	return a, nil
-}
-
-// rootPath is where a verifier finds the root, for messages.
-func (f *authorityFlags) rootPath() string { return filepath.Join(f.dir, simnitro.RootFile) }
-
-// launchFlags say which enclave it is.
-type launchFlags struct {
-	image, role, instance string
-	debug                 bool
-}
-
-func (f *launchFlags) register(c *cobra.Command) {
-	c.Flags().StringVar(&f.image, "image", "", "name of the enclave image; its measurements are derived from it")
-	c.Flags().StringVar(&f.role, "role", "", "ARN of the parent instance's IAM role (PCR3)")
-	c.Flags().StringVar(&f.instance, "instance-id", "", "EC2 id of the parent instance (PCR4)")
-	c.Flags().BoolVar(&f.debug, "debug", false, "launch in debug mode: PCR0, PCR1, PCR2 and PCR8 are zero")
-	_ = c.MarkFlagRequired("image") // the flag exists
-}
-
-var instanceName = regexp.MustCompile(`^i-[0-9a-f]{8,17}$`)
-
-func (f *launchFlags) launch() (simnitro.Launch, error) {
-	l := simnitro.Launch{Image: simnitro.ImageFromSeed(f.image), Role: f.role, InstanceID: f.instance, Debug: f.debug}
-	switch {
-	case f.image == "":
-		return l, cli.Usagef("any name will do, for example --image orders", "--image is empty")
-	case f.role != "" && !strings.HasPrefix(f.role, "arn:"):
-		return l, cli.Usagef("for example arn:aws:iam::123456789012:role/orders", "--role %.80q is no ARN", f.role)
-	case f.instance != "" && !instanceName.MatchString(f.instance):
-		return l, cli.Usagef("for example i-0123456789abcdef0", "--instance-id %.40q is no EC2 instance id", f.instance)
-	}
-	return l, nil
-}
+// known is a fault that a command can be asked for.
+type known struct{ name, description string }
 
 // faultFlags name what should be wrong.
-type faultFlags struct{ names []string }
+type faultFlags struct {
+	names []string
+	known func() []known
+	list  string // the command that lists them
+}
 
-func (f *faultFlags) register(c *cobra.Command) {
-	c.Flags().StringArrayVar(&f.names, "fault", nil, "make this wrong (see `teesim nitro faults`); may be repeated")
+// register adds --fault, for faults that another command lists.
+func (f *faultFlags) register(c *cobra.Command, list string, all func() []known) {
+	f.known, f.list = all, list
+	c.Flags().StringArrayVar(&f.names, "fault", nil, "make this wrong (see `"+list+"`); may be repeated")
 	_ = c.RegisterFlagCompletionFunc("fault", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		var out []string
-		for _, f := range simnitro.Faults() {
-			out = append(out, f.Name+"\t"+f.Description)
+		for _, k := range all() {
+			out = append(out, k.name+"\t"+k.description)
 		}
 		return out, cobra.ShellCompDirectiveNoFileComp
 	})
 }
 
-func (f *faultFlags) faults() ([]simnitro.Fault, error) {
-	out := make([]simnitro.Fault, 0, len(f.names))
+// chosen finds the faults that were named.
+func chosen[F any](f *faultFlags, byName func(string) (F, bool)) ([]F, error) {
+	out := make([]F, 0, len(f.names))
 	for _, name := range f.names {
-		fault, ok := simnitro.FaultByName(name)
+		fault, ok := byName(name)
 		if !ok {
-			return nil, cli.Usagef(nearFaults(name), "there is no fault %.60q", name)
+			return nil, cli.Usagef(near(name, f.known(), f.list), "there is no fault %.60q", name)
 		}
 		out = append(out, fault)
 	}
 	return out, nil
 }
 
-// nearFaults suggests the faults that were perhaps meant.
-func nearFaults(name string) string {
-	var near []string
+// near suggests the faults that were perhaps meant.
+func near(name string, all []known, list string) string {
+	var found []string
 	best := 4 // typing errors, at most three of them
-	for _, f := range simnitro.Faults() {
-		switch d := distance(name, f.Name); {
+	for _, k := range all {
+		switch d := distance(name, k.name); {
 		case d < best:
-			best, near = d, []string{f.Name}
+			best, found = d, []string{k.name}
 		case d == best && best < 4:
-			near = append(near, f.Name)
+			found = append(found, k.name)
 		}
 	}
-	if len(near) == 0 {
-		return "see `teesim nitro faults`"
+	if len(found) == 0 {
+		return "see `" + list + "`"
 	}
-	return "did you mean " + strings.Join(near, " or ") + "?"
+	return "did you mean " + strings.Join(found, " or ") + "?"
 }
 
 // distance is the number of bytes to insert, remove or replace between the two.

@@ -23,27 +23,16 @@ that agents, policies and verifiers can be tried without the hardware.
 Exit codes: 0 good, 1 internal, 2 usage or configuration.`,
 		Example: `  teesim nitro run --authority sim --image orders --socket /tmp/nsm.sock
   teesim nitro measurements --image orders
-  teesim nitro mint --authority sim --fault leaf-expired > document.cbor`,
+  teesim nitro mint --authority sim --fault leaf-expired > document.cbor
+  teesim sevsnp run --product genoa --chip rack-4 --image ledger --socket /tmp/snp.sock
+  teesim sevsnp kds --chip genoa:rack-4 --listen 127.0.0.1:8081`,
 	}
-	root.AddCommand(nitroCommand(), cli.VersionCommand("teesim"))
+	root.AddCommand(nitroCommand(), sevsnpCommand(), cli.VersionCommand("teesim"))
 	return root
 }
 
-func nitroCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "nitro",
-		Short: "AWS Nitro Enclaves: the Nitro Security Module (NSM)",
-		Long: `Simulate the Nitro Security Module and the certificates behind it. Commands that
-sign share an authority, a directory with the simulated root (made when it is
-missing): root.pem is what a verifier is given, root.key stays with teesim.`,
-		Example: `  teesim nitro root --authority sim > simulated-root.pem
-  teesim nitro run --authority sim --image orders --role arn:aws:iam::123456789012:role/orders --socket /tmp/nsm.sock
-  teesim nitro faults`,
-		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(c.ErrOrStderr(), banner)
-			return err
-		},
-	}
-	c.AddCommand(runCommand(), mintCommand(), rootCertificateCommand(), measurementsCommand(), faultsCommand())
-	return c
+// announce says on standard error, before a command does anything, what it is.
+func announce(c *cobra.Command, _ []string) error {
+	_, err := fmt.Fprintln(c.ErrOrStderr(), banner)
+	return err
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -29,17 +30,15 @@ func TestMain(m *testing.M) {
 }
 
 func TestSessions(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir: "testdata",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":    exits,
-			"verify":   verify,
-			"ask":      ask,
-			"socket":   socket,
-			"filemode": filemode,
-		},
-		RequireExplicitExec: true,
-	})
+	commands := map[string]func(*testscript.TestScript, bool, []string){
+		"exits":    exits,
+		"verify":   nitroVerify,
+		"ask":      nitroAsk,
+		"socket":   socket,
+		"filemode": filemode,
+	}
+	maps.Copy(commands, snpCommands())
+	testscript.Run(t, testscript.Params{Dir: "testdata", Cmds: commands, RequireExplicitExec: true})
 }
 
 // exits CODE COMMAND…: the command ends with exactly that code.
@@ -62,8 +61,8 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// verify DOCUMENT ROOT [NONCE]: an independent library accepts the document.
-func verify(ts *testscript.TestScript, neg bool, args []string) {
+// nitroVerify DOCUMENT ROOT [NONCE]: an independent library accepts the document.
+func nitroVerify(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: verify DOCUMENT ROOT [NONCE]")
 	}
@@ -80,8 +79,8 @@ func verify(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// ask SOCKET NONCE FILE: ask the NSM for a document, and keep it.
-func ask(ts *testscript.TestScript, neg bool, args []string) {
+// nitroAsk SOCKET NONCE FILE: ask the NSM for a document, and keep it.
+func nitroAsk(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: ask SOCKET NONCE FILE")
 	}
@@ -178,8 +177,8 @@ func TestASuggestionIsTheFaultThatWasMeant(t *testing.T) {
 		"":              "see `teesim nitro faults`",
 		string(bytes.Repeat([]byte{'a'}, 10_000)): "see `teesim nitro faults`",
 	} {
-		if got := nearFaults(name); got != want {
-			t.Errorf("nearFaults(%.20q) = %q, want %q", name, got, want)
+		if got := near(name, nitroFaults(), "teesim nitro faults"); got != want {
+			t.Errorf("near(%.20q) = %q, want %q", name, got, want)
 		}
 	}
 }

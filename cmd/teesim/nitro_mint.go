@@ -7,10 +7,10 @@ import (
 	simnitro "github.com/assay-project/assay/simulators/nitro"
 )
 
-func mintCommand() *cobra.Command {
+func nitroMintCommand() *cobra.Command {
 	var (
-		authority                  authorityFlags
-		launch                     launchFlags
+		authority                  nitroAuthorityFlags
+		launch                     nitroLaunchFlags
 		fault                      faultFlags
 		nonce, userData, publicKey hexValue
 		at                         timeValue
@@ -31,7 +31,7 @@ authority's root. Faults of time count from --at: verify at that time.`,
 			if err != nil {
 				return err
 			}
-			faults, err := fault.faults()
+			faults, err := chosen(&fault, simnitro.FaultByName)
 			if err != nil {
 				return err
 			}
@@ -55,7 +55,7 @@ authority's root. Faults of time count from --at: verify at that time.`,
 	}
 	authority.register(c)
 	launch.register(c)
-	fault.register(c)
+	fault.register(c, "teesim nitro faults", nitroFaults)
 	c.Flags().Var(&nonce, "nonce", "nonce; null when absent")
 	c.Flags().Var(&userData, "user-data", "user_data; null when absent")
 	c.Flags().Var(&publicKey, "public-key", "public_key; null when absent")

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -11,8 +9,8 @@ import (
 	simnitro "github.com/assay-project/assay/simulators/nitro"
 )
 
-// ready is what `teesim nitro run --output json` says once it listens.
-type ready struct {
+// nitroReady is what `teesim nitro run --output json` says once it listens.
+type nitroReady struct {
 	Simulated  bool     `json:"simulated"`
 	Listening  string   `json:"listening"`
 	ModuleID   string   `json:"module_id"`
@@ -23,10 +21,10 @@ type ready struct {
 	RootSHA256 string   `json:"root_sha256"`
 }
 
-func runCommand() *cobra.Command {
+func nitroRunCommand() *cobra.Command {
 	var (
-		authority authorityFlags
-		launch    launchFlags
+		authority nitroAuthorityFlags
+		launch    nitroLaunchFlags
 		fault     faultFlags
 		socket    string
 		output    *cli.Format
@@ -37,7 +35,7 @@ func runCommand() *cobra.Command {
 		Long: `Launch a simulated enclave and serve its NSM on a unix socket (mode 0600), for an
 agent that is configured with that socket instead of /dev/nsm. The protocol is
 docs/spec/nsm-socket.md. "listening on SOCKET" on standard output says that it is
-ready. SIGTERM or SIGINT ends it and removes the socket.`,
+nitroReady. SIGTERM or SIGINT ends it and removes the socket.`,
 		Example: `  teesim nitro run --authority sim --image orders --socket /tmp/nsm.sock
   teesim nitro run --authority sim --image orders --debug --socket /tmp/debug.sock
   teesim nitro run --authority sim --image orders --fault wrong-nonce --socket /tmp/bad.sock`,
@@ -47,7 +45,7 @@ ready. SIGTERM or SIGINT ends it and removes the socket.`,
 			if err != nil {
 				return err
 			}
-			faults, err := fault.faults()
+			faults, err := chosen(&fault, simnitro.FaultByName)
 			if err != nil {
 				return err
 			}
@@ -63,7 +61,7 @@ ready. SIGTERM or SIGINT ends it and removes the socket.`,
 			if err != nil {
 				return &cli.UsageError{Err: err}
 			}
-			r := ready{
+			r := nitroReady{
 				Simulated: true, Listening: socket, ModuleID: m.ModuleID(), Image: launch.image, Debug: launch.debug,
 				Faults: append([]string{}, fault.names...), Root: authority.rootPath(), RootSHA256: fingerprint(a),
 			}
@@ -76,7 +74,7 @@ ready. SIGTERM or SIGINT ends it and removes the socket.`,
 	}
 	authority.register(c)
 	launch.register(c)
-	fault.register(c)
+	fault.register(c, "teesim nitro faults", nitroFaults)
 	c.Flags().StringVar(&socket, "socket", "", "path of the unix socket")
 	_ = c.MarkFlagRequired("socket") // the flag exists
 	_ = c.MarkFlagFilename("socket")
@@ -84,7 +82,7 @@ ready. SIGTERM or SIGINT ends it and removes the socket.`,
 	return c
 }
 
-func (r ready) print(c *cobra.Command, format cli.Format) error {
+func (r nitroReady) print(c *cobra.Command, format cli.Format) error {
 	if format == cli.JSON {
 		return cli.PrintJSONLine(c.OutOrStdout(), r)
 	}
@@ -106,43 +104,4 @@ func (r ready) print(c *cobra.Command, format cli.Format) error {
 	out := cli.NewPage(c.OutOrStdout())
 	out.Linef("listening on %s", r.Listening)
 	return out.Err()
-}
-
-// fingerprint is SHA-256 of the root's DER, as AWS publishes its own.
-func fingerprint(a *simnitro.Authority) string {
-	sum := sha256.Sum256(a.Root().Raw)
-	return hex.EncodeToString(sum[:])
-}
-
-func rootCertificateCommand() *cobra.Command {
-	var (
-		authority authorityFlags
-		output    *cli.Format
-	)
-	c := &cobra.Command{
-		Use:   "root",
-		Short: "Print the simulated root certificate",
-		Long: `Print the simulated root certificate in PEM, for a server or a verifier of
-simulated evidence. The authority is made when it is missing.`,
-		Example: `  teesim nitro root --authority sim > simulated-root.pem
-  assay evidence verify --tee aws-nitro --roots simulated-root.pem document.cbor`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			a, err := authority.open()
-			if err != nil {
-				return err
-			}
-			if *output == cli.JSON {
-				return cli.PrintJSON(c.OutOrStdout(), map[string]any{
-					"simulated": true, "pem": string(a.RootPEM()), "sha256": fingerprint(a),
-					"not_before": a.Root().NotBefore, "not_after": a.Root().NotAfter,
-				})
-			}
-			_, err = c.OutOrStdout().Write(a.RootPEM())
-			return err
-		},
-	}
-	authority.register(c)
-	output = cli.OutputFlag(c)
-	return c
 }

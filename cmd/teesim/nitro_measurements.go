@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/assay-project/assay/internal/cli"
-	simnitro "github.com/assay-project/assay/simulators/nitro"
 )
 
 // meaning says what a register measures.
@@ -31,9 +30,9 @@ func meaning(pcr int) string {
 	return ""
 }
 
-func measurementsCommand() *cobra.Command {
+func nitroMeasurementsCommand() *cobra.Command {
 	var (
-		launch launchFlags
+		launch nitroLaunchFlags
 		output *cli.Format
 	)
 	c := &cobra.Command{
@@ -79,52 +78,6 @@ register. Without --role or --instance-id, PCR3 or PCR4 is left out of the text.
 		},
 	}
 	launch.register(c)
-	output = cli.OutputFlag(c)
-	return c
-}
-
-// faultLine is one fault in `teesim nitro faults --output json`.
-type faultLine struct {
-	Name        string `json:"name"`
-	Kind        string `json:"kind"`
-	Check       string `json:"check"`
-	Stage       string `json:"stage"`
-	MintOnly    bool   `json:"mint_only"`
-	Description string `json:"description"`
-}
-
-func faultsCommand() *cobra.Command {
-	var output *cli.Format
-	c := &cobra.Command{
-		Use:   "faults",
-		Short: "List what can be made wrong with a document",
-		Long: `List the faults, in the order of the verifier's checks. Each makes one thing wrong
-with a document that is otherwise right; kind and check are those of the error
-that verification must end in, and a fault without them verifies.`,
-		Example: `  teesim nitro faults
-  teesim nitro faults --output json`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			var (
-				lines = []faultLine{}
-				rows  [][]string
-			)
-			for _, f := range simnitro.Faults() {
-				lines = append(lines, faultLine{f.Name, f.Kind, f.Check, f.Stage, f.MintOnly, f.Description})
-				kind, check := f.Kind, f.Check
-				if check == "" {
-					kind, check = "(verifies)", "-"
-				}
-				rows = append(rows, []string{f.Name, kind, check, f.Description})
-			}
-			if *output == cli.JSON {
-				return cli.PrintJSON(c.OutOrStdout(), map[string]any{"simulated": true, "faults": lines})
-			}
-			p := cli.NewPage(c.OutOrStdout())
-			p.Table([]string{"FAULT", "KIND", "CHECK", "WHAT IS WRONG"}, rows)
-			return p.Err()
-		},
-	}
 	output = cli.OutputFlag(c)
 	return c
 }
