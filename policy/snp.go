@@ -146,7 +146,7 @@ func snpFacts() []*field {
 		}),
 		snpField("guest_svn", number{0, 1<<32 - 1}, func(s *attest.SNP) (value, bool) { return numeral(s.GuestSVN), true }, always("the security version that the image's id block states")),
 		snpField("vmpl", number{0, 3}, func(s *attest.SNP) (value, bool) { return numeral(s.VMPL), true },
-			always("privilege level 0 is the most privileged; on hosts that run guests under a paravisor or SVSM, and on AWS, reports come from another: name vmpl to accept it")),
+			always("privilege level 0 is the most privileged; under a paravisor or SVSM, and often on AWS, reports come from another: name vmpl to accept it")),
 		snpField("version", number{2, 5}, func(s *attest.SNP) (value, bool) { return numeral(s.Version), s.Version != 0 }, always("the host's firmware decides on the version of reports")),
 
 		snpBit("policy.debug", func(s *attest.SNP) bool { return s.Policy.Debug },
