@@ -144,7 +144,9 @@ func TestOneWhoNeverAnswersIsNotWaitedFor(t *testing.T) {
 	if _, err := a.issued(); status.Code(err) != codes.DeadlineExceeded {
 		t.Errorf("got %v, want DeadlineExceeded", err)
 	}
-	eventually(t, "the refusal to be counted", func() bool { return o.counter(`assay_refusals_total{check="deadline",kind="stale",trust_domain="`+trustDomain+`"}`) == 1 })
+	eventually(t, "the refusal to be counted", func() bool {
+		return o.counter(`assay_refusals_total{check="deadline",kind="stale",trust_domain="`+trustDomain+`"}`) == 1
+	})
 	eventually(t, "the place to be free", func() bool { return o.gauge("assay_unverified_in_flight") == 0 })
 }
 

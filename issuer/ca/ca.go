@@ -163,20 +163,16 @@ func prepare(ctx context.Context, cfg Config) (*CA, error) {
 }
 
 // loadBundle collects the X.509 authorities that relying parties accept: those
-// of every server of the trust domain.
+// whose keys are here (authorities).
 func (c *CA) loadBundle(ctx context.Context) error {
-	rows, err := c.cfg.Store.Authorities(ctx, c.td.Name(), store.X509)
+	all, err := c.authorities(ctx, store.X509)
 	if err != nil {
 		return err
 	}
 	b := spiffebundle.New(c.td)
-	for _, row := range rows {
-		cert, err := x509.ParseCertificate(row.Public)
-		if err != nil {
-			return fault("authority_key", fmt.Errorf("the database row of %s: %w", row.KeyName, err), "restore the database from a backup")
-		}
-		if c.cfg.Now().Before(cert.NotAfter) {
-			b.AddX509Authority(cert)
+	for _, a := range all {
+		if c.cfg.Now().Before(a.cert.NotAfter) {
+			b.AddX509Authority(a.cert)
 		}
 	}
 	td, err := c.cfg.Store.TrustDomain(ctx, c.td.Name())

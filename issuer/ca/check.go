@@ -27,7 +27,9 @@ func Check(ctx context.Context, cfg Config) error {
 	var problems []error
 	for _, use := range []store.Use{store.X509, store.Verifier} {
 		a, err := c.checkAuthority(ctx, use)
-		problems = append(problems, err)
+		if err != nil {
+			problems = append(problems, err)
+		}
 		if use == store.Verifier {
 			c.verifier = a
 		}
@@ -37,7 +39,7 @@ func Check(ctx context.Context, cfg Config) error {
 	}
 	_, verifierErr := c.offlineOr(ctx, verifierRootKey, c.verifierRoot)
 	_, bootstrapErr := c.offlineOr(ctx, bootstrapRootKey, c.bootstrapRoot.PublicKey)
-	problems = append(problems, verifierErr, bootstrapErr)
+	problems = append(problems, verifierErr, bootstrapErr) // errors.Join leaves out nil
 	now := cfg.Now()
 	if c.verifier != nil {
 		if _, err := c.storedDocument(ctx, now); err != nil && !c.has(ctx, verifierRootKey) {
@@ -55,18 +57,12 @@ func Check(ctx context.Context, cfg Config) error {
 // checkAuthority opens the authority of a use, or returns nil where the first
 // start would make it.
 func (c *CA) checkAuthority(ctx context.Context, use store.Use) (*authority, error) {
-	rows, err := c.cfg.Store.Authorities(ctx, c.td.Name(), use)
+	all, err := c.authorities(ctx, use)
 	if err != nil {
 		return nil, err
 	}
-	var last *store.Authority
-	for i, row := range rows {
-		if row.Server == c.cfg.Chain && row.State == store.Active {
-			last = &rows[i]
-		}
-	}
-	if last != nil {
-		return c.openAuthority(ctx, *last)
+	if own := c.newest(all); own != nil {
+		return own, c.live(own)
 	}
 	head, err := c.cfg.Store.Head(ctx, c.td.Name(), c.cfg.Chain)
 	if err != nil {

@@ -289,7 +289,7 @@ func TestTheBundleIsWhatRelyingPartiesNeed(t *testing.T) {
 		t.Error("the caller's bundle is the CA's own")
 	}
 	keys := f.ca.VerifierKeys()
-	if keys.Sequence != 1 || len(keys.Keys) != 1 || !keys.Keys[0].Key.Equal(f.ca.verifier.verifierPublic()) {
+	if keys.Sequence == 0 || len(keys.Keys) != 1 || !keys.Keys[0].Key.Equal(f.ca.verifier.verifierPublic()) {
 		t.Errorf("verifier keys %+v", keys)
 	}
 	if s := f.ca.Status(); len(s.Warnings) != 0 || s.AuthorityID != f.ca.x509.row.ID || s.ServerNotAfter.IsZero() {

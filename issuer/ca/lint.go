@@ -2,8 +2,6 @@ package ca
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/x509"
 	"encoding/asn1"
 	"errors"
@@ -255,17 +253,4 @@ func equalBytes(got, want []byte) error {
 		return fmt.Errorf("got %x, want %x", got, want)
 	}
 	return nil
-}
-
-// parseP256 reads a SubjectPublicKeyInfo on P-256.
-func parseP256(spki []byte) (*ecdsa.PublicKey, error) {
-	key, err := x509.ParsePKIXPublicKey(spki)
-	if err != nil {
-		return nil, err
-	}
-	pub, ok := key.(*ecdsa.PublicKey)
-	if !ok || pub.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("a %T, want a key on P-256", key)
-	}
-	return pub, nil
 }

@@ -56,21 +56,20 @@ func (c *CA) renewDocument(ctx context.Context, at stops, warn func(string, ...a
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}
+	if shown := c.document.Load(); shown != nil {
+		last.Sequence = max(last.Sequence, shown.keys.Sequence)
+	}
 	next := &svid.VerifierKeys{
-		TrustDomain: c.td, Sequence: last.Sequence + 1, IssuedAt: now.UTC().Truncate(time.Second),
+		TrustDomain: c.td, Sequence: nextSequence(last.Sequence, now), IssuedAt: now.UTC().Truncate(time.Second),
 		NextUpdate: now.UTC().Add(c.cfg.DocumentTTL).Truncate(time.Second),
 	}
-	rows, err := c.cfg.Store.Authorities(ctx, c.td.Name(), store.Verifier)
+	all, err := c.authorities(ctx, store.Verifier)
 	if err != nil {
 		return err
 	}
-	for _, row := range rows {
-		key, err := verifierKeyOf(row)
-		if err != nil {
-			return err
-		}
-		if now.Before(row.NotAfter) {
-			next.Keys = append(next.Keys, key)
+	for _, a := range all {
+		if now.Before(a.row.NotAfter) {
+			next.Keys = append(next.Keys, svid.VerifierKey{Key: a.verifierPublic(), NotBefore: a.row.NotBefore, NotAfter: a.row.NotAfter})
 		}
 	}
 	signed, err := next.Sign(root)
@@ -84,7 +83,7 @@ func (c *CA) renewDocument(ctx context.Context, at stops, warn func(string, ...a
 	if err := at("document signed"); err != nil {
 		return err
 	}
-	// Stored before it is shown: no sequence number is ever used twice.
+	// Stored before it is shown: what was shown is there at the next start.
 	if err := c.cfg.Store.PutDocument(ctx, store.Document{TrustDomain: c.td.Name(), Kind: documentKind, Sequence: next.Sequence, Body: signed, CreatedAt: now}); err != nil {
 		return err
 	}
@@ -104,6 +103,12 @@ func (c *CA) storedDocument(ctx context.Context, now time.Time) (*document, erro
 	if err != nil {
 		return nil, err
 	}
+	if keys.Sequence != d.Sequence {
+		return nil, fmt.Errorf("the verifier-keys document stored as %d says that it is %d", d.Sequence, keys.Sequence)
+	}
+	if shown := c.document.Load(); shown != nil && keys.Sequence < shown.keys.Sequence {
+		return nil, fmt.Errorf("the newest stored verifier-keys document is %d, and %d was served", keys.Sequence, shown.keys.Sequence)
+	}
 	for _, k := range keys.Keys {
 		if k.Key.Equal(c.verifier.verifierPublic()) {
 			return &document{d.Body, keys}, nil
@@ -112,12 +117,11 @@ func (c *CA) storedDocument(ctx context.Context, now time.Time) (*document, erro
 	return nil, errors.New("the stored verifier-keys document does not name the current key")
 }
 
-func verifierKeyOf(row store.Authority) (svid.VerifierKey, error) {
-	pub, err := parseP256(row.Public)
-	if err != nil {
-		return svid.VerifierKey{}, fault("authority_key", fmt.Errorf("the database row of %s: %w", row.KeyName, err), "restore the database from a backup")
-	}
-	return svid.VerifierKey{Key: pub, NotBefore: row.NotBefore, NotAfter: row.NotAfter}, nil
+// nextSequence is greater than that of the last stored document, and at least
+// the time in seconds: whoever deletes documents from the database cannot make
+// the root sign a number for a second time, unless the clock goes back as well.
+func nextSequence(last uint64, now time.Time) uint64 {
+	return max(last+1, uint64(max(now.Unix(), 0)))
 }
 
 // root loads the key of a root and compares it with its public file.

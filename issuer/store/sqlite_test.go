@@ -170,6 +170,13 @@ func TestTheLedgerRefusesUpdateAndDelete(t *testing.T) {
 	if err := s.Append(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
+	a := store.Authority{TrustDomain: b.TrustDomain, Use: store.X509, ID: "aa", Server: "main", KeyName: "x509-ca-aa", State: store.Active, Public: []byte{1}}
+	if err := s.AddAuthority(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PutDocument(t.Context(), store.Document{TrustDomain: b.TrustDomain, Kind: "k", Sequence: 1, Body: []byte{1}}); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -186,6 +193,13 @@ func TestTheLedgerRefusesUpdateAndDelete(t *testing.T) {
 		`DELETE FROM identities`,
 		`UPDATE checkpoints SET size = 1`,
 		`DELETE FROM checkpoints`,
+		`DELETE FROM authorities`,
+		`UPDATE authorities SET public = x'00'`,
+		`UPDATE authorities SET not_after = not_after + 1`,
+		`REPLACE INTO authorities SELECT trust_domain, use, id, server, key_name, state, x'00', not_before, not_after, created_at FROM authorities`,
+		`DELETE FROM documents`,
+		`UPDATE documents SET sequence = 9`,
+		`UPDATE trust_domains SET bundle_sequence = 0`,
 	} {
 		if _, err := db.ExecContext(t.Context(), stmt); err == nil || !strings.Contains(err.Error(), "append-only") {
 			t.Errorf("%s: %v, want it refused", stmt, err)
