@@ -17,7 +17,7 @@ import (
 const (
 	// DefaultBurst and DefaultRefill are about as patient as the real service:
 	// users report refusals after a handful of requests within some minutes, and
-	// its operators speak of one request each ten seconds.
+	// those who asked AMD were told of one request each ten seconds.
 	DefaultBurst  = 5
 	DefaultRefill = 10 * time.Second
 	// maxClients bounds the memory of who has asked how often.
