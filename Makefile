@@ -15,14 +15,14 @@ help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## attest two simulated enclaves, and see a third one refused (no root, no gcc)
-	@scripts/demo.sh
+	@bash scripts/demo.sh
 
 build: ## the binaries, into bin/
 	@mkdir -p $(BIN)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w" -o $(BIN)/ ./cmd/...
 
 test: ## everything: unit, negative, end to end, race; installs what it lacks
-	@scripts/test.sh
+	@bash scripts/test.sh
 
 lint: tools ## golangci-lint and buf lint, as pinned in tools/go.mod
 	$(TOOLS)/golangci-lint run ./...
@@ -34,11 +34,11 @@ generate: tools ## generated code and documents; leaves no diff
 
 FUZZTIME ?= 1m
 fuzz: ## every fuzz target for FUZZTIME (default 1m) each
-	@scripts/fuzz.sh $(FUZZTIME)
+	@bash scripts/fuzz.sh $(FUZZTIME)
 
 BENCH ?= .
 bench: ## benchmarks, as ratios to what can't be avoided
-	@scripts/bench.sh '$(BENCH)'
+	@bash scripts/bench.sh '$(BENCH)'
 
 tools: $(TOOLS)/.built
 $(TOOLS)/.built: tools/go.mod tools/go.sum
