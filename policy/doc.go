@@ -23,5 +23,5 @@
 // A Bundle is compiled by Parse and never changes, so it can be used by many
 // goroutines, and be replaced by storing another pointer. What the language
 // knows of a platform (its claims, their matchers, implicit rules, lint) is in
-// one file per platform; see nitro.go.
+// one file per platform: nitro.go, snp.go.
 package policy

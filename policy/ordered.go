@@ -31,7 +31,7 @@ func (k number) parse(d *strictyaml.Document, n *strictyaml.Node) (value, bool) 
 		d.Report(n, fmt.Sprintf("want a number from %d to %d, got %d", k.least, k.most, u), "")
 		return "", false
 	}
-	return numeral(uint32(u)), true //nolint:gosec // at most k.most
+	return numeral(uint32(u)), true // at most k.most
 }
 
 func (k number) compile(p *parser, f *field, op string, n *strictyaml.Node) (test, bool) {

@@ -119,7 +119,7 @@ func (p *parser) tcb(product string, n *strictyaml.Node) (out attest.TCB, ok boo
 			continue
 		}
 		any = any || u > 0
-		c := uint8(u) //nolint:gosec // Uint read 8 bits
+		c := uint8(u) // Uint read 8 bits
 		switch i {
 		case 0:
 			out.FMC = &c
