@@ -177,7 +177,7 @@ func (v *Verifier) crl(it *item, l *line) (c *crl, fresh bool, err error) {
 	}
 	list, err := x509.ParseRevocationList(it.der)
 	if err != nil || !bytes.Equal(list.RawIssuer, l.ark.RawSubject) {
-		return nil, false, nil //nolint:nilerr // what is no CRL of this ARK is of no use here, and no fault
+		return nil, false, nil // what is no CRL of this ARK is of no use here, and no fault
 	}
 	v.cache.signatures.Add(1)
 	if list.SignatureAlgorithm != x509.SHA384WithRSAPSS {

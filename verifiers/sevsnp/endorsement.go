@@ -249,9 +249,9 @@ func fits(r *report, kind, product string, tcb rawTCB, hwid []byte) error {
 				err: errors.New("the report comes from a processor that the endorsement is not for"), expected: "a processor of " + product, got: r.cpu.String(),
 			})
 		}
-	}
-	if err := r.checkTCBs(product); err != nil {
-		return err
+		if err := r.checkTCBs(product); err != nil {
+			return err
+		}
 	}
 	if got := r.tcb(offReportedTCB); got != tcb {
 		fmc := hasFMC(product)
@@ -267,6 +267,9 @@ func fits(r *report, kind, product string, tcb rawTCB, hwid []byte) error {
 				err: errors.New("the endorsement is for another chip"), expected: clipHex(hwid), got: clipHex(id),
 			})
 		}
+	}
+	if r.version < cpuidVersion { // until here, the endorsement may be of the wrong line
+		return r.checkTCBs(product)
 	}
 	return nil
 }

@@ -212,3 +212,30 @@ func TestInspectShowsEndorsementsWithoutBelievingThem(t *testing.T) {
 		t.Errorf("%+v", u.Extensions)
 	}
 }
+
+func TestEndorsementsAreReadFromFiles(t *testing.T) {
+	w := newWorld(t, fakeOrg, sharedKeys())
+	l, list := w.lines[sevsnp.Milan], w.crl(t, crlOrder{})
+	both := slices.Concat([]byte("\n"), certPEM(l.ask), pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: list}))
+	for name, c := range map[string]struct {
+		file []byte
+		want [][]byte
+	}{"DER": {l.ark.Raw, [][]byte{l.ark.Raw}}, "PEM": {both, [][]byte{l.ask.Raw, list}}} {
+		got, err := sevsnp.ParseEndorsements(c.file)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	for name, file := range map[string]string{
+		"nothing": "", "a sentence": "no certificate", "a key": "-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n",
+		"an empty block": "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "text behind it": string(certPEM(l.ask)) + "and more",
+	} {
+		got, err := sevsnp.ParseEndorsements([]byte(file))
+		if got != nil || attest.CheckOf(err) != sevsnp.CheckEncoding {
+			t.Errorf("%s: %d items, %v", name, len(got), err)
+		}
+	}
+}

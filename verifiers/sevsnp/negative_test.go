@@ -75,6 +75,8 @@ func mintedCases(w *world) []negative {
 		{"current mitigations in version 3", sevsnp.CheckReportReserved, report(milan, put(0x207, 1))},
 		{"reserved byte of the current TCB", sevsnp.CheckReportReserved, report(milan, put(0x3a, 1))},
 		{"reserved byte of Turin's launch TCB", sevsnp.CheckReportReserved, report(turin, put(0x1f4, 1))},
+		{"reserved byte of Milan's reported TCB", sevsnp.CheckReportReserved, report(milan, put(0x185, 1))},
+		{"reserved byte of a version 2 report's committed TCB", sevsnp.CheckReportReserved, report(v2, put(0x1e2, 1))},
 		{"R of 49 bytes", sevsnp.CheckSignatureEncoding, order{signed: put(0x2a0+48, 1)}},
 		{"S of 72 bytes", sevsnp.CheckSignatureEncoding, order{signed: put(0x2e8+71, 1)}},
 		{"something behind the signature", sevsnp.CheckSignatureEncoding, order{signed: put(0x330, 1)}},

@@ -78,9 +78,9 @@ type report struct {
 	cpu        cpuid
 }
 
-// read decodes a report and refuses what the specification does not allow. What
-// depends on the product line (the TCBs' layout) is checked by checkTCBs once
-// that is known.
+// read decodes a report and refuses what the specification does not allow. The
+// TCBs' layout depends on the product line: they are checked by checkTCBs once an
+// endorsement says which it is.
 func read(raw []byte) (*report, error) {
 	if len(raw) != ReportSize {
 		return nil, refuse(CheckSize, detail{
@@ -260,7 +260,7 @@ const (
 // guestPolicy names the bits of the guest policy.
 func guestPolicy(p uint64) attest.SNPPolicy {
 	return attest.SNPPolicy{
-		ABIMinor: uint8(p & 0xff), ABIMajor: uint8(p >> 8 & 0xff), //nolint:gosec // masked
+		ABIMinor: uint8(p & 0xff), ABIMajor: uint8(p >> 8 & 0xff),
 		SMT:              p&policySMT != 0,
 		MigrateMA:        p&policyMigrateMA != 0,
 		Debug:            p&policyDebug != 0,

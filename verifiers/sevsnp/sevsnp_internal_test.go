@@ -103,7 +103,7 @@ func remembered(t testing.TB, i *issuer, n int) (digest, *endorsement) {
 		t.Fatal(err)
 	}
 	hwid := make([]byte, hwidSize)
-	binary.BigEndian.PutUint32(hwid, uint32(n)) //nolint:gosec // small
+	binary.BigEndian.PutUint32(hwid, uint32(n))
 	key, err := leafKey(&x509.Certificate{PublicKey: pub, PublicKeyAlgorithm: x509.ECDSA})
 	if err != nil {
 		t.Fatal(err)

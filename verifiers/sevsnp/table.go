@@ -48,7 +48,7 @@ func ParseCertTable(table []byte) ([][]byte, error) {
 	for at := 0; at < end; at += tableEntrySize {
 		entry := table[at : at+tableEntrySize]
 		from, size := uint64(binary.LittleEndian.Uint32(entry[16:])), uint64(binary.LittleEndian.Uint32(entry[20:]))
-		if from < uint64(end+tableEntrySize) || from+size > uint64(len(table)) { //nolint:gosec // end is not negative
+		if from < uint64(end+tableEntrySize) || from+size > uint64(len(table)) {
 			return nil, refuse(CheckCertTable, detail{
 				err:      fmt.Errorf("entry %d lies outside the table's certificates", at/tableEntrySize),
 				expected: fmt.Sprintf("between %d and %d", end+tableEntrySize, len(table)), got: fmt.Sprintf("%d to %d", from, from+size),
@@ -103,9 +103,35 @@ func ders(b []byte) ([][]byte, error) {
 		if block.Type != "CERTIFICATE" && block.Type != "X509 CRL" {
 			return nil, fmt.Errorf("PEM block %.40q, want CERTIFICATE or X509 CRL", block.Type)
 		}
+		if len(block.Bytes) == 0 {
+			return nil, errors.New("an empty PEM block")
+		}
 		out = append(out, block.Bytes)
 	}
 }
+
+// ParseEndorsements reads certificates and CRLs from a file: one as DER, or any
+// number as PEM. The result is as untrusted as the file.
+//
+// The error is an *attest.Error, check "encoding".
+func ParseEndorsements(file []byte) ([][]byte, error) {
+	items, err := ders(file)
+	if err == nil && len(items) == 0 {
+		err = errors.New("nothing there")
+	}
+	if err == nil && items[0][0] != tagSequence {
+		err = errors.New("neither PEM nor DER")
+	}
+	if err != nil {
+		return nil, refuse(CheckEncoding, detail{
+			err: fmt.Errorf("no certificate and no CRL: %w", err), expected: "DER, or PEM blocks CERTIFICATE and X509 CRL", got: clipHex(file),
+		})
+	}
+	return items, nil
+}
+
+// tagSequence begins every certificate and CRL in DER.
+const tagSequence = 0x30
 
 // ParseExtendedReport splits an extended report, which is a report with the
 // host's certificate table behind it, into the evidence's body and its

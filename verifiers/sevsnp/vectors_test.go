@@ -246,3 +246,53 @@ func TestARecordedReportIsStaleOutsideItsChain(t *testing.T) {
 		wantRefusal(t, got, err, sevsnp.CheckChainValidity)
 	}
 }
+
+// The chains that hosts and services hand out come along whole, and nothing of
+// them is left over.
+func TestRecordedChainsComeAlong(t *testing.T) {
+	n := 0
+	for _, r := range recordings(t) {
+		if _, refused := refusedRecordings[r.name]; refused {
+			continue
+		}
+		for _, f := range r.vector.Files {
+			if path.Ext(f) != ".pem" || strings.HasSuffix(f, "ak.pub.pem") {
+				continue
+			}
+			n++
+			chain, err := sevsnp.ParseEndorsements(r.vector.Read(t, path.Base(f)))
+			if err != nil {
+				t.Fatalf("%s: %v", f, err)
+			}
+			_, unused, err := hardware(t).AuthenticateWithUse(t.Context(), evidence(r.body, append(chain, r.leaf)...), r.at)
+			if err != nil {
+				t.Fatalf("%s: %v", f, err)
+			}
+			for _, i := range unused { // the leaf may be there twice
+				if i != len(chain) {
+					t.Errorf("%s: certificate %d is unused", f, i)
+				}
+			}
+		}
+	}
+	if n < 8 {
+		t.Errorf("%d chains", n)
+	}
+}
+
+func TestRecordedEndorsementsOfOthersAreRefused(t *testing.T) {
+	for _, file := range []string{"vcek-invalid-legacy.der", "vcek-invalid-new.der"} { // for another chip and TCB, and not AMD's
+		r := named(t, "trustee-milan-v2-azure")
+		bad := r.vector.Read(t, file)
+		got, err := hardware(t).Authenticate(t.Context(), evidence(r.body, bad), r.at)
+		wantRefusal(t, got, err, sevsnp.CheckTCBCertificate)
+		accept(t, hardware(t), evidence(r.body, bad, r.leaf), r.at)
+	}
+	r := named(t, "virtee-milan-v2")
+	turin := r.vector.Read(t, "unrelated-vcek_turin.der")
+	got, err := hardware(t).Authenticate(t.Context(), evidence(r.body, turin), r.at)
+	wantRefusal(t, got, err, sevsnp.CheckTCBCertificate)
+	if _, unused, err := hardware(t).AuthenticateWithUse(t.Context(), evidence(r.body, turin, r.leaf), r.at); err != nil || !slices.Equal(unused, []int{0}) {
+		t.Errorf("unused %v, %v", unused, err)
+	}
+}
