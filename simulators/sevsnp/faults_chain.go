@@ -101,7 +101,7 @@ const (
 // extensions of the leaf.
 func endorsementFaults() []Fault {
 	older := []Product{Milan, Genoa, Siena}
-	integer := func(n int) []byte { return []byte{2, 1, byte(n)} } //nolint:gosec // DER of a number below 128
+	integer := func(n int) []byte { return []byte{2, 1, byte(n)} }
 	return []Fault{
 		malformed("endorsements-many", "endorsements", "there are 17 endorsements").
 			plan(finished(func(_ *plan, out [][]byte) ([][]byte, error) {

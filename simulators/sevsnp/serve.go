@@ -166,7 +166,7 @@ func writeFrame(c net.Conn, b []byte) error {
 	if err := c.SetWriteDeadline(time.Now().Add(frameTime)); err != nil {
 		return err
 	}
-	frame := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(b)), uint32(len(b))) //nolint:gosec // far below 4 GiB
+	frame := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(b)), uint32(len(b)))
 	_, err := c.Write(append(frame, b...))
 	return err
 }

@@ -35,8 +35,8 @@ func (pl *plan) table(items [][]byte) ([]byte, error) {
 		}
 		entry := head[i*tableEntrySize:]
 		copy(entry, guid)
-		binary.LittleEndian.PutUint32(entry[16:], uint32(len(head)+len(body))) //nolint:gosec // a table is far below 4 GiB
-		binary.LittleEndian.PutUint32(entry[20:], uint32(len(item)))           //nolint:gosec // and so is its part
+		binary.LittleEndian.PutUint32(entry[16:], uint32(len(head)+len(body)))
+		binary.LittleEndian.PutUint32(entry[20:], uint32(len(item)))
 		body = append(body, item...)
 	}
 	return append(head, body...), nil
