@@ -50,8 +50,8 @@ func TestEveryCommandHasHelpWithExamplesAndIsInTheReference(t *testing.T) {
 			}
 		})
 	})
-	if n != 10 {
-		t.Errorf("%d commands, want 10", n)
+	if n != 11 {
+		t.Errorf("%d commands, want 11", n)
 	}
 }
 
@@ -68,6 +68,8 @@ func TestJSONFieldNamesAreThoseOfTheContract(t *testing.T) {
 		{finding{}, "position line column message hint"},
 		{record{}, "outcome reference sequence previous_hash hash entry"},
 		{chainVerdict{}, "ok trust_domain chain entries head checkpoints checkpoints_from_elsewhere covered key key_pinned kind check error hint"},
+		{snpMeasured{}, "tee measurement vmm vcpus vcpu_type vcpu_signature guest_features ovmf kernel initrd append"},
+		{measuredFile{}, "name size sha256"},
 		{serverStatus{}, "version trust_domain kind platforms policy policy_digest started ledger_size checkpoint_size authority_not_after server_certificate_not_after issued_total denied_total attestations_in_flight watches warnings"},
 	} {
 		doc := reference(t)

@@ -34,6 +34,7 @@ Exit codes: 0 good, 1 internal, 2 usage or configuration, 3 malformed,
 		Example: `  assay evidence verify --tee aws-nitro document.cbor
   assay svid verify --bundle bundle.json --verifier-keys keys.cbor --verifier-root root.pem svid.pem
   assay policy check policy.yaml
+  assay measure snp --ovmf OVMF.fd --vcpus 4 --vcpu-type EPYC-Genoa
   assay ledger list`,
 	}
 	root.AddGroup(
@@ -49,7 +50,7 @@ Exit codes: 0 good, 1 internal, 2 usage or configuration, 3 malformed,
 		}
 	}
 	add(forVerifiers, evidenceCommand(now), svidCommand(now))
-	add(forAuthors, policyCommand(now))
+	add(forAuthors, policyCommand(now), measureCommand())
 	add(forOperators, ledgerCommand(), bundleCommand(), serverCommand())
 	add(forAll, cli.VersionCommand("assay"))
 	root.SetHelpCommandGroupID(forAll)

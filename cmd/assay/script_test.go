@@ -52,6 +52,7 @@ func runScripts(t *testing.T, dir string, o *office, setup func(*testscript.Env)
 	fixtures := t.TempDir()
 	evidenceFixtures(t, fixtures)
 	snpFixtures(t, fixtures)
+	firmwareFixtures(t, fixtures)
 	svidFixtures(t, fixtures)
 	testscript.Run(t, testscript.Params{
 		Dir: dir,
