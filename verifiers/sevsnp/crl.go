@@ -186,17 +186,25 @@ func (v *Verifier) crl(it *item, l *line) (c *crl, fresh bool, err error) {
 	if err := list.CheckSignatureFrom(l.ark); err != nil {
 		return nil, false, refuse(CheckCRLSignature, detail{err: fmt.Errorf("the CRL was not signed by the pinned ARK: %w", err)})
 	}
-	points, err := crlScope(list)
-	if err != nil {
+	if c, err = newCRL(l, list); err != nil {
 		return nil, false, refuse(CheckCRLExtension, detail{err: fmt.Errorf("the CRL: %w", err)})
 	}
-	c = &crl{line: l, thisUpdate: list.ThisUpdate, nextUpdate: list.NextUpdate, points: points, revoked: make(map[string]struct{}, len(list.RevokedCertificateEntries))}
+	return c, true, nil
+}
+
+// newCRL takes from a list what later verifications need.
+func newCRL(l *line, list *x509.RevocationList) (*crl, error) {
+	points, err := crlScope(list)
+	if err != nil {
+		return nil, err
+	}
+	c := &crl{line: l, thisUpdate: list.ThisUpdate, nextUpdate: list.NextUpdate, points: points, revoked: make(map[string]struct{}, len(list.RevokedCertificateEntries))}
 	for _, r := range list.RevokedCertificateEntries {
 		// Whoever an entry's certificate issuer is, and whatever the reason: a
 		// number in the ARK's list is not used any more.
 		c.revoked[string(r.SerialNumber.Bytes())] = struct{}{}
 	}
-	return c, true, nil
+	return c, nil
 }
 
 // crlScope reads the extensions of a CRL. A delta CRL is not complete; an

