@@ -47,6 +47,7 @@ func Parse(file string, src []byte) (*Bundle, error) {
 	if err := p.doc.Err(); err != nil {
 		return nil, err
 	}
+	p.b.chips = p.b.chipsNamed()
 	slices.SortStableFunc(p.b.warnings, byPosition)
 	slices.SortStableFunc(p.b.dated, func(a, b dated) int { return byPosition(a.problem, b.problem) })
 	return p.b, nil

@@ -19,8 +19,6 @@ import (
 	"github.com/assay-project/assay/issuer/keys"
 	"github.com/assay-project/assay/issuer/ledger"
 	"github.com/assay-project/assay/issuer/store"
-	"github.com/assay-project/assay/verifiers"
-	"github.com/assay-project/assay/verifiers/nitro"
 )
 
 // starting makes an error of the start-up a mistake in the configuration: the
@@ -38,27 +36,6 @@ func starting(err error) error {
 		return &cli.UsageError{Err: err, Hint: ae.Hint}
 	}
 	return &cli.UsageError{Err: err}
-}
-
-// verifierSet is every platform's verifier under the roots of the trust
-// domain's kind.
-func verifierSet(cfg *config.Config) (verifiers.Set, *nitro.Verifier, error) {
-	roots := nitro.HardwareRoots()
-	if cfg.Simulated() {
-		pem, err := os.ReadFile(cfg.Nitro.SimulatedRoot)
-		if err != nil {
-			return verifiers.Set{}, nil, cli.Usagef("nitro.simulated_root names it", "cannot read the simulated root: %w", err)
-		}
-		if roots, err = nitro.SimulatedRoots(pem); err != nil {
-			return verifiers.Set{}, nil, cli.Usagef("`teesim nitro root --authority DIR` prints one", "%s is not a simulator's root: %w", cfg.Nitro.SimulatedRoot, err)
-		}
-	}
-	v, err := nitro.New(roots)
-	if err != nil {
-		return verifiers.Set{}, nil, starting(err)
-	}
-	set, err := verifiers.NewSet(v)
-	return set, v, starting(err)
 }
 
 // data is what the server keeps on disk, open.

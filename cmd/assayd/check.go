@@ -21,7 +21,7 @@ func checkCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			set, _, err := verifierSet(cfg)
+			tees, err := newPlatforms(cfg, nil)
 			if err != nil {
 				return err
 			}
@@ -33,7 +33,7 @@ func checkCommand() *cobra.Command {
 				return err
 			}
 			kind := "hardware"
-			if set.Simulated() {
+			if tees.set.Simulated() {
 				kind = "SIMULATED hardware"
 			}
 			b := p.Current()

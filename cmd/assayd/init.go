@@ -15,10 +15,12 @@ import (
 	"github.com/assay-project/assay/issuer/ca"
 	"github.com/assay-project/assay/issuer/config"
 	"github.com/assay-project/assay/verifiers/nitro"
+	"github.com/assay-project/assay/verifiers/sevsnp"
 )
 
 func initCommand() *cobra.Command {
-	var trustDomain, dataDir, simulatedRoot string
+	var trustDomain, dataDir string
+	var simulators simulatorRoots
 	c := &cobra.Command{
 		Use:   "init --trust-domain TD",
 		Short: "Make the keys, the database and a configuration that starts as it is",
@@ -28,12 +30,12 @@ and a policy that grants nothing yet. It overwrites nothing.
 
 The trust domain, and whether its hardware is simulated, are fixed from then on.
 A trust domain of simulated hardware has a name that begins with "simulated."
-and needs the simulator's root.`,
+and needs the root of each simulator that it serves.`,
 		Example: `  assayd init --trust-domain attested.example.org
   assayd init --trust-domain simulated.example.org --data-dir ~/assay --simulated-root root.pem`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			layout, err := initLayout(trustDomain, dataDir, simulatedRoot)
+			layout, err := initLayout(trustDomain, dataDir, simulators)
 			if err != nil {
 				return err
 			}
@@ -42,12 +44,18 @@ and needs the simulator's root.`,
 	}
 	c.Flags().StringVar(&trustDomain, "trust-domain", "", "SPIFFE trust domain, for example attested.example.org (required)")
 	c.Flags().StringVar(&dataDir, "data-dir", "", "keep everything in this directory, for one who is not root")
-	c.Flags().StringVar(&simulatedRoot, "simulated-root", "", "PEM file with a simulator's root, for a simulated trust domain")
+	c.Flags().StringVar(&simulators.nitro, "simulated-root", "", "PEM file with the root of a simulated Nitro, for a simulated trust domain")
+	c.Flags().StringVar(&simulators.sevsnp, "simulated-snp-roots", "", "PEM file with the roots of a simulated SEV-SNP, likewise")
 	return c
 }
 
+// simulatorRoots are the files that init was given.
+type simulatorRoots struct{ nitro, sevsnp string }
+
+func (r simulatorRoots) any() bool { return r.nitro != "" || r.sevsnp != "" }
+
 // initLayout checks the flags and says where things will be.
-func initLayout(trustDomain, dataDir, simulatedRoot string) (config.Layout, error) {
+func initLayout(trustDomain, dataDir string, roots simulatorRoots) (config.Layout, error) {
 	if err := config.CheckTrustDomain(trustDomain); err != nil {
 		return config.Layout{}, cli.Usagef("for example --trust-domain attested.example.org", "--trust-domain %q: %w", trustDomain, err)
 	}
@@ -61,19 +69,31 @@ func initLayout(trustDomain, dataDir, simulatedRoot string) (config.Layout, erro
 	}
 	simulated := strings.HasPrefix(trustDomain, config.SimulatedPrefix)
 	switch {
-	case simulated && simulatedRoot == "":
-		return config.Layout{}, cli.Usagef("add --simulated-root FILE; `teesim nitro root --authority DIR` prints one", "a simulated trust domain needs the root of its simulator")
-	case !simulated && simulatedRoot != "":
+	case simulated && !roots.any():
+		return config.Layout{}, cli.Usagef("add --simulated-root FILE (`teesim nitro root` prints one), or --simulated-snp-roots FILE (`teesim sevsnp roots`)", "a simulated trust domain needs the root of its simulator")
+	case !simulated && roots.any():
 		return config.Layout{}, cli.Usagef(`name it "`+config.SimulatedPrefix+trustDomain+`"`, "a simulated root in a trust domain of hardware")
-	case simulated:
-		pem, err := os.ReadFile(simulatedRoot)
+	}
+	for _, r := range []struct {
+		file  string
+		to    *string
+		check func(pem []byte) error
+		hint  string
+	}{
+		{roots.nitro, &layout.SimulatedRoot, func(pem []byte) error { _, err := nitro.SimulatedRoots(pem); return err }, "`teesim nitro root --authority DIR` prints one"},
+		{roots.sevsnp, &layout.SimulatedSNPRoots, func(pem []byte) error { _, err := sevsnp.SimulatedRoots(pem); return err }, "`teesim sevsnp roots` prints them"},
+	} {
+		if r.file == "" {
+			continue
+		}
+		pem, err := os.ReadFile(r.file)
 		if err != nil {
 			return config.Layout{}, cli.Usagef("", "cannot read the simulated root: %w", err)
 		}
-		if _, err := nitro.SimulatedRoots(pem); err != nil {
-			return config.Layout{}, cli.Usagef("`teesim nitro root --authority DIR` prints one", "%s is not a simulator's root: %w", simulatedRoot, err)
+		if err := r.check(pem); err != nil {
+			return config.Layout{}, cli.Usagef(r.hint, "%s is not a simulator's root: %w", r.file, err)
 		}
-		if layout.SimulatedRoot, err = filepath.Abs(simulatedRoot); err != nil {
+		if *r.to, err = filepath.Abs(r.file); err != nil {
 			return config.Layout{}, err
 		}
 	}
@@ -90,12 +110,12 @@ func initialise(c *cobra.Command, trustDomain string, l config.Layout) error {
 		return cli.Usagef("use --data-dir DIR for a directory of your own", "%w", err)
 	}
 	made, err := ca.Init(c.Context(), ca.InitConfig{
-		DataDir: l.DataDir, TrustDomain: trustDomain, Simulated: l.SimulatedRoot != "", Now: time.Now,
+		DataDir: l.DataDir, TrustDomain: trustDomain, Simulated: l.Simulated(), Now: time.Now,
 	})
 	if err != nil {
 		return starting(err)
 	}
-	keptPolicy, err := write(l.Policy, config.StarterPolicy(trustDomain, l.SimulatedRoot != ""))
+	keptPolicy, err := write(l.Policy, config.StarterPolicy(trustDomain, l.Simulated()))
 	if err != nil {
 		return err
 	}
@@ -136,7 +156,7 @@ func tell(c *cobra.Command, trustDomain string, l config.Layout, made ca.InitRep
 	}
 	command := func(s string) string { return strings.TrimSpace("assayd " + s + " " + where) }
 	kind := "hardware"
-	if l.SimulatedRoot != "" {
+	if l.Simulated() {
 		kind = "SIMULATED hardware"
 	}
 	policy := "grants nothing yet"

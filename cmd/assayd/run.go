@@ -17,7 +17,6 @@ import (
 	"github.com/assay-project/assay/internal/cli"
 	"github.com/assay-project/assay/issuer"
 	"github.com/assay-project/assay/issuer/config"
-	"github.com/assay-project/assay/verifiers/nitro"
 )
 
 func runCommand() *cobra.Command {
@@ -53,11 +52,18 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) 
 	}
 	log.Log(ctx, level, describe(cfg), "version", cli.Version(), "data_dir", cfg.DataDir)
 
-	set, nitroVerifier, err := verifierSet(cfg)
+	policy, err := issuer.LoadPolicyFile(cfg.Policy, cfg.TrustDomain, log)
 	if err != nil {
 		return err
 	}
-	policy, err := issuer.LoadPolicyFile(cfg.Policy, cfg.TrustDomain, log)
+	source, cache, err := openCollateral(cfg, policy, log)
+	if err != nil {
+		return err
+	}
+	if cache != nil {
+		defer func() { err = errors.Join(err, cache.Close()) }()
+	}
+	tees, err := newPlatforms(cfg, asCollateral(source))
 	if err != nil {
 		return err
 	}
@@ -76,9 +82,9 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) 
 	}
 
 	metrics := issuer.NewMetrics(cfg.TrustDomain)
-	cacheMetrics(metrics, nitroVerifier)
+	platformMetrics(metrics, tees, source)
 	server, err := issuer.New(*cfg, issuer.Parts{
-		Set: set, Policy: policy, Ledger: data.ledger, CA: data.ca,
+		Set: tees.set, Policy: policy, Ledger: data.ledger, CA: data.ca,
 		Metrics: metrics, Log: log, Now: time.Now, Version: cli.Version(),
 	})
 	if err != nil {
@@ -95,7 +101,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) 
 		log.WarnContext(ctx, "authority", "warning", w)
 	}
 	log.InfoContext(ctx, "serving", "attestation", listeners.Attestation.Addr().String(), "admin", cfg.AdminSocket,
-		"metrics", address(listeners.Metrics), "policy", policy.Current().Version(), "platforms", fmt.Sprint(set.Platforms()))
+		"metrics", address(listeners.Metrics), "policy", policy.Current().Version(), "platforms", fmt.Sprint(tees.set.Platforms()))
 
 	// The ledger stops last: it drains and signs its last checkpoint when no
 	// attestation can reach it any more.
@@ -119,6 +125,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) 
 	g.Go(func() error { return server.Run(gctx, listeners) })
 	g.Go(func() error { return data.ca.Run(gctx) })
 	g.Go(func() error { return policy.Run(gctx, reload) })
+	g.Go(func() error { return runCollateral(gctx, source) })
 	err = g.Wait()
 	stopLedger()
 	err = errors.Join(err, ledgerGroup.Wait())
@@ -170,13 +177,4 @@ func address(l net.Listener) string {
 		return "off"
 	}
 	return l.Addr().String()
-}
-
-// cacheMetrics adds what only this platform's verifier knows.
-func cacheMetrics(m *issuer.Metrics, v *nitro.Verifier) {
-	m.Gauge("assay_nitro_chains", "Certificate chains in the chain cache.", func() float64 { return float64(v.CacheStats().Leaves) })
-	m.Counter("assay_nitro_chain_hits_total", "Documents whose whole chain had been verified before.", func() float64 { return float64(v.CacheStats().LeafHits) })
-	m.Counter("assay_nitro_chain_signatures_total", "P-384 verifications of certificates.", func() float64 { return float64(v.CacheStats().Signatures) })
-	m.Counter("assay_nitro_chain_evictions_total", "Chains that were forgotten because the cache was full.", func() float64 { return float64(v.CacheStats().Evictions) })
-	m.Counter("assay_nitro_panics_total", "Documents on which the COSE library panicked, each refused as malformed.", func() float64 { return float64(v.CacheStats().Panics) })
 }

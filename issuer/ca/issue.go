@@ -18,7 +18,6 @@ import (
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/issuer/ledger"
-	"github.com/assay-project/assay/policy"
 	"github.com/assay-project/assay/svid"
 )
 
@@ -143,7 +142,7 @@ func (c *CA) appraise(r *ledger.Recorded, is ledger.Issuance, p *profile) ([]byt
 	d := r.Decision()
 	a := svid.Appraisal{
 		Claims: r.Claims(), Policy: fmt.Sprintf("%s@%d", d.Bundle, d.Revision),
-		Ownership: d.Ownership, Pinned: pinned(d), Publish: r.Publish(), Attributes: is.Identity.Attributes, EvidenceDigest: r.EvidenceDigest(),
+		Ownership: d.Ownership, Pinned: d.Pinned(), Publish: r.Publish(), Attributes: is.Identity.Attributes, EvidenceDigest: r.EvidenceDigest(),
 	}
 	if copy(a.PolicyDigest[:], d.Digest) != len(a.PolicyDigest) {
 		return nil, internal("issue_policy", fmt.Errorf("the policy's digest has %d bytes", len(d.Digest)))
@@ -153,24 +152,6 @@ func (c *CA) appraise(r *ledger.Recorded, is ledger.Issuance, p *profile) ([]byt
 		return nil, err
 	}
 	return res.Sign(c.verifier.signer)
-}
-
-// pinned lists the claims for which the granting workload demanded approved
-// values. That all rules of it held is what granting means; they are checked
-// again all the same.
-func pinned(d policy.Decision) []string {
-	var out []string
-	for _, w := range d.Workloads {
-		if w.Name != d.Workload || !w.Matched {
-			continue
-		}
-		for _, r := range w.Rules {
-			if r.Holds && !r.Implicit && (r.Op == "eq" || r.Op == "in") {
-				out = append(out, r.Rule)
-			}
-		}
-	}
-	return out
 }
 
 // sign lints the certificate under the throwaway key, and then signs exactly

@@ -32,6 +32,8 @@ type Config struct {
 
 	// Nitro is the verifier of AWS Nitro Enclaves.
 	Nitro Nitro `yaml:"nitro"`
+	// SEVSNP is the verifier of AMD SEV-SNP guests.
+	SEVSNP SEVSNP `yaml:"sevsnp"`
 
 	// RetainEvidence is how long evidence is kept after an attestation, so that a draft policy can be replayed over it. At least `1h`.
 	RetainEvidence time.Duration `yaml:"retain_evidence"`
@@ -61,8 +63,24 @@ type Log struct {
 
 // Nitro configures the verifier of AWS Nitro Enclaves.
 type Nitro struct {
-	// A PEM file with the root of a simulator (`teesim nitro root`). It is required in a trust domain whose name begins with `simulated.`, and refused in every other: there the AWS root is built in.
+	// A PEM file with the root of a simulator (`teesim nitro root`). A trust domain whose name begins with `simulated.` needs one for each TEE that it serves; in every other it is refused, because there the AWS root is built in.
 	SimulatedRoot string `yaml:"simulated_root"`
+}
+
+// SEVSNP configures the verifier of AMD SEV-SNP guests.
+type SEVSNP struct {
+	// A PEM file with the ARKs, ASKs and ASVKs of a simulator (`teesim sevsnp roots`), for a trust domain of simulated hardware; refused in every other: there AMD's are built in.
+	SimulatedRoots string `yaml:"simulated_roots"`
+	// The directory of the collateral cache: VCEKs, VLEKs and CRLs, kept over restarts. The default is `collateral` in the data directory. `assay collateral` fills and shows it.
+	Collateral string `yaml:"collateral"`
+	// The URL of AMD's Key Distribution Service or of a mirror. Empty is AMD's own for hardware and none for simulated hardware; `off` is none: then attesters bring their certificates along, or an operator imports them.
+	KDS string `yaml:"kds"`
+	// Chips whose VCEK may be fetched from the KDS, by product line (`milan`, `genoa`, `turin`): chip ids in hex, 128 digits as in reports or 16 for Turin. Chips that an enforced policy names may be fetched too; no other ever is.
+	Inventory map[string][]string `yaml:"inventory"`
+	// Whether a report needs a current CRL of its chain. Without one, claims say `revocation: not_checked`, and policy may demand more.
+	RequireCRL bool `yaml:"require_crl"`
+	// How long after its nextUpdate a CRL still counts. Every result that rests on such a CRL says `grace`, and is never affirming. At most `720h`.
+	CRLGrace time.Duration `yaml:"crl_grace"`
 }
 
 // Limits bound what strangers can make the server hold. There is none on
@@ -127,6 +145,7 @@ func Default() Config {
 		AdminSocket:     "/run/assay/admin.sock",
 		MetricsListen:   "127.0.0.1:9464",
 		Log:             Log{Level: "info", Format: "text"},
+		SEVSNP:          SEVSNP{RequireCRL: true},
 		RetainEvidence:  30 * 24 * time.Hour,
 		ReattestSpread:  time.Minute,
 		ShutdownTimeout: 10 * time.Second,

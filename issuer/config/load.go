@@ -1,10 +1,13 @@
 package config
 
 import (
+	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -50,6 +53,7 @@ func Parse(file string, src []byte) (*Config, error) {
 	v.paths(filepath.Dir(file))
 	v.addresses()
 	v.log()
+	v.sevsnp()
 	v.durations()
 	v.limits()
 	if err := doc.Err(); err != nil {
@@ -95,12 +99,30 @@ func (v validator) trustDomain() {
 		v.report("trust_domain is not the name of a trust domain: "+err.Error(), "for example trust_domain: attested.example.org", "trust_domain")
 		return
 	}
-	root := v.c.Nitro.SimulatedRoot
-	switch {
-	case v.c.Simulated() && root == "":
+	v.simulatedRoots()
+}
+
+// simulatedRoots: a trust domain of simulated hardware names its simulators'
+// roots, and one of hardware names none.
+func (v validator) simulatedRoots() {
+	given := 0
+	for _, r := range []struct {
+		value string
+		path  []string
+	}{
+		{v.c.Nitro.SimulatedRoot, []string{"nitro", "simulated_root"}},
+		{v.c.SEVSNP.SimulatedRoots, []string{"sevsnp", "simulated_roots"}},
+	} {
+		if r.value == "" {
+			continue
+		}
+		given++
+		if !v.c.Simulated() {
+			v.report("a simulated root in a trust domain of hardware", "simulated trust domains have names that begin with \""+SimulatedPrefix+"\"", r.path...)
+		}
+	}
+	if v.c.Simulated() && given == 0 {
 		v.report("a simulated trust domain needs the root of its simulator", "nitro: {simulated_root: FILE}; `teesim nitro root` prints one", "nitro", "simulated_root")
-	case !v.c.Simulated() && root != "":
-		v.report("a simulated root in a trust domain of hardware", "simulated trust domains have names that begin with \""+SimulatedPrefix+"\"", "nitro", "simulated_root")
 	}
 }
 
@@ -114,6 +136,8 @@ func (v validator) paths(base string) {
 		{&v.c.Policy, true, []string{"policy"}},
 		{&v.c.AdminSocket, true, []string{"admin_socket"}},
 		{&v.c.Nitro.SimulatedRoot, false, []string{"nitro", "simulated_root"}},
+		{&v.c.SEVSNP.SimulatedRoots, false, []string{"sevsnp", "simulated_roots"}},
+		{&v.c.SEVSNP.Collateral, false, []string{"sevsnp", "collateral"}},
 		{&v.c.CheckpointSink, false, []string{"checkpoint_sink"}},
 	} {
 		switch {
@@ -173,6 +197,45 @@ func (v validator) log() {
 	default:
 		v.report(fmt.Sprintf("unknown log format %q", v.c.Log.Format), "text or json", "log", "format")
 	}
+}
+
+// sevsnp checks what the SEV-SNP section says of the KDS and of chips.
+func (v validator) sevsnp() {
+	if k := v.c.SEVSNP.KDS; k != "" && k != KDSOff {
+		if u, err := url.Parse(k); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+			v.report(fmt.Sprintf("%q is not the URL of a KDS", k), `for example kds: "https://kds.example.org", or off`, "sevsnp", "kds")
+		}
+	}
+	for product, chips := range v.c.SEVSNP.Inventory {
+		switch product {
+		case "milan", "genoa", "turin":
+		default:
+			v.report(fmt.Sprintf("unknown product line %q", product), "milan, genoa or turin", "sevsnp", "inventory", product)
+			continue
+		}
+		for i, chip := range chips {
+			if _, err := ParseChipID(product, chip); err != nil {
+				v.report(err.Error(), "as in a report: `assay evidence inspect` shows it", "sevsnp", "inventory", product, strconv.Itoa(i))
+			}
+		}
+	}
+	v.between("sevsnp.crl_grace", v.c.SEVSNP.CRLGrace, 0, 30*24*time.Hour)
+}
+
+// KDSOff is the word that turns fetching off.
+const KDSOff = "off"
+
+// ParseChipID reads a chip id as an inventory writes it: the 64 bytes of
+// reports, or on Turin its 8 alone. It returns the 64 bytes.
+func ParseChipID(product, text string) ([]byte, error) {
+	b, err := hex.DecodeString(text)
+	if err == nil && product == "turin" && len(b) == 8 {
+		b = append(b, make([]byte, 56)...)
+	}
+	if err != nil || len(b) != 64 || bytes.Equal(b, make([]byte, 64)) {
+		return nil, fmt.Errorf("%.40q is not a chip id: want 128 hex digits, not all zero", text)
+	}
+	return b, nil
 }
 
 func (v validator) durations() {

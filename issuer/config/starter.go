@@ -9,12 +9,16 @@ import (
 
 // Layout is where the files of an installation are.
 type Layout struct {
-	File          string // the configuration itself
-	DataDir       string
-	Policy        string
-	AdminSocket   string
-	SimulatedRoot string // empty in a trust domain of hardware
+	File        string // the configuration itself
+	DataDir     string
+	Policy      string
+	AdminSocket string
+	// The roots of simulators; both are empty in a trust domain of hardware.
+	SimulatedRoot, SimulatedSNPRoots string
 }
+
+// Simulated reports whether the hardware is simulated.
+func (l Layout) Simulated() bool { return l.SimulatedRoot != "" || l.SimulatedSNPRoots != "" }
 
 // SystemLayout is that of a server installed for the whole machine.
 func SystemLayout() Layout {
@@ -67,14 +71,24 @@ func Starter(trustDomain string, l Layout) []byte {
 	line("# /metrics, /live and /ready. \"\" turns them off.")
 	line("metrics_listen: %s", strconv.Quote(d.MetricsListen))
 	line("")
-	if l.SimulatedRoot != "" {
+	if l.Simulated() {
 		line("# THE HARDWARE OF THIS TRUST DOMAIN IS SIMULATED. Its identities say so.")
-		line("nitro:")
-		line("  simulated_root: %s", path(l.SimulatedRoot))
 	} else {
-		line("# AWS Nitro Enclaves, under the AWS root that is built in.")
+		line("# AWS Nitro Enclaves and AMD SEV-SNP, under the vendors' roots that are built in.")
 		line("# nitro: {}")
 	}
+	if l.SimulatedRoot != "" {
+		line("nitro:")
+		line("  simulated_root: %s", path(l.SimulatedRoot))
+	}
+	if l.SimulatedSNPRoots != "" {
+		line("sevsnp:")
+		line("  simulated_roots: %s", path(l.SimulatedSNPRoots))
+	} else {
+		line("# sevsnp:")
+	}
+	line("#   require_crl: %t         # reports need a current CRL of their chain", d.SEVSNP.RequireCRL)
+	line("#   crl_grace: %s             # how long an expired one still counts", d.SEVSNP.CRLGrace)
 	line("")
 	line("# log: {level: %s, format: %s}", d.Log.Level, d.Log.Format)
 	line("")

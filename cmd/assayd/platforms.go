@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/issuer"
+	"github.com/assay-project/assay/issuer/config"
+	"github.com/assay-project/assay/verifiers"
+	"github.com/assay-project/assay/verifiers/nitro"
+	"github.com/assay-project/assay/verifiers/sevsnp"
+	"github.com/assay-project/assay/verifiers/sevsnp/collateral"
+)
+
+// platforms are the verifiers of the TEEs that the trust domain serves: all of
+// them under the vendors' roots, or those of its simulators.
+type platforms struct {
+	set    verifiers.Set
+	nitro  *nitro.Verifier  // nil where it is simulated and has no simulator
+	sevsnp *sevsnp.Verifier // likewise
+}
+
+// newPlatforms builds the verifiers. Without collateral, SEV-SNP has only what
+// attesters bring: enough to check a configuration.
+func newPlatforms(cfg *config.Config, c sevsnp.Collateral) (*platforms, error) {
+	p := &platforms{}
+	var all []verifiers.Verifier
+	if !cfg.Simulated() || cfg.Nitro.SimulatedRoot != "" {
+		roots, err := nitroRoots(cfg)
+		if err != nil {
+			return nil, err
+		}
+		if p.nitro, err = nitro.New(roots); err != nil {
+			return nil, starting(err)
+		}
+		all = append(all, p.nitro)
+	}
+	if servesSNP(cfg) {
+		roots, err := snpRoots(cfg)
+		if err != nil {
+			return nil, err
+		}
+		options := []sevsnp.Option{sevsnp.WithRevocation(sevsnp.RevocationPolicy{Require: cfg.SEVSNP.RequireCRL, Grace: cfg.SEVSNP.CRLGrace})}
+		if c != nil {
+			options = append(options, sevsnp.WithCollateral(c))
+		}
+		if p.sevsnp, err = sevsnp.New(roots, options...); err != nil {
+			return nil, starting(err)
+		}
+		all = append(all, p.sevsnp)
+	}
+	var err error
+	p.set, err = verifiers.NewSet(all...)
+	return p, starting(err)
+}
+
+func nitroRoots(cfg *config.Config) (nitro.Roots, error) {
+	if !cfg.Simulated() {
+		return nitro.HardwareRoots(), nil
+	}
+	file := cfg.Nitro.SimulatedRoot
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nitro.Roots{}, cli.Usagef("nitro.simulated_root names it", "cannot read the simulated root: %w", err)
+	}
+	roots, err := nitro.SimulatedRoots(pem)
+	if err != nil {
+		return nitro.Roots{}, cli.Usagef("`teesim nitro root --authority DIR` prints one", "%s is not a simulator's root: %w", file, err)
+	}
+	return roots, nil
+}
+
+// servesSNP reports whether the trust domain serves SEV-SNP guests.
+func servesSNP(cfg *config.Config) bool { return !cfg.Simulated() || cfg.SEVSNP.SimulatedRoots != "" }
+
+func snpRoots(cfg *config.Config) (sevsnp.Roots, error) {
+	if !cfg.Simulated() {
+		return sevsnp.HardwareRoots(), nil
+	}
+	file := cfg.SEVSNP.SimulatedRoots
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return sevsnp.Roots{}, cli.Usagef("sevsnp.simulated_roots names it", "cannot read the simulated roots: %w", err)
+	}
+	roots, err := sevsnp.SimulatedRoots(pem)
+	if err != nil {
+		return sevsnp.Roots{}, cli.Usagef("`teesim sevsnp roots` prints them", "%s does not hold a simulator's roots: %w", file, err)
+	}
+	return roots, nil
+}
+
+// openCollateral opens the collateral cache, and the KDS behind it. The source
+// is nil where no SEV-SNP guest is served. The caller closes the cache.
+func openCollateral(cfg *config.Config, policy *issuer.PolicyFile, log *slog.Logger) (*collateral.Source, *collateral.Cache, error) {
+	if !servesSNP(cfg) {
+		return nil, nil, nil
+	}
+	roots, err := snpRoots(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	dir := cfg.SEVSNP.Collateral
+	if dir == "" {
+		dir = filepath.Join(cfg.DataDir, "collateral")
+	}
+	cache, err := collateral.OpenCache(collateral.CacheConfig{Dir: dir, Roots: roots, Now: time.Now, Log: log})
+	if err != nil {
+		return nil, nil, starting(err)
+	}
+	var kds *collateral.KDS
+	if url := cfg.SEVSNP.KDS; url != config.KDSOff && (url != "" || !cfg.Simulated()) {
+		if kds, err = collateral.NewKDS(collateral.KDSConfig{URL: url}); err != nil {
+			return nil, nil, starting(errors.Join(err, cache.Close()))
+		}
+	}
+	inventory, err := inventoryOf(cfg)
+	if err != nil {
+		return nil, nil, starting(errors.Join(err, cache.Close()))
+	}
+	source, err := collateral.New(collateral.Config{
+		Cache: cache, KDS: kds, Now: time.Now, Log: log,
+		// Nobody else's chip is asked for: a stranger can name any.
+		Allowed: func(product string, chipID []byte) bool {
+			return inventory[product+" "+hex.EncodeToString(chipID)] || policy.Current().NamesChip(chipID)
+		},
+	})
+	if err != nil {
+		return nil, nil, starting(errors.Join(err, cache.Close()))
+	}
+	return source, cache, nil
+}
+
+// inventoryOf is the operator's chips, by product and chip id.
+func inventoryOf(cfg *config.Config) (map[string]bool, error) {
+	out := map[string]bool{}
+	for product, chips := range cfg.SEVSNP.Inventory {
+		for _, text := range chips {
+			id, err := config.ParseChipID(product, text)
+			if err != nil {
+				return nil, err // validated before
+			}
+			out[product+" "+hex.EncodeToString(id)] = true
+		}
+	}
+	return out, nil
+}
+
+// runCollateral keeps CRLs and chains fresh until the context ends.
+func runCollateral(ctx context.Context, s *collateral.Source) error {
+	if s == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return s.Run(ctx)
+}
+
+// asCollateral keeps a nil source from becoming an interface that is not nil.
+func asCollateral(s *collateral.Source) sevsnp.Collateral {
+	if s == nil {
+		return nil
+	}
+	return s
+}
