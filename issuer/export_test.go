@@ -4,3 +4,7 @@ import "time"
 
 // SetChallengeTTL shortens how long an answer is waited for.
 func (s *Server) SetChallengeTTL(d time.Duration) { s.challengeTTL = d }
+
+// SetClosingGrace shortens how long after its SVID a connection is closed. It
+// counts for connections that are opened later.
+func (s *Server) SetClosingGrace(d time.Duration) { s.closingGrace.Store(int64(d)) }

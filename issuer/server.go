@@ -74,6 +74,7 @@ type Server struct {
 	version string
 
 	challengeTTL time.Duration
+	closingGrace atomic.Int64 // nanoseconds
 	started      time.Time
 
 	handshakes  *gate
@@ -126,6 +127,7 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 		logLimit:     rate.NewLimiter(5, 50),
 		stopping:     make(chan struct{}),
 	}
+	s.closingGrace.Store(int64(closingGrace))
 	s.policy.result = func(r string) { s.metrics.reloads.WithLabelValues(r).Inc() }
 	s.policy.changed = func(*policy.Bundle) {
 		s.Reattest(context.Background(), assayv1.Reattest_REASON_POLICY_CHANGED, cfg.ReattestSpread)
@@ -185,6 +187,8 @@ func (s *Server) publicServer() (*grpc.Server, *health.Server) {
 		TransportCredentials: credentials.NewTLS(tlsConfig(s.ca.ServerCertificate)),
 		gate:                 s.handshakes,
 		refused:              func(limit string) { s.metrics.limited.WithLabelValues("handshake", limit).Inc() },
+		now:                  s.now,
+		grace:                &s.closingGrace,
 	}
 	g := grpc.NewServer(
 		grpc.Creds(creds),

@@ -16,7 +16,8 @@ import (
 // tlsConfig is the service's side of TLS 1.3 and nothing older. Client
 // certificates are asked for and never demanded: an agent at boot has none.
 // They are checked in each RPC that needs one, not in the handshake, because a
-// handshake is not a lease (peer.go). There is no session resumption, so every
+// handshake is not a lease (live.go); the handshake refuses only those that
+// take more room than an SVID could (handshake.go). There is no session resumption, so every
 // connection has an exporter of its own.
 func tlsConfig(certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {
 	return &tls.Config{
@@ -24,36 +25,10 @@ func tlsConfig(certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error))
 		MaxVersion:             tls.VersionTLS13,
 		GetCertificate:         certificate,
 		ClientAuth:             tls.RequestClientCert,
+		VerifyConnection:       checkPeer,
 		SessionTicketsDisabled: true,
 		NextProtos:             []string{"h2"},
 	}
-}
-
-// limitedCredentials bounds the handshakes in flight: a handshake costs the
-// server a signature, and the stranger who asks for it nothing.
-type limitedCredentials struct {
-	credentials.TransportCredentials
-	gate    *gate
-	refused func(limit string)
-}
-
-var errTooManyHandshakes = errors.New("too many TLS handshakes in flight")
-
-// ServerHandshake runs one handshake if there is room. The time it may take is
-// gRPC's ConnectionTimeout.
-func (c *limitedCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	leave, limit := c.gate.enter(addressOf(raw.RemoteAddr()))
-	if limit != "" {
-		c.refused(limit)
-		return nil, nil, errTooManyHandshakes // gRPC closes raw
-	}
-	defer leave()
-	return c.TransportCredentials.ServerHandshake(raw)
-}
-
-// Clone keeps the limit.
-func (c *limitedCredentials) Clone() credentials.TransportCredentials {
-	return &limitedCredentials{c.TransportCredentials.Clone(), c.gate, c.refused}
 }
 
 // tlsState returns the connection that a stream runs on, and its address.
