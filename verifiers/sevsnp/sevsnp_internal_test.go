@@ -158,3 +158,32 @@ func TestAnEntryIsNotUsedOutsideItsTime(t *testing.T) {
 		}
 	}
 }
+
+// What a verification allocates does not depend on how much is remembered.
+func TestAFullCacheAllocatesNothingMore(t *testing.T) {
+	at := time.Date(2022, 9, 25, 0, 55, 28, 0, time.UTC)
+	ev := attest.Evidence{Platform: platform, Body: testdata.AttestationBytes, Endorsements: [][]byte{testdata.VcekBytes}}
+	allocations := func(others int) float64 {
+		v, err := New(HardwareRoots())
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, e := remembered(t, v.roots.lines[Milan].issuers[0], 0)
+		for n := range others {
+			binary.BigEndian.PutUint64(k[:], uint64(n))
+			v.cache.leaves.put(k, e)
+		}
+		verify := func() {
+			if _, err := v.Authenticate(t.Context(), ev, at); err != nil {
+				t.Fatal(err)
+			}
+		}
+		verify()
+		return testing.AllocsPerRun(20, verify)
+	}
+	empty, full := allocations(0), allocations(DefaultCacheSize)
+	if full > empty+1 { // a garbage collection may empty a pool of the standard library's
+		t.Errorf("%.0f allocations with a full cache, %.0f with an empty one", full, empty)
+	}
+	t.Logf("%.0f allocations, with a full cache %.0f", empty, full)
+}
