@@ -79,6 +79,11 @@ func TestHealthIsServedAndReflectionIsNot(t *testing.T) {
 	if resp.GetStatus() != healthpb.HealthCheckResponse_SERVING {
 		t.Errorf("health %s", resp.GetStatus())
 	}
+	watch, err := healthpb.NewHealthClient(conn).Watch(t.Context(), &healthpb.HealthCheckRequest{})
+	must(t, err)
+	if _, err := watch.Recv(); status.Code(err) != codes.Unimplemented {
+		t.Errorf("strangers can watch health, at our cost: %v", err)
+	}
 	for _, m := range []string{"/assay.v1.Admin/Status", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"} {
 		err := conn.Invoke(t.Context(), m, &assayv1.StatusRequest{}, &assayv1.StatusResponse{})
 		if status.Code(err) != codes.Unimplemented {
