@@ -308,8 +308,29 @@ func (p *parser) issue(w *workload, n, issue *strictyaml.Node) {
 			p.doc.Report(item, "the same SPIFFE ID is issued twice by this workload", "")
 			continue
 		}
+		if size := travels(w.publish, id.attributes); size > maxTravels {
+			p.doc.Report(item, fmt.Sprintf("published measurements and attributes take %d bytes in every SVID, at most %d fit", size, maxTravels), "publish less, or shorten the attributes")
+		}
 		w.identities = append(w.identities, id)
 	}
+}
+
+// maxTravels bounds what a policy may add to an attestation result, in bytes. A
+// result has at most 4096 (docs/spec/attested-svid.md), and without measurements
+// and attributes, but with the longest names, about 800.
+const maxTravels = 3072
+
+// travels is the most that measurements and attributes take in a result: names,
+// values, and up to three bytes of CBOR before each (RFC 8949, section 3).
+func travels(publish []string, attributes map[string]string) int {
+	n := 0
+	for _, name := range publish {
+		n += len(name) + 48 + 6 // the longest digest is SHA-384
+	}
+	for k, v := range attributes {
+		n += len(k) + len(v) + 6
+	}
+	return n
 }
 
 func (p *parser) identity(w *workload, n *strictyaml.Node) *identity {
