@@ -54,7 +54,8 @@ type Cache struct {
 	hot *lru[objectKey, *held]
 
 	mu      sync.RWMutex
-	scanned time.Time // of the directory, when it was read last
+	scanned time.Time // the directory's date when it was read last
+	settled bool      // it was read twice with that date: nothing of the same moment was missed
 	chips   map[chipKey][]tcbKey
 	vleks   map[objectKey][]string // file names, sorted: a TCB has one for each cloud provider
 	entries int
@@ -129,10 +130,9 @@ func (c *Cache) Rescan() error {
 		return fmt.Errorf("collateral: %w", err)
 	}
 	c.mu.RLock()
-	// A change within the clock's grain of the last look may have been missed.
-	same := info.ModTime().Equal(c.scanned) && c.now().Sub(c.scanned) > 2*time.Second
+	same, settled := info.ModTime().Equal(c.scanned), c.settled
 	c.mu.RUnlock()
-	if same {
+	if same && settled {
 		return nil
 	}
 	files, err := fs.ReadDir(c.dir.FS(), ".")
@@ -140,6 +140,9 @@ func (c *Cache) Rescan() error {
 		return fmt.Errorf("collateral: %w", err)
 	}
 	c.index(files, info.ModTime())
+	c.mu.Lock()
+	c.settled = same
+	c.mu.Unlock()
 	return nil
 }
 

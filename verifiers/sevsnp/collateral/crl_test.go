@@ -73,9 +73,6 @@ func TestACRLIsReplacedByANewerOneOnly(t *testing.T) {
 	if _, _, err := c.PutCRL("milan", "vcek", w.crl(t, 8, now.Add(time.Minute), now.Add(day))); err == nil || !strings.Contains(err.Error(), "clock") {
 		t.Errorf("one from the future: %v, want a refusal", err)
 	}
-	if _, _, err := c.PutCRL("milan", "vcek", w.crl(t, 8, now.Add(-time.Hour), now.Add(-2*time.Hour))); err == nil {
-		t.Error("one that ends before it begins was stored")
-	}
 	if _, _, err := c.PutCRL("genoa", "vcek", w.crl(t, 9, now.Add(-day), now.Add(day))); err == nil {
 		t.Error("a CRL of Milan was stored for Genoa")
 	}
@@ -186,8 +183,9 @@ func TestNoCRLIsEverFetchedByARequest(t *testing.T) {
 func TestANewASKIsKeptOnlyIfThePinnedARKSignedIt(t *testing.T) {
 	w := newWorld(t, simsnp.KDSOptions{Burst: -1})
 	chain := w.authority.Chain(simsnp.Milan)
-	key, err := rsa.GenerateKey(rand.Reader, 4096)
-	check(t, err)
+	key := arkKey(t, "genoa") // any other key
+	forged := *chain.ARK
+	forged.PublicKey = key.Public()
 	ask := func(parent *x509.Certificate, signer *rsa.PrivateKey) []byte {
 		der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 			SerialNumber: big.NewInt(77), RawSubject: chain.ASK.RawSubject, Subject: pkix.Name{CommonName: "SEV-Milan"},
@@ -200,7 +198,7 @@ func TestANewASKIsKeptOnlyIfThePinnedARKSignedIt(t *testing.T) {
 	dir := t.TempDir()
 	c := w.cache(t, dir)
 	good := ask(chain.ARK, arkKey(t, "milan"))
-	if _, _, err := c.PutCertificate(ask(chain.ARK, key)); err == nil {
+	if _, _, err := c.PutCertificate(ask(&forged, key)); err == nil {
 		t.Error("an ASK that the ARK did not sign was kept")
 	}
 	for _, stored := range []bool{true, false} {
@@ -218,11 +216,8 @@ func TestANewASKIsKeptOnlyIfThePinnedARKSignedIt(t *testing.T) {
 }
 
 func TestCRLsAreFetchedByHalfOfTheirLife(t *testing.T) {
-	const life = 20 * 24 * time.Hour
+	const life = 10 * 24 * time.Hour
 	w := newWorld(t, simsnp.KDSOptions{Burst: -1})
-	now := time.Now()
-	der := w.crl(t, 1, now.Add(-life/4), now.Add(3*life/4))
-	_ = der
 	synctest.Test(t, func(t *testing.T) {
 		a, err := simsnp.NewAuthority(simsnp.Options{})
 		check(t, err)
@@ -234,7 +229,7 @@ func TestCRLsAreFetchedByHalfOfTheirLife(t *testing.T) {
 		ctx, cancel := contextOf(t)
 		go func() { done <- s.Run(ctx) }()
 		first, last := s.Stats().CRLs["milan vcek"], time.Now()
-		for range 200 { // 50 days
+		for range 100 { // 25 days
 			time.Sleep(6 * time.Hour)
 			c := s.Stats().CRLs["milan vcek"]
 			if c.ThisUpdate.IsZero() {
@@ -252,7 +247,7 @@ func TestCRLsAreFetchedByHalfOfTheirLife(t *testing.T) {
 			t.Errorf("Run returned %v, want nil", err)
 		}
 		if n := kds.Requests()["/vcek/v1/Milan/crl"]; n < 4 || n > 40 {
-			t.Errorf("the CRL was fetched %d times in 50 days, want a few times", n)
+			t.Errorf("the CRL was fetched %d times in 25 days, want a few times", n)
 		}
 	})
 }

@@ -225,9 +225,6 @@ func (t trust) crl(der []byte, at slot) (*Object, error) {
 	if err := list.CheckSignatureFrom(ark); err != nil {
 		return nil, fmt.Errorf("the CRL is not signed by the pinned ARK of %s: %w", at.product, err)
 	}
-	if !list.NextUpdate.IsZero() && list.NextUpdate.Before(list.ThisUpdate) {
-		return nil, errors.New("the CRL ends before it begins")
-	}
 	return &Object{
 		Kind: CRL, Product: at.product, SigningKey: at.signingKey, Number: list.Number,
 		NotBefore: list.ThisUpdate, NotAfter: list.NextUpdate, DER: list.Raw,
