@@ -135,6 +135,7 @@ func (o *office) start() {
 	must(t, err)
 	o.store, err = store.OpenSQLite(ctx, filepath.Join(o.cfg.DataDir, "assay.db"))
 	must(t, err)
+	must(t, o.policy.Remember(ctx, o.store, o.clock.Now))
 	ring, err := keys.OpenDir(filepath.Join(o.cfg.DataDir, "keys"))
 	must(t, err)
 	signer, err := ca.CheckpointSigner(ctx, ring)

@@ -31,6 +31,7 @@ type PolicyFile struct {
 	haveSeen bool
 	changed  func(*policy.Bundle)
 	result   func(string)
+	record   func(context.Context, *policy.Bundle) error // see Remember
 }
 
 // policyPoll is how often the file is looked at.
@@ -40,6 +41,7 @@ const policyPoll = 2 * time.Second
 // mistake is an error.
 func LoadPolicyFile(path, trustDomain string, log *slog.Logger) (*PolicyFile, error) {
 	p := &PolicyFile{path: path, trustDomain: trustDomain, log: log, changed: func(*policy.Bundle) {}, result: func(string) {}}
+	p.record = func(context.Context, *policy.Bundle) error { return nil }
 	src, err := os.ReadFile(path)
 	if err != nil {
 		return nil, cli.Usagef("name it under policy: in the configuration; `assayd init` writes one to begin with", "cannot read the policy: %w", err)
@@ -86,6 +88,7 @@ func (p *PolicyFile) Reload(ctx context.Context) {
 	defer p.mu.Unlock()
 	src, err := os.ReadFile(p.path)
 	if err != nil {
+		p.haveSeen = false // whatever is there next is looked at, also what was there before
 		p.refuse(ctx, fmt.Errorf("cannot read the policy: %w", err))
 		return
 	}
@@ -104,6 +107,11 @@ func (p *PolicyFile) Reload(ctx context.Context) {
 		err = fmt.Errorf("%s: the content has changed and the revision has not grown: it is %d, in force is %d", p.path, next.Revision(), now.Revision())
 	}
 	if err != nil {
+		p.refuse(ctx, err)
+		return
+	}
+	if err := p.record(ctx, next); err != nil {
+		p.haveSeen = false // the database may answer at the next look
 		p.refuse(ctx, err)
 		return
 	}

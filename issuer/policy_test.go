@@ -1,18 +1,21 @@
 package issuer_test
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/internal/cli"
 	"github.com/assay-project/assay/issuer"
+	"github.com/assay-project/assay/issuer/store"
 )
 
 func TestANewPolicyIsInForceForTheNextAttestation(t *testing.T) {
@@ -103,36 +106,81 @@ func TestAPolicyThatIsWrongAtStartIsAnError(t *testing.T) {
 	}
 }
 
-// A revision only grows, over a restart too.
+// A revision only grows, over a restart too, and whether or not anything was
+// issued under it: the newest may be the one that withdrew everything.
 func TestASupersededPolicyDoesNotStart(t *testing.T) {
 	o := open(t)
-	o.replacePolicy(policyText(5))
-	check := func(text string) (string, error) {
+	start := func(text string) error {
 		t.Helper()
 		path := filepath.Join(t.TempDir(), "policy.yaml")
 		must(t, os.WriteFile(path, []byte(text), 0o600))
 		p, err := issuer.LoadPolicyFile(path, trustDomain, slog.New(slog.DiscardHandler))
 		must(t, err)
-		return p.CheckNotSuperseded(t.Context(), o.ledger.Reader)
+		err = p.CheckNotSuperseded(t.Context(), o.store)
+		if rerr := p.Remember(t.Context(), o.store, time.Now); (rerr == nil) != (err == nil) {
+			t.Errorf("check says %v, start says %v", err, rerr)
+		}
+		return err
 	}
-	if warning, err := check(policyText(1)); warning != "" || err != nil {
-		t.Errorf("nothing is on record: %q %v", warning, err)
+	refused := func(what, hint string, err error) {
+		t.Helper()
+		var u *cli.UsageError
+		if !errors.As(err, &u) || !contains(u.Hint, hint) {
+			t.Errorf("%s: %v, want a hint with %q", what, err, hint)
+		}
 	}
-	_, err := o.attempt(o.connect()).run()
+	o.replacePolicy(policyText(5)) // nothing is ever issued under it
+	refused("an older revision", "revision 6", start(policyText(4)))
+	must(t, start(policyText(5)))
+	refused("other content", "make it 6", start(strings.Replace(policyText(5), "30m", "31m", 1)))
+	must(t, start(policyText(6)))
+	refused("what was in force before", "revision 7", start(policyText(5)))
+	must(t, start(strings.Replace(policyText(1), "bundle: test", "bundle: other", 1)))
+}
+
+// What was in force in the meantime, of the same name, supersedes.
+func TestAReloadIsOnRecordBeforeItIsInForce(t *testing.T) {
+	o := open(t)
+	must(t, o.store.PutPolicy(t.Context(), store.Policy{TrustDomain: trustDomain, Name: "test", Revision: 7, At: time.Now()}))
+	o.replacePolicy(policyText(6))
+	if o.policy.Current().Revision() != 1 || !contains(o.policy.Refused(), "superseded") {
+		t.Errorf("in force: %d, refused: %q", o.policy.Current().Revision(), o.policy.Refused())
+	}
+	o.replacePolicy(policyText(8))
+	last, err := o.store.LatestPolicy(t.Context(), trustDomain, "test")
 	must(t, err)
-	if _, err := check(policyText(4)); cli.ExitCode(err) != cli.Usage || !contains(err.Error(), "superseded") {
-		t.Errorf("an older revision: %v", err)
+	if o.policy.Current().Revision() != 8 || last.Revision != 8 {
+		t.Errorf("in force: %d, on record: %d", o.policy.Current().Revision(), last.Revision)
 	}
-	if warning, err := check(policyText(5)); warning != "" || err != nil {
-		t.Errorf("the same: %q %v", warning, err)
+	// A record that cannot be made leaves the one before in force, and is tried again.
+	must(t, os.WriteFile(o.cfg.Policy, []byte(policyText(9)), 0o600))
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	o.policy.Reload(gone)
+	if o.policy.Current().Revision() != 8 || o.policy.Refused() == "" {
+		t.Errorf("without a record: %d is in force, refused: %q", o.policy.Current().Revision(), o.policy.Refused())
 	}
-	if warning, err := check(strings.Replace(policyText(5), "30m", "31m", 1)); !contains(warning, "raise the revision") || err != nil {
-		t.Errorf("other content: %q %v", warning, err)
+	o.policy.Reload(t.Context())
+	if o.policy.Current().Revision() != 9 || o.policy.Refused() != "" {
+		t.Errorf("with one: %d is in force, refused: %q", o.policy.Current().Revision(), o.policy.Refused())
 	}
-	if warning, err := check(policyText(6)); warning != "" || err != nil {
-		t.Errorf("a newer revision: %q %v", warning, err)
-	}
-	if warning, err := check(strings.Replace(policyText(1), "bundle: test", "bundle: other", 1)); warning != "" || err != nil {
-		t.Errorf("another bundle: %q %v", warning, err)
+}
+
+// A file that is replaced by moving is away for a moment.
+func TestAPolicyFileThatWasAwayForAMomentIsNotRefusedForEver(t *testing.T) {
+	o := open(t)
+	for name, text := range map[string]string{"the one in force": policyText(1), "a bad one": "version: 1\nnonsense: true\n"} {
+		o.replacePolicy(text)
+		want := o.policy.Refused()
+		must(t, os.Rename(o.cfg.Policy, o.cfg.Policy+".away"))
+		o.policy.Reload(t.Context())
+		if !contains(o.policy.Refused(), "cannot read") {
+			t.Errorf("%s, while it is away: %q", name, o.policy.Refused())
+		}
+		must(t, os.Rename(o.cfg.Policy+".away", o.cfg.Policy))
+		o.policy.Reload(t.Context())
+		if got := o.policy.Refused(); got != want {
+			t.Errorf("%s, when it is back: %q, before: %q", name, got, want)
+		}
 	}
 }

@@ -78,16 +78,11 @@ func openData(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *dat
 	if err != nil {
 		return nil, err
 	}
-	l, err := ledger.Open(ctx, st, cfg.TrustDomain, signer, ledger.Options{
-		Now: time.Now, Log: log, Sink: cfg.CheckpointSink, Retain: cfg.RetainEvidence, Quotas: quotas(cfg),
-	})
+	l, err := ledger.Open(ctx, st, cfg.TrustDomain, signer, ledgerOptions(cfg, log))
 	if err != nil {
 		return nil, err
 	}
-	authority, err := ca.Open(ctx, ca.Config{
-		TrustDomain: cfg.TrustDomain, Simulated: cfg.Simulated(), DataDir: cfg.DataDir,
-		Keys: ring, Store: st, Results: l, Now: time.Now, Log: log,
-	})
+	authority, err := ca.Open(ctx, caConfig(cfg, ring, st, l, log))
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +122,7 @@ func checkKind(ctx context.Context, cfg *config.Config, st *store.SQLite) error 
 
 // checkData looks at the data without changing anything, also while a server
 // runs on it.
-func checkData(ctx context.Context, cfg *config.Config, policy *issuer.PolicyFile, w io.Writer) (err error) {
+func checkData(ctx context.Context, cfg *config.Config, policy *issuer.PolicyFile, log *slog.Logger) (err error) {
 	if err := notInitialised(cfg); err != nil {
 		return err
 	}
@@ -143,33 +138,33 @@ func checkData(ctx context.Context, cfg *config.Config, policy *issuer.PolicyFil
 	if err != nil {
 		return starting(err)
 	}
-	if _, err := ca.CheckpointSigner(ctx, ring); err != nil {
-		return starting(err)
-	}
-	if err := checkAuthorities(ctx, cfg, st, ring); err != nil {
-		return starting(err)
-	}
-	warning, err := policy.CheckNotSuperseded(ctx, ledger.NewReader(st, cfg.TrustDomain, ""))
-	if warning != "" {
-		_, _ = fmt.Fprintf(w, "warning: %s\n", warning)
-	}
-	return starting(err)
+	// Everything that `run` would refuse, each by the code that `run` uses.
+	return starting(errors.Join(
+		ca.Check(ctx, caConfig(cfg, ring, st, nil, log)),
+		checkLedger(ctx, cfg, ring, st, log),
+		policy.CheckNotSuperseded(ctx, st),
+	))
 }
 
-// checkAuthorities: every key that the database names is there and can be read.
-func checkAuthorities(ctx context.Context, cfg *config.Config, st *store.SQLite, ring keys.Ring) error {
-	for _, use := range []store.Use{store.X509, store.Verifier} {
-		rows, err := st.Authorities(ctx, cfg.TrustDomain, use)
-		if err != nil {
-			return err
-		}
-		for _, row := range rows {
-			if _, err := ring.Get(ctx, row.KeyName); err != nil {
-				return cli.Usagef("restore the key from a backup; a new authority is never made in its place", "the database names the key %s: %w", row.KeyName, err)
-			}
-		}
+// checkLedger is the ledger's part, where its key can be read; where it cannot,
+// ca.Check says so.
+func checkLedger(ctx context.Context, cfg *config.Config, ring keys.Ring, st *store.SQLite, log *slog.Logger) error {
+	signer, err := ca.CheckpointSigner(ctx, ring)
+	if err != nil {
+		return nil //nolint:nilerr // ca.Check reports it
 	}
-	return nil
+	return ledger.Check(ctx, st, cfg.TrustDomain, signer, ledgerOptions(cfg, log))
+}
+
+func ledgerOptions(cfg *config.Config, log *slog.Logger) ledger.Options {
+	return ledger.Options{Now: time.Now, Log: log, Sink: cfg.CheckpointSink, Retain: cfg.RetainEvidence, Quotas: quotas(cfg)}
+}
+
+func caConfig(cfg *config.Config, ring keys.Ring, st *store.SQLite, results ca.ResultKeeper, log *slog.Logger) ca.Config {
+	return ca.Config{
+		TrustDomain: cfg.TrustDomain, Simulated: cfg.Simulated(), DataDir: cfg.DataDir,
+		Keys: ring, Store: st, Results: results, Now: time.Now, Log: log,
+	}
 }
 
 // logger is the log that the configuration asks for.

@@ -29,7 +29,7 @@ func checkCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := checkData(c.Context(), cfg, p, c.ErrOrStderr()); err != nil {
+			if err := checkData(c.Context(), cfg, p, logger(cfg, c.ErrOrStderr())); err != nil {
 				return err
 			}
 			kind := "hardware"

@@ -73,12 +73,8 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) 
 	}
 	defer func() { err = errors.Join(err, data.store.Close()) }()
 
-	warning, err := policy.CheckNotSuperseded(ctx, data.ledger.Reader)
-	if err != nil {
+	if err := policy.CheckNotSuperseded(ctx, data.store); err != nil {
 		return starting(err)
-	}
-	if warning != "" {
-		log.WarnContext(ctx, "policy", "warning", warning)
 	}
 
 	metrics := issuer.NewMetrics(cfg.TrustDomain)
@@ -93,6 +89,9 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) 
 	listeners, err := listen(cfg)
 	if err != nil {
 		return err
+	}
+	if err := policy.Remember(ctx, data.store, time.Now); err != nil {
+		return starting(err)
 	}
 	for _, w := range policy.Current().Warnings() {
 		log.WarnContext(ctx, "policy", "warning", w.Error())

@@ -41,6 +41,7 @@ func Check(ctx context.Context, cfg Config) error {
 	_, bootstrapErr := c.offlineOr(ctx, bootstrapRootKey, c.bootstrapRoot.PublicKey)
 	problems = append(problems, verifierErr, bootstrapErr) // errors.Join leaves out nil
 	now := cfg.Now()
+	problems = append(problems, c.bootstrapEnded(now))
 	if c.verifier != nil {
 		if _, err := c.storedDocument(ctx, now); err != nil && !c.has(ctx, verifierRootKey) {
 			problems = append(problems, fault("verifier_root_missing", fmt.Errorf("no verifier-keys document can be served: %w", err),

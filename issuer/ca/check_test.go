@@ -3,6 +3,7 @@ package ca
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/assay-project/assay/issuer/keys"
@@ -44,6 +45,13 @@ func TestCheckFindsWhatOpenWouldMissAndChangesNothing(t *testing.T) {
 	wantCheck(t, check(t, f), "bootstrap_root_missing")
 	f.Advance(30 * day)
 	wantCheck(t, check(t, f), "verifier_root_missing")
+	f.Advance(10 * 365 * day)
+	wantCheck(t, check(t, f), "authority_expired")
+	if err := check(t, f); !strings.Contains(err.Error(), "bootstrap root ended") {
+		t.Errorf("not all problems are told: %v", err)
+	}
 	must(t, os.Remove(f.ring.Path(checkpointKey)))
-	wantCheck(t, check(t, f), "key_file")
+	if err := check(t, f); !strings.Contains(err.Error(), "checkpoint.key") {
+		t.Errorf("the missing checkpoint key is not told: %v", err)
+	}
 }

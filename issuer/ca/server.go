@@ -60,9 +60,8 @@ func (c *CA) renewServer(ctx context.Context, at stops, warn func(string, ...any
 			return nil
 		}
 	}
-	if !now.Before(c.bootstrapRoot.NotAfter) {
-		return fault("bootstrap_root_expired", fmt.Errorf("the bootstrap root ended at %s", c.bootstrapRoot.NotAfter.Format(time.RFC3339)),
-			"agents need a new bootstrap root in their measured configuration")
+	if err := c.bootstrapEnded(now); err != nil {
+		return err
 	}
 	root, err := c.root(ctx, bootstrapRootKey, c.bootstrapRoot.PublicKey)
 	if err != nil {
@@ -116,6 +115,15 @@ func (c *CA) renewServer(ctx context.Context, at stops, warn func(string, ...any
 	c.server.Store(made)
 	c.log.Info("ca: made a TLS certificate for the server", slog.Time("not_after", made.Leaf.NotAfter))
 	return nil
+}
+
+// bootstrapEnded says so if the bootstrap root has ended.
+func (c *CA) bootstrapEnded(now time.Time) error {
+	if now.Before(c.bootstrapRoot.NotAfter) {
+		return nil
+	}
+	return fault("bootstrap_root_expired", fmt.Errorf("the bootstrap root ended at %s", c.bootstrapRoot.NotAfter.Format(time.RFC3339)),
+		"agents need a new bootstrap root in their measured configuration")
 }
 
 // readServer reads the file and checks that agents would accept what is in it.

@@ -122,6 +122,17 @@ func TestARolledBackDatabaseIsNoticedAtTheStart(t *testing.T) {
 	f.openStore(t)
 	_, err = ledger.Open(t.Context(), f.store, td, f.signer, ledger.Options{Now: f.Now, Sink: sink})
 	wantCheck(t, err, attest.Internal, "sink_ahead")
+	check := func(sink string) error {
+		return ledger.Check(t.Context(), f.store, td, f.signer, ledger.Options{Now: f.Now, Sink: sink})
+	}
+	wantCheck(t, check(sink), attest.Internal, "sink_ahead")
+	must(t, check(""))
+	missing := filepath.Join(t.TempDir(), "none")
+	must(t, check(missing))
+	if _, err := os.Stat(missing); err == nil {
+		t.Error("Check made a sink")
+	}
+	wantCheck(t, check(filepath.Join(missing, "none")), attest.Internal, "sink_file")
 	f.open(t, ledger.Options{}) // without the witness nobody can tell
 
 	// Another second entry than the one that the sink has seen.

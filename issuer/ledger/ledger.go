@@ -89,6 +89,39 @@ type signedCheckpoint struct {
 //	chain_… checkpoint_…  as in [VerifyChain], from the last checkpoint on
 //	sink_ahead            the sink's last checkpoint is not in this database
 func Open(ctx context.Context, st store.Store, trustDomain string, signer crypto.Signer, o Options) (*Ledger, error) {
+	l, err := prepare(ctx, st, trustDomain, signer, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.checkTail(ctx); err != nil {
+		return nil, err
+	}
+	if l.opt.Sink != "" {
+		if l.sink, err = l.openSink(ctx, l.opt.Sink); err != nil {
+			return nil, err
+		}
+	}
+	return l, l.measure(ctx)
+}
+
+// Check makes the checks of Open and changes nothing, also while a server runs
+// (open the store read-only).
+func Check(ctx context.Context, st store.Store, trustDomain string, signer crypto.Signer, o Options) error {
+	l, err := prepare(ctx, st, trustDomain, signer, o)
+	if err != nil {
+		return err
+	}
+	if err := l.checkTail(ctx); err != nil {
+		return err
+	}
+	if l.opt.Sink != "" {
+		return l.checkSink(ctx, l.opt.Sink)
+	}
+	return nil
+}
+
+// prepare makes a ledger that has read nothing of the chain yet.
+func prepare(ctx context.Context, st store.Store, trustDomain string, signer crypto.Signer, o Options) (*Ledger, error) {
 	if o.Now == nil {
 		return nil, errors.New("ledger: Options.Now is required")
 	}
@@ -115,21 +148,12 @@ func Open(ctx context.Context, st store.Store, trustDomain string, signer crypto
 	if err != nil {
 		return nil, &attest.Error{Kind: attest.Internal, Check: "ledger_key", Err: err, Hint: "restore checkpoint.key from a backup"}
 	}
-	l := &Ledger{
+	return &Ledger{
 		Reader: NewReader(st, trustDomain, o.Chain), simulated: td.Simulated, signer: signer, key: key, opt: o, log: o.Log,
 		records: make(chan *request, maxBatch), denials: make(chan *denialRequest, maxDenialQueue),
 		certificates: make(chan store.Certificate, maxCertificateQueue), wanted: make(chan chan checkpointResult),
 		stopping: make(chan struct{}), stopped: make(chan struct{}), serials: newSerials(rememberedSerials),
-	}
-	if err := l.checkTail(ctx); err != nil {
-		return nil, err
-	}
-	if o.Sink != "" {
-		if l.sink, err = l.openSink(ctx, o.Sink); err != nil {
-			return nil, err
-		}
-	}
-	return l, l.measure(ctx)
+	}, nil
 }
 
 // validChain accepts names that are safe in a checkpoint's origin.

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/assay-project/assay/attest"
@@ -31,31 +33,57 @@ const (
 // openSink opens the file for appending, and compares its last checkpoint with
 // the database: a database that was rolled back is noticed here.
 func (l *Ledger) openSink(ctx context.Context, path string) (*sink, error) {
-	fail := func(check string, err error, hint string) (*sink, error) {
-		return nil, &attest.Error{Kind: attest.Internal, Check: check, Err: fmt.Errorf("%s: %w", path, err), Hint: hint}
-	}
-	const ours = "check the path and permissions of the checkpoint sink in the configuration"
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o644) //nolint:gosec // public, and for others to read
 	if err != nil {
-		return fail("sink_file", err, ours)
+		return nil, sinkFile(path, err)
 	}
-	closing := func(s *sink, err error) (*sink, error) {
-		_ = f.Close()
-		return s, err
+	whole, err := l.compareSink(ctx, path, f)
+	if err == nil && !whole {
+		l.log.Warn("ledger: the sink ends in an incomplete checkpoint, as after a crash; marking it", slog.String("sink", path))
+		if _, werr := f.WriteString("\n" + tornMark + "\n\n"); werr != nil {
+			err = sinkFile(path, werr)
+		}
 	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &sink{f: f, queue: make(chan []byte, sinkQueue), done: make(chan struct{})}, nil
+}
+
+// checkSink is openSink for one who changes nothing: the file may be missing,
+// its directory may not.
+func (l *Ledger) checkSink(ctx context.Context, path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(filepath.Dir(path)); err != nil {
+			return sinkFile(path, err)
+		}
+		return nil
+	}
+	if err != nil {
+		return sinkFile(path, err)
+	}
+	_, err = l.compareSink(ctx, path, f)
+	return errors.Join(err, f.Close())
+}
+
+func sinkFile(path string, err error) error {
+	return &attest.Error{
+		Kind: attest.Internal, Check: "sink_file", Err: fmt.Errorf("%s: %w", path, err),
+		Hint: "check the path and permissions of the checkpoint sink in the configuration",
+	}
+}
+
+// compareSink compares the last checkpoint in the file with the database. whole
+// is false where the file ends within a checkpoint.
+func (l *Ledger) compareSink(ctx context.Context, path string, f *os.File) (whole bool, err error) {
 	info, err := f.Stat()
 	if err != nil {
-		return closing(fail("sink_file", err, ours))
+		return false, sinkFile(path, err)
 	}
 	tail := make([]byte, min(info.Size(), sinkTail))
 	if _, err := f.ReadAt(tail, info.Size()-int64(len(tail))); err != nil && !errors.Is(err, io.EOF) {
-		return closing(fail("sink_file", err, ours))
-	}
-	if len(tail) > 0 && !bytes.HasSuffix(tail, []byte("\n\n")) {
-		l.log.Warn("ledger: the sink ends in an incomplete checkpoint, as after a crash; marking it", slog.String("sink", path))
-		if _, err := f.WriteString("\n" + tornMark + "\n\n"); err != nil {
-			return closing(fail("sink_file", err, ours))
-		}
+		return false, sinkFile(path, err)
 	}
 	notes := SplitNotes(tail)
 	for i := len(notes) - 1; i >= 0; i-- {
@@ -64,12 +92,14 @@ func (l *Ledger) openSink(ctx context.Context, path string) (*sink, error) {
 			continue // another chain's, or a piece: what counts is our last
 		}
 		if err := l.checkAgainst(ctx, cp); err != nil {
-			return closing(fail("sink_ahead", err,
-				"the database is older than the sink, or another one. After restoring a backup on purpose, move the sink file away and keep it: it shows what was lost"))
+			return false, &attest.Error{
+				Kind: attest.Internal, Check: "sink_ahead", Err: fmt.Errorf("%s: %w", path, err),
+				Hint: "the database is older than the sink, or another one. After restoring a backup on purpose, move the sink file away and keep it: it shows what was lost",
+			}
 		}
 		break
 	}
-	return &sink{f: f, queue: make(chan []byte, sinkQueue), done: make(chan struct{})}, nil
+	return len(tail) == 0 || bytes.HasSuffix(tail, []byte("\n\n")), nil
 }
 
 // put queues a note, or drops it where the sink is stuck.

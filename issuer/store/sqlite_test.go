@@ -174,6 +174,9 @@ func TestTheLedgerRefusesUpdateAndDelete(t *testing.T) {
 	if err := s.AddAuthority(t.Context(), a); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.PutPolicy(t.Context(), store.Policy{TrustDomain: b.TrustDomain, Name: "p", Revision: 2}); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.PutDocument(t.Context(), store.Document{TrustDomain: b.TrustDomain, Kind: "k", Sequence: 1, Body: []byte{1}}); err != nil {
 		t.Fatal(err)
 	}
@@ -200,6 +203,9 @@ func TestTheLedgerRefusesUpdateAndDelete(t *testing.T) {
 		`DELETE FROM documents`,
 		`UPDATE documents SET sequence = 9`,
 		`UPDATE trust_domains SET bundle_sequence = 0`,
+		`DELETE FROM policies`,
+		`UPDATE policies SET revision = 1`,
+		`REPLACE INTO policies SELECT trust_domain, name, revision, x'00', at FROM policies`,
 	} {
 		if _, err := db.ExecContext(t.Context(), stmt); err == nil || !strings.Contains(err.Error(), "append-only") {
 			t.Errorf("%s: %v, want it refused", stmt, err)

@@ -26,6 +26,7 @@ type Store interface {
 
 	TrustDomainStore
 	AuthorityStore
+	PolicyStore
 	LedgerStore
 	LedgerReader
 }
@@ -102,6 +103,25 @@ type Document struct {
 	Sequence    uint64
 	Body        []byte
 	CreatedAt   time.Time
+}
+
+// PolicyStore remembers the policies that were in force.
+type PolicyStore interface {
+	// PutPolicy stores that a policy is in force from now on. The newest
+	// revision of its name again is no error; the same revision with another
+	// digest, or a lower one, is ErrConflict.
+	PutPolicy(ctx context.Context, p Policy) error
+	// LatestPolicy reads the highest revision of a name; ErrNotFound.
+	LatestPolicy(ctx context.Context, trustDomain, name string) (Policy, error)
+}
+
+// Policy is a revision of a policy that was in force.
+type Policy struct {
+	TrustDomain string
+	Name        string
+	Revision    uint64   // at most 2^63-1
+	Digest      [32]byte // SHA-256 of the source
+	At          time.Time
 }
 
 // LedgerStore is the writing side of the ledger.

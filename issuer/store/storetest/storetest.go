@@ -24,6 +24,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 	t.Run("ATrustDomainKeepsItsKindForLife", func(t *testing.T) { trustDomainKind(t, open(t)) })
 	t.Run("AuthoritiesAreListedAndNeverReplaced", func(t *testing.T) { authorities(t, open(t)) })
 	t.Run("DocumentsOnlyGrow", func(t *testing.T) { documents(t, open(t)) })
+	t.Run("PolicyRevisionsOnlyGrow", func(t *testing.T) { policies(t, open(t)) })
 	t.Run("WhatWasAppendedIsRead", func(t *testing.T) { appended(t, open(t), reopen) })
 	t.Run("ABatchIsWrittenWholeOrNotAtAll", func(t *testing.T) { atomic(t, open(t)) })
 	t.Run("AnAppendOnAnotherHeadIsRefused", func(t *testing.T) { conflict(t, open(t)) })
@@ -144,6 +145,43 @@ func documents(t *testing.T, s store.Store) {
 	got, err := s.LatestDocument(ctx, td, "k")
 	must(t, err)
 	diff(t, store.Document{TrustDomain: td, Kind: "k", Sequence: 5, Body: []byte{5}, CreatedAt: start}, got)
+}
+
+func policies(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	initialised(t, s)
+	if _, err := s.LatestPolicy(ctx, td, "p"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("none: %v, want ErrNotFound", err)
+	}
+	p := store.Policy{TrustDomain: td, Name: "p", Revision: 5, Digest: [32]byte{5}, At: start}
+	must(t, s.PutPolicy(ctx, p))
+	again := p
+	again.At = start.Add(time.Hour)
+	must(t, s.PutPolicy(ctx, again))
+	for name, q := range map[string]store.Policy{
+		"lower":   {TrustDomain: td, Name: "p", Revision: 4, Digest: [32]byte{5}, At: start},
+		"changed": {TrustDomain: td, Name: "p", Revision: 5, Digest: [32]byte{6}, At: start},
+	} {
+		if err := s.PutPolicy(ctx, q); !errors.Is(err, store.ErrConflict) {
+			t.Errorf("%s: %v, want ErrConflict", name, err)
+		}
+	}
+	must(t, s.PutPolicy(ctx, store.Policy{TrustDomain: td, Name: "q", Revision: 1, At: start}))
+	got, err := s.LatestPolicy(ctx, td, "p")
+	must(t, err)
+	diff(t, p, got)
+	p.Revision, p.Digest = 9, [32]byte{9}
+	must(t, s.PutPolicy(ctx, p))
+	got, err = s.LatestPolicy(ctx, td, "p")
+	must(t, err)
+	diff(t, p, got)
+	p.TrustDomain = "other.example.org"
+	if err := s.PutPolicy(ctx, p); err == nil {
+		t.Error("a policy of an unknown trust domain was stored")
+	}
+	if err := s.PutPolicy(ctx, store.Policy{TrustDomain: td, Name: "r", Revision: 1<<64 - 1, At: start}); err == nil {
+		t.Error("a revision that no integer holds was stored")
+	}
 }
 
 func appended(t *testing.T, s store.Store, reopen func(*testing.T, store.Store) store.Store) {
