@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -53,9 +54,30 @@ const (
 	amdOrg  = "Advanced Micro Devices"
 )
 
+// worlds and roots that were made already, by what they were made of: each costs
+// nine RSA-4096 signatures or verifications, and none is ever changed.
+var (
+	worlds sync.Map // of *world, by worldKey
+	roots  sync.Map // of sevsnp.Roots, by PEM
+)
+
+type worldKey struct {
+	org  string
+	keys fakeKeys
+}
+
 // newWorld makes the CAs of every line. Two worlds differ in the order of their
 // keys or in their names.
 func newWorld(t testing.TB, org string, k fakeKeys) *world {
+	t.Helper()
+	if w, ok := worlds.Load(worldKey{org, k}); ok {
+		return w.(*world)
+	}
+	w, _ := worlds.LoadOrStore(worldKey{org, k}, makeWorld(t, org, k))
+	return w.(*world)
+}
+
+func makeWorld(t testing.TB, org string, k fakeKeys) *world {
 	t.Helper()
 	w := &world{org: org, lines: make(map[string]*fakeLine), keys: k}
 	for i, p := range sevsnp.Products() {
@@ -139,11 +161,15 @@ func (w *world) verifier(t testing.TB, opts ...sevsnp.Option) *sevsnp.Verifier {
 
 func verifierOf(t testing.TB, pem []byte, opts ...sevsnp.Option) *sevsnp.Verifier {
 	t.Helper()
-	r, err := sevsnp.SimulatedRoots(pem)
-	if err != nil {
-		t.Fatal(err)
+	r, ok := roots.Load(string(pem))
+	if !ok {
+		made, err := sevsnp.SimulatedRoots(pem)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, _ = roots.LoadOrStore(string(pem), made)
 	}
-	v, err := sevsnp.New(r, opts...)
+	v, err := sevsnp.New(r.(sevsnp.Roots), opts...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -108,9 +108,13 @@ func SimulatedRoots(pemBytes []byte) (Roots, error) {
 	if len(certs) == 0 {
 		return Roots{}, errors.New("sevsnp: simulated roots: no certificate")
 	}
+	own, err := ownCertificates()
+	if err != nil {
+		return Roots{}, err
+	}
 	byProduct := make(map[string][]*x509.Certificate)
 	for _, c := range certs {
-		if err := notAMD(c); err != nil {
+		if err := notAMD(c, own); err != nil {
 			return Roots{}, fmt.Errorf("sevsnp: simulated roots: %w", err)
 		}
 		product, _, err := roleOf(c)
@@ -279,17 +283,24 @@ func isRSA4096(c *x509.Certificate) bool {
 	return ok && k.N.BitLen() == 4096 && k.E == 65537
 }
 
-// notAMD refuses a certificate that holds one of AMD's own keys.
-func notAMD(c *x509.Certificate) error {
+// ownCertificates parses all the built-in ones.
+func ownCertificates() ([]*x509.Certificate, error) {
+	var out []*x509.Certificate
 	for _, b := range builtins() {
 		certs, err := parsePEM(b.pem)
 		if err != nil {
-			return err
+			return nil, fmt.Errorf("sevsnp: the built-in certificates of %s: %w", b.product, err)
 		}
-		for _, own := range certs {
-			if bytes.Equal(c.RawSubjectPublicKeyInfo, own.RawSubjectPublicKeyInfo) {
-				return fmt.Errorf("%q is a key of AMD: a simulated trust domain never accepts hardware's", own.Subject.CommonName)
-			}
+		out = append(out, certs...)
+	}
+	return out, nil
+}
+
+// notAMD refuses a certificate that holds one of AMD's own keys.
+func notAMD(c *x509.Certificate, amd []*x509.Certificate) error {
+	for _, own := range amd {
+		if bytes.Equal(c.RawSubjectPublicKeyInfo, own.RawSubjectPublicKeyInfo) {
+			return fmt.Errorf("%q is a key of AMD: a simulated trust domain never accepts hardware's", own.Subject.CommonName)
 		}
 	}
 	return nil
