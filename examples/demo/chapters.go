@@ -13,7 +13,7 @@ import (
 
 // hardware makes the simulated PKI and starts three enclaves' security modules.
 func (d *demo) hardware(ctx context.Context) error {
-	d.chapter("Hardware, simulated: three enclaves of one AWS account")
+	d.chapter("Hardware, simulated: three Nitro enclaves of one AWS account, and an SEV-SNP guest")
 	root, err := d.run(ctx, nil, "teesim", "nitro", "root", "--authority", d.path("aws"))
 	if err != nil {
 		return err
@@ -36,8 +36,22 @@ func (d *demo) hardware(ctx context.Context) error {
 			return err
 		}
 	}
-	d.say("orders and inventory run their images; a third runs the image of orders in debug mode,")
-	d.say("in which the host can read its memory.")
+	p, err := d.start("teesim-vault", nil, "teesim", "sevsnp", "run", "--socket", d.path("vault.nsm"), "--image", guestImage,
+		"--product", guestProduct, "--chip", guestChip, "--crl")
+	if err != nil {
+		return err
+	}
+	if err := p.says(ctx, "listening on"); err != nil {
+		return err
+	}
+	if root, err = d.run(ctx, nil, "teesim", "sevsnp", "roots"); err != nil {
+		return err
+	}
+	if err := os.WriteFile(d.path("amd-roots.pem"), []byte(root), 0o600); err != nil {
+		return err
+	}
+	d.say("orders and inventory run their images; a third enclave runs the image of orders in debug mode,")
+	d.say("in which the host can read its memory. vault is an AMD SEV-SNP guest on a machine of our own.")
 	return nil
 }
 
@@ -45,7 +59,8 @@ func (d *demo) hardware(ctx context.Context) error {
 func (d *demo) server(ctx context.Context) error {
 	d.chapter("assayd starts: a new trust domain, a new CA, a policy")
 	data := d.path("assay")
-	if _, err := d.run(ctx, nil, "assayd", "init", "--trust-domain", trustDomain, "--data-dir", data, "--simulated-root", d.path("aws-root.pem")); err != nil {
+	if _, err := d.run(ctx, nil, "assayd", "init", "--trust-domain", trustDomain, "--data-dir", data,
+		"--simulated-root", d.path("aws-root.pem"), "--simulated-snp-roots", d.path("amd-roots.pem")); err != nil {
 		return err
 	}
 	if err := d.writePolicy(ctx, 1); err != nil {
@@ -64,7 +79,9 @@ metrics_listen: ""
 reattest_spread: 1s
 nitro:
   simulated_root: %s
-`, trustDomain, d.address, d.path("aws-root.pem"))), 0o600); err != nil {
+sevsnp:
+  simulated_roots: %s
+`, trustDomain, d.address, d.path("aws-root.pem"), d.path("amd-roots.pem"))), 0o600); err != nil {
 		return err
 	}
 	if out, err := d.run(ctx, nil, "assayd", "check", "--config", d.path("assay/assayd.yaml")); err != nil {
@@ -167,6 +184,47 @@ func (d *demo) refuseOtherImage(ctx context.Context) error {
 	return nil
 }
 
+// otherTEE boots the SEV-SNP guest: another vendor's hardware, the same road.
+func (d *demo) otherTEE(ctx context.Context) error {
+	d.chapter("An SEV-SNP guest boots: other hardware, the same road")
+	p, err := d.startAgent(ctx, "vault")
+	if err != nil {
+		return err
+	}
+	if err := p.until(ctx, "it holds an SVID", func() bool { _, err := d.fetch(ctx, "vault"); return err == nil }); err != nil {
+		return err
+	}
+	if _, err := d.run(ctx, nil, "assay-agent", "fetch", "--socket", d.path("vault.sock"), "--write", d.path("vault-svid")); err != nil {
+		return err
+	}
+	out, err := d.assay(ctx, "svid", "verify", "--bundle", d.path("vault-svid/bundle.0.pem"), "--verifier-root", d.path("assay/verifier-root.pem"),
+		"--verifier-keys", d.path("verifier-keys.cbor"), "--allow-simulated", "--tee", "amd-sev-snp", "--owned", d.path("vault-svid/svid.0.pem"))
+	if err != nil {
+		return err
+	}
+	first, _, _ := strings.Cut(out, "\n\n")
+	_, tail, _ := strings.Cut(out, "Trustworthiness (AR4SI)")
+	d.quote("assay svid verify … --allow-simulated --tee amd-sev-snp --owned vault-svid/svid.0.pem", first+"\n\nTrustworthiness (AR4SI)"+tail, nil)
+	return nil
+}
+
+// guest is what a policy says of the SEV-SNP guest, its machine and firmware.
+type guest struct{ measurement, chipID, floor string }
+
+var guestFacts = regexp.MustCompile(`(?s)measurement: \{eq: "(\w+)"\}.*reported_tcb: (\{gte: .*?\}\}\}).*chip_id: \{eq: "(\w+)"\}`)
+
+func (d *demo) guest(ctx context.Context) (guest, error) {
+	out, err := d.run(ctx, nil, "teesim", "sevsnp", "measurements", "--image", guestImage, "--product", guestProduct, "--chip", guestChip)
+	if err != nil {
+		return guest{}, err
+	}
+	m := guestFacts.FindStringSubmatch(out)
+	if m == nil {
+		return guest{}, fmt.Errorf("teesim printed other measurements than expected:\n%s", out)
+	}
+	return guest{measurement: m[1], floor: m[2], chipID: m[3]}, nil
+}
+
 // refuseDebug starts the agent of the debug enclave, and explains its denial.
 func (d *demo) refuseDebug(ctx context.Context) error {
 	d.chapter("The enclave in debug mode is denied: same image, same role")
@@ -244,9 +302,12 @@ func (d *demo) order(ctx context.Context, who string) (string, error) {
 }
 
 func (d *demo) startAgent(ctx context.Context, name string) (*process, error) {
-	file := d.path(name + "-agent.yaml")
+	file, device := d.path(name+"-agent.yaml"), "--nsm-socket"
+	if name == "vault" {
+		device = "--snp-socket"
+	}
 	if _, err := d.run(ctx, nil, "assay-agent", "init", "--server", d.address, "--bootstrap-root", d.path("bootstrap.pem"),
-		"--nsm-socket", d.path(name+".nsm"), "--socket", d.path(name+".sock"), "--config", file); err != nil {
+		device, d.path(name+".nsm"), "--socket", d.path(name+".sock"), "--config", file); err != nil {
 		return nil, err
 	}
 	return d.start("agent-"+name, nil, "assay-agent", "run", "--config", file)

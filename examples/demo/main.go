@@ -43,7 +43,7 @@ func run(ctx context.Context, keep bool) (err error) {
 		}
 	}()
 	for _, chapter := range []func(context.Context) error{
-		d.hardware, d.server, d.enclaves, d.talk, d.refuseOtherImage, d.refuseDebug, d.renew, d.audit,
+		d.hardware, d.server, d.enclaves, d.talk, d.refuseOtherImage, d.otherTEE, d.refuseDebug, d.renew, d.audit,
 	} {
 		if err := chapter(ctx); err != nil {
 			return fmt.Errorf("%w\n(its files are in %s)", err, d.dir)
@@ -75,6 +75,8 @@ const (
 	trustDomain = "simulated.demo.assay.example"
 	role        = "arn:aws:iam::123456789012:role/shop"
 	inventoryID = "spiffe://" + trustDomain + "/shop/inventory"
+
+	guestImage, guestProduct, guestChip = "vault", "genoa", "rack-4"
 )
 
 func newDemo() (*demo, error) {
@@ -88,7 +90,8 @@ func newDemo() (*demo, error) {
 		return nil, err
 	}
 	d := &demo{story: &story{w: os.Stdout, begin: time.Now()}, bin: filepath.Dir(self), dir: dir}
-	d.say("Assay demo. Simulated: the Nitro hardware (NSM) and its AWS root. Real: everything else.")
+	d.say("Assay demo. Simulated: the hardware (Nitro Security Modules, an AMD secure processor) and its")
+	d.say("vendors' roots. Real: everything else.")
 	d.say("Files: %s", dir)
 	return d, nil
 }
@@ -97,7 +100,7 @@ func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }
 
 func (d *demo) closing(keep bool) {
 	d.say("")
-	d.say("What was simulated: the Nitro Security Modules and the PKI that vouches for them. No hardware vouched for")
+	d.say("What was simulated: the Nitro Security Modules, the AMD secure processor, and the PKIs behind them. No hardware vouched for")
 	d.say("anything here, and the trust domain's name, its CA and every attestation result say so.")
 	if keep {
 		d.say("Look around in %s: assay.db, policy.yaml and the logs are there; try", d.dir)

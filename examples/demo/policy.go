@@ -7,9 +7,10 @@ import (
 	"strings"
 )
 
-// writePolicy writes a revision of the demo's policy: two workloads, each an
-// image (PCR0) and who may launch it (PCR3). The second revision also admits
-// the next release of orders before it ships.
+// writePolicy writes a revision of the demo's policy: for two enclaves an image
+// (PCR0) and who may launch it (PCR3), for a guest its measurement, its machine
+// and the least firmware. The second revision also admits the next release of
+// orders before it ships.
 func (d *demo) writePolicy(ctx context.Context, revision int) error {
 	images := []string{"orders"}
 	if revision > 1 {
@@ -29,13 +30,20 @@ func (d *demo) writePolicy(ctx context.Context, revision int) error {
 	if err != nil {
 		return err
 	}
+	vault, err := d.guest(ctx)
+	if err != nil {
+		return err
+	}
 	text := fmt.Sprintf(`version: 1
 bundle: shop
 revision: %d
 trust_domain: %s
 references:
   orders-images:
-%sworkloads:
+%s  our-machines:
+    dedicated: true # no other tenant runs on them
+    values: [{value: %q, note: "rack 4"}]
+workloads:
   - name: orders
     tee: aws-nitro
     mode: enforce
@@ -54,7 +62,18 @@ references:
     issue:
       - spiffe_id: "spiffe://{td}/shop/inventory"
         x509_ttl: 1h
-`, revision, trustDomain, references.String(), pcr3, inventory["pcr0"], pcr3)
+  - name: vault
+    tee: amd-sev-snp
+    mode: enforce
+    match:
+      measurement: {eq: %q}
+      chip_id: {in: our-machines} # whose machine it runs on: ownership
+      reported_tcb: %s # no firmware older than this
+    issue:
+      - spiffe_id: "spiffe://{td}/shop/vault"
+        x509_ttl: 1h
+`, revision, trustDomain, references.String(), vault.chipID, pcr3, inventory["pcr0"], pcr3,
+		vault.measurement, vault.floor)
 	// Replaced in one step: the server must never read half a policy.
 	tmp := d.path("assay/policy.yaml.new")
 	if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
