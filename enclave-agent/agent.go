@@ -88,7 +88,7 @@ func New(cfg Config) (*Agent, error) {
 	if td, err := cfg.BootstrapRoots.TrustDomain(); err == nil && td != cfg.TrustDomain {
 		return nil, fmt.Errorf("agent: the bootstrap root is that of trust domain %s, not of %s", td, cfg.TrustDomain)
 	}
-	a := &Agent{cfg: cfg, log: cfg.Log, time: &timekeeper{clock: cfg.Clock}, plan: newSchedule(), health: newHealthState(), ids: []string{""}}
+	a := &Agent{cfg: cfg, log: cfg.Log, time: &timekeeper{clock: cfg.Clock}, plan: newSchedule(), health: newHealthState(cfg.Attester.Platform()), ids: []string{""}}
 	for i, id := range cfg.Identities {
 		if id.TrustDomain() != cfg.TrustDomain {
 			return nil, fmt.Errorf("agent: %s is not in the trust domain %s", id, cfg.TrustDomain)

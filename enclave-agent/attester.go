@@ -21,10 +21,20 @@ type Attester interface {
 	Evidence(ctx context.Context, want attest.Binding) (attest.Evidence, error)
 }
 
-// Prober is an Attester that can say whether its device works without making
-// evidence; `assay-agent check` asks.
+// Collector is an Attester that also makes evidence outside of an attestation.
+// The caller chooses a nonce, and it alone: what the hardware signs is bound to
+// the nonce under a tag that attestation refuses (docs/spec/binding.md).
+type Collector interface {
+	// Collect returns evidence bound to the nonce. Errors are those of
+	// [Attester].Evidence, and Malformed for an empty nonce.
+	Collect(ctx context.Context, nonce []byte) (attest.Evidence, error)
+}
+
+// Prober is an Attester that can say whether its device works; `assay-agent
+// check` and `run` ask.
 type Prober interface {
-	// Probe returns a line about the device for people.
+	// Probe returns a line about the device for people. What it asks for is bound
+	// to nothing, and no server accepts it.
 	Probe(ctx context.Context) (string, error)
 }
 
@@ -34,7 +44,9 @@ func evidenceMessage(ev attest.Evidence) (*assayv1.Evidence, error) {
 	switch ev.Platform {
 	case attest.AWSNitro:
 		m.Body = &assayv1.Evidence_Nitro{Nitro: &assayv1.NitroEvidence{Document: ev.Body}}
-	case attest.AMDSEVSNP, attest.TPM2:
+	case attest.AMDSEVSNP:
+		m.Body = &assayv1.Evidence_Snp{Snp: &assayv1.SnpEvidence{Report: ev.Body}}
+	case attest.TPM2:
 		return nil, unsupported(ev.Platform)
 	default:
 		return nil, unsupported(ev.Platform)
@@ -46,6 +58,6 @@ func unsupported(p attest.Platform) error {
 	return &attest.Error{
 		Kind: attest.Internal, Check: "platform",
 		Err:  fmt.Errorf("this agent has no attester for %q", clip(string(p))),
-		Hint: "this version attests on " + string(attest.AWSNitro),
+		Hint: fmt.Sprintf("this version attests on %s and %s", attest.AWSNitro, attest.AMDSEVSNP),
 	}
 }

@@ -8,7 +8,8 @@
 //
 // The parts, and where to read about each:
 //
-//	attester.go nitro.go   what the hardware is asked for
+//	attester.go detect.go  what the hardware is asked for, and which hardware it is
+//	nitro.go snp.go …      one kind of TEE each
 //	server.go              which server is believed (the pinned bootstrap roots)
 //	attestation.go         one attestation: Hello, Challenge, Evidence, Issued
 //	reply.go               what is checked in everything that a server says

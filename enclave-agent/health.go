@@ -17,10 +17,14 @@ const (
 	HealthPolicy   = "policy"   // the last attestation was not denied by policy
 )
 
+// HealthTEE begins the name of a service that tells the kind of TEE that the
+// agent attests with: "tee/aws-nitro".
+const HealthTEE = "tee/"
+
 // healthState keeps the health service up to date.
 type healthState struct{ server *health.Server }
 
-func newHealthState() *healthState {
+func newHealthState(tee attest.Platform) *healthState {
 	h := &healthState{health.NewServer()}
 	for _, s := range []string{HealthOverall, HealthIdentity} {
 		h.set(s, false)
@@ -28,6 +32,7 @@ func newHealthState() *healthState {
 	for _, s := range []string{HealthClock, HealthServer, HealthPolicy} {
 		h.server.SetServingStatus(s, healthpb.HealthCheckResponse_UNKNOWN)
 	}
+	h.set(HealthTEE+string(tee), true)
 	return h
 }
 

@@ -20,6 +20,10 @@ func TestTheAgentLinksNoVerifierPolicyDatabaseOrSimulator(t *testing.T) {
 		if dep == "database/sql" || strings.HasPrefix(dep, "modernc.org/") || strings.HasPrefix(dep, "github.com/hf/nitrite") {
 			t.Errorf("the agent links %s", dep)
 		}
+		// Of this library the kernel's structures alone (docs/decisions/0007-sev-guest.md).
+		if strings.HasPrefix(dep, "github.com/google/go-sev-guest/") && dep != "github.com/google/go-sev-guest/client/linuxabi" || dep == "github.com/google/logger" {
+			t.Errorf("the agent links %s", dep)
+		}
 		own, ok := strings.CutPrefix(dep, module)
 		if !ok {
 			continue

@@ -22,6 +22,9 @@ const NitroDevice = "/dev/nsm"
 // that a document made for another purpose is never one made for Assay.
 const nitroUserDataTag = "assay/v1\x00"
 
+// nitroCollectedTag precedes it in a document made for somebody to look at.
+const nitroCollectedTag = "assay/v1 collected\x00"
+
 // nsmTimeout bounds one request to the NSM. A real one answers an attestation
 // request within tens of milliseconds.
 const nsmTimeout = 10 * time.Second
@@ -66,11 +69,25 @@ func (n *Nitro) Evidence(ctx context.Context, want attest.Binding) (attest.Evide
 	if len(want.Keys) == 0 {
 		return attest.Evidence{}, &attest.Error{Kind: attest.Internal, Check: "nsm", Err: errors.New("a binding without keys")}
 	}
-	res, err := n.ask(ctx, &request.Attestation{
+	return n.document(ctx, &request.Attestation{
 		UserData:  append([]byte(nitroUserDataTag), want.B[:]...),
 		Nonce:     want.Nonce[:],
 		PublicKey: want.Keys[0].SPKI,
 	})
+}
+
+// Collect asks for a document outside of an attestation, for the security team:
+// user_data has a tag that attestation refuses, and there is no key.
+func (n *Nitro) Collect(ctx context.Context, nonce []byte) (attest.Evidence, error) {
+	b, err := attest.CollectedBinding(nonce)
+	if err != nil {
+		return attest.Evidence{}, err
+	}
+	return n.document(ctx, &request.Attestation{UserData: append([]byte(nitroCollectedTag), b[:]...), Nonce: nonce})
+}
+
+func (n *Nitro) document(ctx context.Context, req *request.Attestation) (attest.Evidence, error) {
+	res, err := n.ask(ctx, req)
 	if err != nil {
 		return attest.Evidence{}, err
 	}

@@ -193,7 +193,7 @@ func TestABindingWithoutKeysIsRefused(t *testing.T) {
 
 func TestEvidenceOfAPlatformWithoutAttesterIsRefused(t *testing.T) {
 	t.Parallel()
-	for _, p := range []attest.Platform{attest.AMDSEVSNP, attest.TPM2, "abacus", ""} {
+	for _, p := range []attest.Platform{attest.TPM2, "abacus", ""} {
 		_, err := evidenceMessage(attest.Evidence{Platform: p})
 		wantCheck(t, err, attest.Internal, "platform")
 	}
@@ -213,4 +213,27 @@ func FuzzNSMResponse(f *testing.F) {
 		}
 		_, _ = decodeNSMResponse(body)
 	})
+}
+
+func TestACollectedDocumentIsRefusedAsAnAnswerToAChallenge(t *testing.T) {
+	t.Parallel()
+	dev, auth := simulatedNSM(t)
+	ev, err := dev.Collect(context.Background(), []byte("a nonce"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := must(nitro.New(must(nitro.SimulatedRoots(auth.RootPEM()))))
+	claims, err := v.Authenticate(context.Background(), ev, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := must(attest.CollectedBinding([]byte("a nonce")))
+	if got := string(claims.Nitro.UserData); got != "assay/v1 collected\x00"+string(b[:]) || string(claims.Nitro.Nonce) != "a nonce" || len(claims.Nitro.PublicKey) != 0 {
+		t.Errorf("user_data %q, nonce %q, public key %x", got, claims.Nitro.Nonce, []byte(claims.Nitro.PublicKey))
+	}
+	want := testBinding()
+	want.B = b
+	wantCheck(t, v.Bound(claims, want), attest.Untrusted, "binding_user_data")
+	_, err = dev.Collect(context.Background(), nil)
+	wantCheck(t, err, attest.Malformed, "challenge")
 }

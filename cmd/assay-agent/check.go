@@ -15,13 +15,13 @@ import (
 )
 
 func checkCommand() *cobra.Command {
-	var f configFlags
+	var f deviceFlags
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Validate the configuration, the roots, the socket's place and the device",
 		Long: `check validates everything that run needs, without starting and without
 speaking to the server: the configuration, the bootstrap roots, the directory of
-the socket, and the TEE's device, which is asked who it is.`,
+the socket, which TEE this is, and its device, which is asked who it is.`,
 		Example: "  assay-agent check\n  assay-agent check --data-dir ~/agent",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -39,10 +39,6 @@ the socket, and the TEE's device, which is asked who it is.`,
 func check(c *cobra.Command, path string, s *config.Settings, at time.Time) error {
 	out := c.OutOrStdout()
 	good := func(format string, a ...any) { _, _ = fmt.Fprintf(out, "ok  "+format+"\n", a...) }
-	// New checks what only the whole can tell.
-	if _, err := agent.New(s.Agent(nil)); err != nil {
-		return err
-	}
 	good("configuration %s: trust domain %s, server %s", path, s.TrustDomain, s.Config.Server)
 	if err := checkRoots(out, c.ErrOrStderr(), s.Roots, at); err != nil {
 		return err
@@ -55,10 +51,19 @@ func check(c *cobra.Command, path string, s *config.Settings, at time.Time) erro
 	default:
 		good("socket %s", s.Config.Socket)
 	}
-	about, err := s.Attester().Probe(c.Context())
+	device, err := s.Attester(newLog(c.ErrOrStderr(), s))
 	if err != nil {
 		return err
 	}
+	// New checks what only the whole can tell.
+	if _, err := agent.New(s.Agent(device, nil)); err != nil {
+		return err
+	}
+	about, err := device.Probe(c.Context())
+	if err != nil {
+		return err
+	}
+	good("tee %s", device.Platform())
 	good("device %s", about)
 	return nil
 }

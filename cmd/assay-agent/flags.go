@@ -52,6 +52,35 @@ func (f *configFlags) load() (*config.Settings, error) {
 	return config.Load(f.path())
 }
 
+// deviceFlags say also which TEE this is.
+type deviceFlags struct {
+	configFlags
+	tee string
+}
+
+func (f *deviceFlags) add(c *cobra.Command) {
+	f.configFlags.add(c)
+	c.Flags().StringVar(&f.tee, "tee", "", teeUsage+" (default: that of the configuration)")
+}
+
+const teeUsage = "kind of TEE: auto, aws-nitro or amd-sev-snp"
+
+func (f *deviceFlags) load() (*config.Settings, error) {
+	if f.tee != "" {
+		if err := config.CheckTee(f.tee); err != nil {
+			return nil, cli.Usagef("auto finds out where the agent runs", "--tee: %w", err)
+		}
+	}
+	s, err := f.configFlags.load()
+	if err != nil {
+		return nil, err
+	}
+	if f.tee != "" {
+		s.Config.Tee = f.tee
+	}
+	return s, nil
+}
+
 // socketFlags say where a running agent is: --socket, or the variable that
 // workloads use, or the configuration.
 type socketFlags struct {

@@ -69,6 +69,7 @@ type health struct {
 	Clock    string `json:"clock"`    // the wall clock agrees with the server's time
 	Server   string `json:"server"`   // the last attestation was answered
 	Policy   string `json:"policy"`   // the last attestation was not denied by policy
+	TEE      string `json:"tee"`      // the kind of TEE that it attests with: "aws-nitro"
 }
 
 func askHealth(ctx context.Context, path string) (health, error) {
@@ -77,22 +78,27 @@ func askHealth(ctx context.Context, path string) (health, error) {
 		return health{}, err
 	}
 	defer func() { _ = conn.Close() }()
-	var h health
+	all, err := healthpb.NewHealthClient(conn).List(ctx, &healthpb.HealthListRequest{})
+	if err != nil {
+		return health{}, noAgent(path, err)
+	}
+	h := health{TEE: "unknown"}
+	for service := range all.GetStatuses() {
+		if tee, ok := strings.CutPrefix(service, agent.HealthTEE); ok {
+			h.TEE = tee
+		}
+	}
 	for service, into := range map[string]*string{
 		agent.HealthOverall: &h.Serving, agent.HealthIdentity: &h.Identity, agent.HealthClock: &h.Clock,
 		agent.HealthServer: &h.Server, agent.HealthPolicy: &h.Policy,
 	} {
-		r, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{Service: service})
-		if err != nil {
-			return health{}, noAgent(path, err)
-		}
-		switch r.GetStatus() {
+		*into = "unknown"
+		switch all.GetStatuses()[service].GetStatus() {
 		case healthpb.HealthCheckResponse_SERVING:
 			*into = "good"
 		case healthpb.HealthCheckResponse_NOT_SERVING:
 			*into = "bad"
 		case healthpb.HealthCheckResponse_UNKNOWN, healthpb.HealthCheckResponse_SERVICE_UNKNOWN:
-			*into = "unknown"
 		}
 	}
 	return h, nil
@@ -102,7 +108,7 @@ func (h health) write(w io.Writer, output string) error {
 	if output == "json" {
 		return json.NewEncoder(w).Encode(h)
 	}
-	_, err := fmt.Fprintf(w, "serving   %s\nidentity  %s\nclock     %s\nserver    %s\npolicy    %s\n", h.Serving, h.Identity, h.Clock, h.Server, h.Policy)
+	_, err := fmt.Fprintf(w, "serving   %s\nidentity  %s\nclock     %s\nserver    %s\npolicy    %s\ntee       %s\n", h.Serving, h.Identity, h.Clock, h.Server, h.Policy, h.TEE)
 	return err
 }
 

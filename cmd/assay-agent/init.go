@@ -17,8 +17,8 @@ import (
 
 type initFlags struct {
 	configFlags
-	server, trustDomain, nsmSocket, socket string
-	roots                                  []string
+	server, trustDomain, tee, nsmSocket, snpSocket, socket string
+	roots                                                  []string
 }
 
 func initCommand() *cobra.Command {
@@ -27,10 +27,12 @@ func initCommand() *cobra.Command {
 		Use:   "init --server ADDR --bootstrap-root FILE",
 		Short: "Write a configuration that starts as it is",
 		Long: `init writes a commented configuration. The trust domain is read from the
-bootstrap root, which ` + "`assayd bootstrap export`" + ` prints on the server. It
-overwrites nothing.`,
+bootstrap root, which ` + "`assayd bootstrap export`" + ` prints on the server. Paths of
+files beside the configuration, or below it, are written relative to it, so that
+the folder can be copied into an image. It overwrites nothing.`,
 		Example: `  assay-agent init --server 10.0.0.1:8443 --bootstrap-root bootstrap-root.pem
-  assay-agent init --server 127.0.0.1:8443 --bootstrap-root root.pem --nsm-socket nsm.sock --data-dir ~/agent`,
+  assay-agent init --server 127.0.0.1:8443 --bootstrap-root root.pem --nsm-socket nsm.sock --data-dir ~/agent
+  assay-agent init --server 127.0.0.1:8443 --bootstrap-root root.pem --snp-socket guest.sock --data-dir ~/agent`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c) },
 	}
@@ -39,6 +41,9 @@ overwrites nothing.`,
 	c.Flags().StringArrayVar(&f.roots, "bootstrap-root", nil, "PEM file with the server's bootstrap root (required; again for the next root)")
 	c.Flags().StringVar(&f.trustDomain, "trust-domain", "", "SPIFFE trust domain (default: the one that the bootstrap root names)")
 	c.Flags().StringVar(&f.nsmSocket, "nsm-socket", "", "socket of a simulated Nitro Security Module, instead of "+agent.NitroDevice)
+	c.Flags().StringVar(&f.snpSocket, "snp-socket", "", "socket of a simulated SEV-SNP guest, instead of configfs-tsm and "+agent.SNPDevice)
+	c.Flags().StringVar(&f.tee, "tee", config.TeeAuto, teeUsage+"; auto finds out when the agent starts")
+	c.MarkFlagsMutuallyExclusive("nsm-socket", "snp-socket")
 	c.Flags().StringVar(&f.socket, "socket", "", "socket to serve the Workload API on (default "+agent.DefaultSocket+", or DIR/"+config.SocketName+" with --data-dir)")
 	return c
 }
@@ -74,6 +79,10 @@ func (f *initFlags) configuration() (config.Config, error) {
 		return conf, cli.Usagef("for example --server attest.example.org:8443", "--server %q: %w", f.server, err)
 	}
 	conf.Server = f.server
+	if err := config.CheckTee(f.tee); err != nil {
+		return conf, cli.Usagef("auto finds out where the agent runs", "--tee: %w", err)
+	}
+	conf.Tee = f.tee
 	roots, err := f.readRoots(&conf)
 	if err != nil {
 		return conf, err
@@ -96,7 +105,7 @@ func (f *initFlags) configuration() (config.Config, error) {
 	for _, p := range []struct {
 		into *string
 		flag string
-	}{{&conf.Nitro.Socket, f.nsmSocket}, {&conf.Socket, f.socket}} {
+	}{{&conf.Nitro.Socket, f.nsmSocket}, {&conf.SNP.Socket, f.snpSocket}, {&conf.Socket, f.socket}} {
 		if p.flag == "" {
 			continue
 		}
@@ -158,9 +167,9 @@ func (f *initFlags) tell(c *cobra.Command, conf config.Config, file string) {
 	case file == config.DefaultPath:
 		where = ""
 	}
-	device := "device " + conf.Nitro.Device
-	if conf.Nitro.Socket != "" {
-		device = "SIMULATED device " + conf.Nitro.Socket
+	device := "tee " + conf.Tee
+	if simulated := conf.Nitro.Socket + conf.SNP.Socket; simulated != "" {
+		device = "SIMULATED device " + simulated
 	}
 	_, _ = fmt.Fprintf(c.OutOrStdout(), `trust domain %s, server %s, %s
 

@@ -12,7 +12,7 @@ import (
 )
 
 func runCommand() *cobra.Command {
-	var f configFlags
+	var f deviceFlags
 	c := &cobra.Command{
 		Use:   "run",
 		Short: "Attest, and serve the Workload API until stopped",
@@ -38,16 +38,20 @@ SIGTERM and SIGINT stop it.`,
 func runAgent(c *cobra.Command, s *config.Settings) error {
 	log := newLog(c.ErrOrStderr(), s)
 	// Without its device this machine will never attest: say so at once.
-	device, err := s.Attester().Probe(c.Context())
+	attester, err := s.Attester(log)
+	if err != nil {
+		return err
+	}
+	device, err := attester.Probe(c.Context())
 	switch {
 	case c.Context().Err() != nil:
 		return nil // stopped before it began
 	case err != nil:
 		return err
 	}
-	conf := s.Agent(log)
+	conf := s.Agent(attester, log)
 	conf.Listening = func(addr string) {
-		log.Info("serving the SPIFFE Workload API", "address", addr, "trust_domain", s.TrustDomain.Name(), "server", s.Config.Server, "device", device)
+		log.Info("serving the SPIFFE Workload API", "address", addr, "trust_domain", s.TrustDomain.Name(), "server", s.Config.Server, "tee", string(attester.Platform()), "device", device)
 		_, _ = fmt.Fprintf(c.OutOrStdout(), "%s=%s\n", endpointVariable, addr)
 	}
 	a, err := agent.New(conf)

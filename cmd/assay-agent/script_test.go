@@ -20,7 +20,9 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	agent "github.com/assay-project/assay/enclave-agent"
 	simnitro "github.com/assay-project/assay/simulators/nitro"
+	simsnp "github.com/assay-project/assay/simulators/sevsnp"
 )
 
 func TestMain(m *testing.M) {
@@ -64,14 +66,19 @@ func params(dir string) testscript.Params {
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "root" {
+			switch cond {
+			case "root":
 				return os.Getuid() == 0, nil
+			case "tee":
+				_, err := agent.Detect("")
+				return err == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"root":      makeRoot,
 			"nsm":       serveNSM,
+			"snp":       serveSNP,
 			"occupy":    occupy,
 			"exitcode":  exitCode,
 			"appear":    appear,
@@ -154,6 +161,30 @@ func simulatedNSM(path string) (stop func(), err error) {
 	return func() { cancel(); <-done }, nil
 }
 
+// snp PATH [FAULT] serves a simulated SEV-SNP guest.
+func serveSNP(ts *testscript.TestScript, _ bool, args []string) {
+	auth, err := simsnp.NewAuthority(simsnp.Options{})
+	ts.Check(err)
+	chip, err := auth.Chip(simsnp.Genoa, "host")
+	ts.Check(err)
+	var faults []simsnp.Fault
+	for _, name := range args[1:] {
+		f, ok := simsnp.FaultByName(name)
+		if !ok {
+			ts.Fatalf("there is no fault %s", name)
+		}
+		faults = append(faults, f)
+	}
+	g, err := chip.Launch(simsnp.Launch{}, faults...)
+	ts.Check(err)
+	l, err := simsnp.Listen(args[0])
+	ts.Check(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- g.Serve(ctx, l) }()
+	ts.Defer(func() { cancel(); <-done })
+}
+
 // occupy PATH listens on a socket that is no agent's.
 func occupy(ts *testscript.TestScript, _ bool, args []string) {
 	l, err := net.Listen("unix", args[0])
@@ -194,7 +225,7 @@ func freePort(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], port)
 }
 
-// edit FILE OLD NEW replaces what occurs once in a file.
+// edit FILE OLD NEW replaces what occurs once in a file; \n in NEW is a new line.
 func edit(ts *testscript.TestScript, _ bool, args []string) {
 	name := ts.MkAbs(args[0])
 	b, err := os.ReadFile(name)
@@ -202,7 +233,7 @@ func edit(ts *testscript.TestScript, _ bool, args []string) {
 	if strings.Count(string(b), args[1]) != 1 {
 		ts.Fatalf("%q is not once in %s", args[1], args[0])
 	}
-	ts.Check(os.WriteFile(name, []byte(strings.Replace(string(b), args[1], args[2], 1)), 0o600))
+	ts.Check(os.WriteFile(name, []byte(strings.Replace(string(b), args[1], strings.ReplaceAll(args[2], `\n`, "\n"), 1)), 0o600))
 }
 
 // untilcode N CMD ARGS… runs the command until it ends with the code.

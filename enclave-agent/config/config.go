@@ -3,7 +3,8 @@
 // reported with file, line and what was expected.
 //
 //	s, err := config.Load("/etc/assay/assay-agent.yaml")   // an error lists every problem at once
-//	a, err := agent.New(s.Agent(log))
+//	device, err := s.Attester(log)                         // the TEE's, found or named
+//	a, err := agent.New(s.Agent(device, log))
 //
 // Inside a TEE the file belongs to what is measured: it says which server the
 // agent believes. Relative paths are relative to the directory of the file.
@@ -24,10 +25,12 @@ type Config struct {
 	// BootstrapRoots are PEM files with the roots that the server's TLS certificate may chain to: the current one, and the next while it is being replaced. Required. `assayd bootstrap export` prints them. The system's own roots play no part.
 	BootstrapRoots []string `yaml:"bootstrap_roots"`
 
-	// Tee is the kind of TEE: `aws-nitro`.
+	// Tee is the kind of TEE: `aws-nitro` or `amd-sev-snp`. With `auto` the agent finds out when it starts: by the socket of a simulator where one is named below, else by the devices that it finds. The flag `--tee` goes before.
 	Tee string `yaml:"tee"`
 	// Nitro is the device of AWS Nitro Enclaves.
 	Nitro Nitro `yaml:"nitro"`
+	// SNP is the device of AMD SEV-SNP guests.
+	SNP SNP `yaml:"snp"`
 
 	// Identities are the SPIFFE IDs to ask for. Policy must grant every one of them. None (the default) asks for all that policy grants, in its order.
 	Identities []string `yaml:"identities"`
@@ -51,6 +54,22 @@ type Nitro struct {
 	Socket string `yaml:"socket"`
 }
 
+// SNP is the device of AMD SEV-SNP guests.
+type SNP struct {
+	// How reports are had: `configfs-tsm`, or the path of the sev-guest driver's device, `/dev/sev-guest`. With `auto` it is configfs-tsm, and the device where that cannot be used.
+	Device string `yaml:"device"`
+	// The unix socket of a simulated guest (`teesim sevsnp run`), used instead of the device. A server of real hardware refuses its evidence.
+	Socket string `yaml:"socket"`
+	// FetchVCEK lets the agent fetch the certificate of its own chip's key (VCEK) and send it along, when the host gives it none. It is off unless this key is present; `fetch_vcek: {}` has the defaults. The guest then needs a way to the service.
+	FetchVCEK *FetchVCEK `yaml:"fetch_vcek"`
+}
+
+// FetchVCEK is the service that has the certificates of AMD's chips.
+type FetchVCEK struct {
+	// The address of the key distribution service (KDS), a URL. With `https` the host name is checked by the authorities of the image (`/etc/ssl/certs`). The certificate is checked to fit the guest's report, kept in memory, and verified by the server: nobody trusts it for where it came from. Present, it turns the fetching on.
+	KDS string `yaml:"kds"`
+}
+
 // Log is how the agent logs.
 type Log struct {
 	// The least level that is logged: `debug`, `info`, `warn` or `error`.
@@ -68,12 +87,23 @@ const DefaultPath = "/etc/assay/" + FileName
 // SocketName is the socket's name in a directory of one's own.
 const SocketName = "agent.sock"
 
+// TeeAuto has the agent find out in which TEE it runs.
+const TeeAuto = "auto"
+
+// DeviceAuto has it take what the guest's kernel offers; DeviceConfigFS is
+// configfs-tsm alone. Anything else is the path of a device.
+const (
+	DeviceAuto     = "auto"
+	DeviceConfigFS = "configfs-tsm"
+)
+
 // Default returns the configuration with every default set. What is required
 // is missing.
 func Default() Config {
 	return Config{
-		Tee:        "aws-nitro",
+		Tee:        TeeAuto,
 		Nitro:      Nitro{Device: agent.NitroDevice},
+		SNP:        SNP{Device: DeviceAuto},
 		KeyType:    string(agent.P256),
 		Socket:     agent.DefaultSocket,
 		SocketMode: "0666",

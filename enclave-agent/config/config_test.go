@@ -110,7 +110,7 @@ func TestEveryMistakeIsReportedWhereItIs(t *testing.T) {
 		{strings.Replace(good, "root.pem", "none.pem", 1), "a.yaml:3:19: cannot use the bootstrap root"},
 		{strings.Replace(good, "root.pem", "root.pem, noise.pem", 1), "a.yaml:3:29: cannot use the bootstrap root"},
 		{strings.Replace(good, "root.pem", "other.pem", 1), "a.yaml:3:18: the bootstrap root is that of trust domain other.example.org"},
-		{good + "tee: tpm2\n", `a.yaml:4:6: unknown tee "tpm2"`},
+		{good + "tee: tpm2\n", `a.yaml:4:6: unknown tee "tpm2", want auto, aws-nitro or amd-sev-snp`},
 		{good + "key_type: dsa\n", `a.yaml:4:11: unknown key type "dsa"`},
 		{good + "socket: \"@agent\"\n", "a.yaml:4:9: an abstract socket"},
 		{good + "socket: /" + strings.Repeat("x", 120) + "\n", "a.yaml:4:9: the socket path has 121 bytes"},
@@ -120,6 +120,11 @@ func TestEveryMistakeIsReportedWhereItIs(t *testing.T) {
 		{good + "identities: [nonsense]\n", "a.yaml:4:14: not a SPIFFE ID"},
 		{good + "identities: [spiffe://attested.example.org/a, spiffe://attested.example.org/a]\n", "a.yaml:4:47: the same SPIFFE ID twice"},
 		{good + "nitro: {device: \"\"}\n", "a.yaml:4:17: nitro.device is empty"},
+		{good + "snp: {device: \"\"}\n", "a.yaml:4:15: snp.device is empty"},
+		{good + "snp: {socket: a}\nnitro: {socket: b}\n", "a.yaml:4:15: two simulated devices"},
+		{good + "snp: {fetch_vcek: {kds: kdsintf.amd.com}}\n", "a.yaml:4:25: snp.fetch_vcek.kds is no address of a KDS"},
+		{good + "snp: {fetch_vcek: {kds: \"ftp://kds\"}}\n", "a.yaml:4:25: snp.fetch_vcek.kds is no address of a KDS"},
+		{good + "snp: {fetch_vcek: }\n", "a.yaml:4:19: want a mapping, got nothing"},
 		{good + "log: {level: loud}\n", `a.yaml:4:14: unknown log level "loud"`},
 		{good + "log: {format: xml}\n", `a.yaml:4:15: unknown log format "xml"`},
 		{good + "sockets: /x\n", "a.yaml:4:1: unknown key"},
@@ -137,17 +142,5 @@ func TestAFileThatCannotBeReadIsAMistakeOfUsage(t *testing.T) {
 	_, err := Load(filepath.Join(t.TempDir(), "none.yaml"))
 	if cli.ExitCode(err) != cli.Usage {
 		t.Errorf("exit code %d: %v", cli.ExitCode(err), err)
-	}
-}
-
-func TestASimulatedDeviceIsUsedInsteadOfTheRealOne(t *testing.T) {
-	dir := t.TempDir()
-	root(t, filepath.Join(dir, "root.pem"), "attested.example.org")
-	s, err := Parse(filepath.Join(dir, "a.yaml"), []byte("trust_domain: attested.example.org\nserver: 10.0.0.1:8443\nbootstrap_roots: [root.pem]\nnitro: {socket: nsm.sock}\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, want := s.Attester().String(), filepath.Join(dir, "nsm.sock"); got != want {
-		t.Errorf("the device is %s, want %s", got, want)
 	}
 }

@@ -31,6 +31,7 @@ type Settings struct {
 	Identities  []spiffeid.ID
 	KeyType     agent.KeyType
 	SocketMode  fs.FileMode
+	KDS         *agent.KDS // nil: the agent fetches no certificate
 }
 
 // Load reads and validates a configuration file and the roots that it names. A
@@ -68,22 +69,6 @@ func Parse(file string, src []byte) (*Settings, error) {
 		return nil, err
 	}
 	return s, nil
-}
-
-// Attester returns the device that the configuration names.
-func (s *Settings) Attester() *agent.Nitro {
-	if s.Config.Nitro.Socket != "" {
-		return agent.NewNitroSocket(s.Config.Nitro.Socket)
-	}
-	return agent.NewNitro(s.Config.Nitro.Device)
-}
-
-// Agent is the configuration as package agent takes it.
-func (s *Settings) Agent(log *slog.Logger) agent.Config {
-	return agent.Config{
-		TrustDomain: s.TrustDomain, Server: s.Config.Server, BootstrapRoots: s.Roots, Attester: s.Attester(),
-		Socket: s.Config.Socket, SocketMode: s.SocketMode, KeyType: s.KeyType, Identities: s.Identities, Log: log,
-	}
 }
 
 // Level is the level of the log.
@@ -229,14 +214,34 @@ func ReadRoots(path string) (agent.BootstrapRoots, error) {
 
 func (v validator) device() {
 	c := &v.s.Config
-	if c.Tee != string(attest.AWSNitro) {
-		v.report(fmt.Sprintf("unknown tee %q", c.Tee), "this version attests on "+string(attest.AWSNitro), "tee")
+	if err := CheckTee(c.Tee); err != nil {
+		v.report(err.Error(), teeHint, "tee")
 	}
 	if c.Nitro.Device == "" {
 		v.report("nitro.device is empty", "remove the line for the default", "nitro", "device")
 	}
+	if c.SNP.Device == "" {
+		v.report("snp.device is empty", "remove the line for the default", "snp", "device")
+	}
+	if c.Tee == TeeAuto && c.Nitro.Socket != "" && c.SNP.Socket != "" {
+		v.report("two simulated devices", "keep one, or name the kind with tee", "snp", "socket")
+	}
 	v.absolute(&c.Nitro.Device)
 	v.absolute(&c.Nitro.Socket)
+	v.absolute(&c.SNP.Socket)
+	if c.SNP.Device != DeviceAuto && c.SNP.Device != DeviceConfigFS {
+		v.absolute(&c.SNP.Device)
+	}
+	if f := c.SNP.FetchVCEK; f != nil {
+		if f.KDS == "" {
+			f.KDS = agent.AMDKDS
+		}
+		kds, err := agent.NewKDS(f.KDS)
+		if err != nil {
+			v.report("snp.fetch_vcek.kds is no address of a KDS: "+err.Error(), "remove the line for AMD's, "+agent.AMDKDS, "snp", "fetch_vcek", "kds")
+		}
+		v.s.KDS = kds
+	}
 }
 
 func (v validator) keys() {

@@ -5,20 +5,16 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	agent "github.com/assay-project/assay/enclave-agent"
 )
 
 // Starter writes the commented configuration of a new agent, which starts as it
-// is. Of c the required keys, the socket and nitro.socket are used. Paths
+// is. Of c the required keys, tee, the socket, nitro.socket and snp.socket are used. Paths
 // inside the file's own directory are written relative to it.
 func Starter(file string, c Config) []byte {
 	d := Default()
-	base := filepath.Dir(file)
-	path := func(p string) string {
-		if rel, err := filepath.Rel(base, p); err == nil && filepath.IsLocal(rel) {
-			p = rel
-		}
-		return strconv.Quote(p)
-	}
+	path := func(p string) string { return strconv.Quote(beside(filepath.Dir(file), p)) }
 	var b strings.Builder
 	line := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
 
@@ -37,7 +33,8 @@ func Starter(file string, c Config) []byte {
 		line("  - %s", path(r))
 	}
 	line("")
-	line("tee: %s", d.Tee)
+	line("# The kind of TEE: %s. With auto the agent finds out where it runs.", teeHint)
+	line("tee: %s", c.Tee)
 	if c.Nitro.Socket != "" {
 		line("# THE HARDWARE IS SIMULATED: the NSM of `teesim nitro run`. A server of real hardware refuses it.")
 		line("nitro:")
@@ -45,6 +42,14 @@ func Starter(file string, c Config) []byte {
 	} else {
 		line("# nitro: {device: %s}", d.Nitro.Device)
 	}
+	if c.SNP.Socket != "" {
+		line("# THE HARDWARE IS SIMULATED: the guest of `teesim sevsnp run`. A server of real hardware refuses it.")
+		line("snp:")
+		line("  socket: %s", path(c.SNP.Socket))
+	} else {
+		line("# snp: {device: %s}", d.SNP.Device)
+	}
+	line("# An SEV-SNP guest whose host gives it no certificate can fetch its own: below snp, fetch_vcek: {kds: %q}", agent.AMDKDS)
 	line("")
 	line("# The SPIFFE IDs to ask for. None asks for all that policy grants.")
 	line("# identities: [%s]", strconv.Quote("spiffe://"+c.TrustDomain+"/payments/api"))
@@ -56,4 +61,30 @@ func Starter(file string, c Config) []byte {
 	line("")
 	line("# log: {level: %s, format: %s}", d.Log.Level, d.Log.Format)
 	return []byte(b.String())
+}
+
+// beside returns a path as it is written into a file in the directory base:
+// relative to it where it lies in there, so that the directory can be moved (into
+// an image, say), else as it is. Two names of one directory are one.
+func beside(base, path string) string {
+	if rel, ok := below(base, path); ok {
+		return rel
+	}
+	realBase, err := filepath.EvalSymlinks(base)
+	if err != nil {
+		return path
+	}
+	realDir, err := filepath.EvalSymlinks(filepath.Dir(path))
+	if err != nil {
+		return path
+	}
+	if rel, ok := below(realBase, filepath.Join(realDir, filepath.Base(path))); ok {
+		return rel
+	}
+	return path
+}
+
+func below(base, path string) (string, bool) {
+	rel, err := filepath.Rel(base, path)
+	return rel, err == nil && filepath.IsLocal(rel)
 }

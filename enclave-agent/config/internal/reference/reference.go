@@ -5,6 +5,7 @@ package reference
 import (
 	"bytes"
 
+	agent "github.com/assay-project/assay/enclave-agent"
 	"github.com/assay-project/assay/enclave-agent/config"
 	"github.com/assay-project/assay/internal/configdoc"
 )
@@ -27,7 +28,9 @@ believes. See the [guide](../guides/agent.md).
 
 // Page returns the page; dir is the directory of package config's source.
 func Page(dir string) ([]byte, error) {
-	table, err := configdoc.Markdown(dir, config.Default())
+	c := config.Default()
+	c.SNP.FetchVCEK = &config.FetchVCEK{KDS: agent.AMDKDS} // off by default: its comment says so
+	table, err := configdoc.Markdown(dir, c)
 	if err != nil {
 		return nil, err
 	}
