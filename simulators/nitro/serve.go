@@ -2,128 +2,34 @@ package nitro
 
 import (
 	"context"
-	"encoding/binary"
-	"errors"
-	"io"
+	"fmt"
 	"net"
-	"sync"
-	"syscall"
-	"time"
+
+	"github.com/assay-project/assay/simulators/internal/socket"
 )
 
-// Limits of the socket server (docs/spec/nsm-socket.md).
-const (
-	frameTime      = 10 * time.Second // for the rest of a frame once it has begun, and to take a response
-	idleTime       = 10 * time.Minute // between requests
-	acceptPause    = 100 * time.Millisecond
-	maxConnections = 64
-)
+// Listen opens a unix socket at a path, mode 0600, that exists only from the
+// moment on which it accepts connections. A socket that a process left behind is
+// replaced; one that still answers, or anything else at the path, is an error.
+// Close removes it.
+func Listen(path string) (net.Listener, error) {
+	l, err := socket.Listen(path)
+	if err != nil {
+		return nil, fmt.Errorf("nitro: %w", err)
+	}
+	return l, nil
+}
 
 // Serve answers requests on the listener until ctx ends; then it closes the
 // listener and all connections, waits for what is under way, and returns nil.
 // One connection carries requests one after another, each way as a four-byte
-// big-endian length and that many bytes of CBOR. A client that breaks the
-// framing, or stalls within a frame, loses its connection and nobody else's.
+// big-endian length and that many bytes of CBOR (docs/spec/nsm-socket.md). A
+// client that breaks the framing, or stalls within a frame, loses its connection
+// and nobody else's.
 func (m *Module) Serve(ctx context.Context, l net.Listener) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() }) // the error would be that it is closed
-	defer stop()
-	var connections sync.WaitGroup
-	defer connections.Wait()
-	defer cancel() // before the wait: connections end with ctx
-	slots := make(chan struct{}, maxConnections)
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			if !passing(err) {
-				return err
-			}
-			select { // accepting would fail again at once
-			case <-ctx.Done():
-			case <-time.After(acceptPause):
-			}
-			continue
-		}
-		select {
-		case slots <- struct{}{}:
-		default: // full: the client may try again
-			_ = c.Close()
-			continue
-		}
-		connections.Go(func() {
-			defer func() { <-slots }()
-			m.serveConn(ctx, c)
-		})
-	}
-}
-
-// passing reports whether accepting may work again later: the process or the
-// machine is short of descriptors, or the client has gone already.
-func passing(err error) bool {
-	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
-}
-
-// serveConn ends with the connection or ctx, whichever is first.
-func (m *Module) serveConn(ctx context.Context, c net.Conn) {
-	stop := context.AfterFunc(ctx, func() { _ = c.Close() }) // wakes the read below
-	defer stop()
-	defer func() { _ = c.Close() }()
-	for {
-		request, err := readFrame(c)
-		if errors.Is(err, errFrameTooLarge) {
-			// What follows is not worth reading; say why, and close.
-			_ = writeFrame(c, respond("Error", cborText(string(codeInputTooLarge))))
-			return
-		}
-		if err != nil {
-			return // closed, half a frame, or too slow
-		}
-		if writeFrame(c, m.Handle(request)) != nil {
-			return
-		}
-	}
-}
-
-var errFrameTooLarge = errors.New("nitro: the frame is larger than a request can be")
-
-// readFrame waits for a frame, and then for the rest of it not very long.
-func readFrame(c net.Conn) ([]byte, error) {
-	if err := c.SetDeadline(time.Now().Add(idleTime)); err != nil {
-		return nil, err
-	}
-	var size [4]byte
-	if _, err := io.ReadFull(c, size[:1]); err != nil {
-		return nil, err
-	}
-	if err := c.SetDeadline(time.Now().Add(frameTime)); err != nil {
-		return nil, err
-	}
-	if _, err := io.ReadFull(c, size[1:]); err != nil {
-		return nil, err
-	}
-	n := binary.BigEndian.Uint32(size[:])
-	if n > MaxRequest {
-		return nil, errFrameTooLarge
-	}
-	request := make([]byte, n)
-	_, err := io.ReadFull(c, request)
-	return request, err
-}
-
-func writeFrame(c net.Conn, b []byte) error {
-	if err := c.SetWriteDeadline(time.Now().Add(frameTime)); err != nil {
-		return err
-	}
-	frame := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(b)), uint32(len(b)))
-	_, err := c.Write(append(frame, b...))
-	return err
+	return socket.Server{
+		MaxRequest: MaxRequest,
+		TooLarge:   respond("Error", cborText(string(codeInputTooLarge))),
+		Handle:     m.Handle,
+	}.Serve(ctx, l)
 }

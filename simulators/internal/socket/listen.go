@@ -1,4 +1,4 @@
-package sevsnp
+package socket
 
 import (
 	"errors"
@@ -21,7 +21,7 @@ const maxSocketPath = 107
 // Close removes it.
 func Listen(path string) (net.Listener, error) {
 	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("sevsnp: socket path %s has %d bytes, at most %d are possible", path, len(path), maxSocketPath)
+		return nil, fmt.Errorf("socket path %s has %d bytes, at most %d are possible", path, len(path), maxSocketPath)
 	}
 	if err := clearStale(path); err != nil {
 		return nil, err
@@ -30,25 +30,25 @@ func Listen(path string) (net.Listener, error) {
 	// then its name: there is no moment in which another user could connect.
 	dir, err := os.MkdirTemp(filepath.Dir(path), ".s")
 	if err != nil {
-		return nil, fmt.Errorf("sevsnp: making a socket: %w", err)
+		return nil, fmt.Errorf("making a socket: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	temporary := filepath.Join(dir, "s")
 	if len(temporary) > maxSocketPath {
-		return nil, fmt.Errorf("sevsnp: socket path %s: its directory's name is too long for a unix socket", path)
+		return nil, fmt.Errorf("socket path %s: its directory's name is too long for a unix socket", path)
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temporary, Net: "unix"})
 	if err != nil {
-		return nil, fmt.Errorf("sevsnp: making a socket: %w", err)
+		return nil, fmt.Errorf("making a socket: %w", err)
 	}
 	l.SetUnlinkOnClose(false)
 	if err := os.Chmod(temporary, 0o600); err != nil {
 		_ = l.Close()
-		return nil, fmt.Errorf("sevsnp: making a socket: %w", err)
+		return nil, fmt.Errorf("making a socket: %w", err)
 	}
 	if err := os.Rename(temporary, path); err != nil {
 		_ = l.Close()
-		return nil, fmt.Errorf("sevsnp: making a socket: %w", err)
+		return nil, fmt.Errorf("making a socket: %w", err)
 	}
 	return &socket{UnixListener: l, path: path}, nil
 }
@@ -60,18 +60,18 @@ func clearStale(path string) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("sevsnp: %w", err)
+		return err
 	}
 	if info.Mode().Type() != fs.ModeSocket {
-		return fmt.Errorf("sevsnp: %s exists and is not a socket: remove it, or choose another path", path)
+		return fmt.Errorf("%s exists and is not a socket: remove it, or choose another path", path)
 	}
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
 		_ = c.Close()
-		return fmt.Errorf("sevsnp: another process answers on %s: stop it, or choose another path", path)
+		return fmt.Errorf("another process answers on %s: stop it, or choose another path", path)
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("sevsnp: %s exists, and whether a process answers there can't be seen: %w", path, err)
+		return fmt.Errorf("%s exists, and whether a process answers there can't be seen: %w", path, err)
 	}
 	return os.Remove(path)
 }
