@@ -33,19 +33,19 @@ const (
 
 // Object is one certificate or CRL that has verified under the pinned roots.
 type Object struct {
-	Kind       Kind         `json:"kind"`
-	Product    string       `json:"product"`           // "milan", "genoa", "turin"
-	SigningKey string       `json:"signing_key"`       // "vcek" or "vlek": what it is, what it issues, or which issuer's CRL it is
-	ChipID     attest.Bytes `json:"chip_id,omitempty"` // VCEK: 64 bytes, 8 on Turin
-	CSPID      string       `json:"csp_id,omitempty"`  // VLEK
-	TCB        *attest.TCB  `json:"tcb,omitempty"`     // VCEK, VLEK
+	Kind       Kind
+	Product    string       // "milan", "genoa", "turin"
+	SigningKey string       // "vcek" or "vlek": what it is, what it issues, or which issuer's CRL it is
+	ChipID     attest.Bytes // VCEK: 64 bytes, 8 on Turin
+	CSPID      string       // VLEK
+	TCB        *attest.TCB  // VCEK, VLEK
 	// NotBefore and NotAfter are those of the certificate, and thisUpdate and
 	// nextUpdate of a CRL. A CRL without a nextUpdate has a zero NotAfter.
-	NotBefore time.Time `json:"not_before"`
-	NotAfter  time.Time `json:"not_after"`
+	NotBefore time.Time
+	NotAfter  time.Time
 	// Number is a CRL's number (RFC 5280, section 5.2.3); nil if it has none.
-	Number *big.Int `json:"crl_number,omitempty"`
-	DER    []byte   `json:"-"`
+	Number *big.Int
+	DER    []byte
 }
 
 // validAt reports whether the certificate is valid, or the CRL current.
