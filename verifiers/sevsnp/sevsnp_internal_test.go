@@ -1,9 +1,6 @@
 package sevsnp
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
@@ -87,24 +84,18 @@ func TestTCBsAreReadInTheLinesLayout(t *testing.T) {
 	}
 }
 
-// remembered is an endorsement with a key of its own, as parsing makes it.
+// remembered is an endorsement with memory of its own for everything that
+// parsing a certificate allocates. The key is the same each time: making
+// thousands takes a while.
 func remembered(t testing.TB, i *issuer, n int) (digest, *endorsement) {
 	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := k.PublicKey.Bytes()
-	if err != nil {
-		t.Fatal(err)
-	}
-	pub, err := ecdsa.ParseUncompressedPublicKey(elliptic.P384(), raw)
+	leaf, err := x509.ParseCertificate(testdata.VcekBytes)
 	if err != nil {
 		t.Fatal(err)
 	}
 	hwid := make([]byte, hwidSize)
 	binary.BigEndian.PutUint32(hwid, uint32(n))
-	key, err := leafKey(&x509.Certificate{PublicKey: pub, PublicKeyAlgorithm: x509.ECDSA})
+	key, err := leafKey(leaf)
 	if err != nil {
 		t.Fatal(err)
 	}
