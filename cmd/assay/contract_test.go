@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/assay-project/assay/verifiers/sevsnp/collateral"
 )
 
 // walk calls f for every command that somebody can run.
@@ -50,8 +52,8 @@ func TestEveryCommandHasHelpWithExamplesAndIsInTheReference(t *testing.T) {
 			}
 		})
 	})
-	if n != 11 {
-		t.Errorf("%d commands, want 11", n)
+	if n != 16 {
+		t.Errorf("%d commands, want 16", n)
 	}
 }
 
@@ -68,8 +70,12 @@ func TestJSONFieldNamesAreThoseOfTheContract(t *testing.T) {
 		{finding{}, "position line column message hint"},
 		{record{}, "outcome reference sequence previous_hash hash entry"},
 		{chainVerdict{}, "ok trust_domain chain entries head checkpoints checkpoints_from_elsewhere covered key key_pinned kind check error hint"},
+		{collected{}, "tee device nonce evidence endorsements warnings"},
 		{snpMeasured{}, "tee measurement vmm vcpus vcpu_type vcpu_signature guest_features ovmf kernel initrd append"},
 		{measuredFile{}, "name size sha256"},
+		{collateralShown{}, "directory objects bad_files"},
+		{collateralEntry{}, "kind product signing_key chip_id csp_id tcb not_before not_after crl_number state"},
+		{collateral.Imported{}, "sequence issued_at expires stored kept"},
 		{serverStatus{}, "version trust_domain kind platforms policy policy_digest started ledger_size checkpoint_size authority_not_after server_certificate_not_after issued_total denied_total attestations_in_flight watches warnings"},
 	} {
 		doc := reference(t)

@@ -11,7 +11,7 @@ import (
 func evidenceCommand(now clock) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "evidence",
-		Short: "Look at hardware evidence, or verify it",
+		Short: "Look at hardware evidence, verify it, or collect it",
 		Long: `Evidence is what a TEE's hardware signs about itself: an AWS Nitro Enclaves
 attestation document, an AMD SEV-SNP attestation report. These commands need no
 server and no network.`,
@@ -19,7 +19,7 @@ server and no network.`,
   assay evidence verify --tee amd-sev-snp --endorsement vcek.der report.bin
   assay evidence inspect --tee amd-sev-snp report.bin`,
 	}
-	c.AddCommand(evidenceVerifyCommand(now), evidenceInspectCommand())
+	c.AddCommand(evidenceVerifyCommand(now), evidenceInspectCommand(), evidenceCollectCommand())
 	return c
 }
 

@@ -270,20 +270,28 @@ func (v *verification) expectations(out *verdict, c attest.Claims) error {
 	return err
 }
 
-// hinted adds to a stale verdict what the evidence says of its own time. It is
-// a hint and nothing more: nothing in the evidence has been verified.
+// hinted adds what the evidence says of itself and would help: where its
+// endorsement can be had, or when it was made. It is a hint and nothing more:
+// nothing in the evidence has been verified.
 func (v *verification) hinted(err error, body []byte) error {
 	var ae *attest.Error
-	if !errors.As(err, &ae) || ae.Kind != attest.Stale {
+	if !errors.As(err, &ae) {
 		return err
 	}
 	seen, ierr := v.tee.inspect(body, nil)
-	if ierr != nil || seen.time.IsZero() || seen.time.Sub(v.at).Abs() < time.Minute {
-		return err // no hint, or one that leads back to here
+	if ierr != nil {
+		return err
+	}
+	hint := seen.hints[ae.Check]
+	if ae.Kind == attest.Stale && !seen.time.IsZero() && seen.time.Sub(v.at).Abs() >= time.Minute { // a nearer one leads back to here
+		hint = fmt.Sprintf("recorded evidence is verified at the time it was made: --at %s (that is the evidence's own word, unverified)",
+			seen.time.UTC().Format(time.RFC3339))
+	}
+	if hint == "" {
+		return err
 	}
 	out := *ae
-	out.Hint = fmt.Sprintf("recorded evidence is verified at the time it was made: --at %s (that is the evidence's own word, unverified)",
-		seen.time.UTC().Format(time.RFC3339))
+	out.Hint = hint
 	return &out
 }
 

@@ -22,7 +22,8 @@ REFERENCE is what an agent was given on grant and denial alike; SEQUENCE is a
 number in the chain of issuances.
 
 --evidence FILE also writes the evidence as it was received, while it is kept,
-so that it can be verified again.`,
+so that it can be verified again; the endorsements that came with it go to
+FILE.endorsements.pem.`,
 		Example: `  assay ledger show as-7k2m4qxw3p
   assay ledger show 17 --output json
   assay ledger show as-7k2m4qxw3p --evidence document.cbor`,
@@ -76,12 +77,20 @@ func saveEvidence(c *cobra.Command, src ledgerSource, e ledger.Entry, file strin
 			Expected: e.EvidenceDigest.String(), Got: fmt.Sprintf("%x", ev.Digest()),
 		}
 	}
-	if err := replaceFile(file, ev.Body); err != nil {
+	var warned []string
+	beside, err := writeEvidence(file, ev.Body, ev.Endorsements, &warned)
+	if err != nil {
 		return err
+	}
+	for _, w := range warned {
+		cli.Warn(c.ErrOrStderr(), "%s", w)
 	}
 	roots := ""
 	if e.Simulated {
 		roots = " --roots ROOT.pem"
+	}
+	if beside != nil {
+		roots += " --endorsement " + cli.Escape(*beside)
 	}
 	_, err = fmt.Fprintf(c.ErrOrStderr(), "evidence written; verify it with: assay evidence verify --tee %s%s --at %s %s\n",
 		cli.Escape(string(ev.Platform)), roots, stamp(e.VerifiedAt), cli.Escape(file))

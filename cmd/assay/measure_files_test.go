@@ -152,7 +152,7 @@ func FuzzFirmware(f *testing.F) {
 		for _, s := range image.sections {
 			total += int(s.size)
 		}
-		if total > 1<<24 {
+		if total > 1<<18 {
 			return // right, and slow
 		}
 		if d, err := launchDigest(image, launchInputs{vcpus: 1, features: 1, vmm: vmmQEMU}); err != nil || len(d) != 48 {

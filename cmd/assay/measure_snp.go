@@ -238,15 +238,20 @@ const (
 // for a table at the offset that the firmware asks for. The table is a GUID, its
 // length (uint16, little-endian), and three entries of GUID, length and SHA-256;
 // zeros make it a multiple of 16.
-func hashPage(at uint32, kernel, initrd, line [sha256.Size]byte) ([]byte, error) {
+func hashPage(at uint32, kernel, initrd, line [sha256.Size]byte) (page []byte, err error) {
 	var entries []byte
 	for _, e := range []struct {
 		guid string
 		sum  [sha256.Size]byte
 	}{{guidHashAppend, line}, {guidHashInitrd, initrd}, {guidHashKernel, kernel}} {
-		entries = appendEntry(entries, e.guid, e.sum[:])
+		if entries, err = appendEntry(entries, e.guid, e.sum[:]); err != nil {
+			return nil, err
+		}
 	}
-	table := appendEntry(nil, guidHashes, entries)
+	table, err := appendEntry(nil, guidHashes, entries)
+	if err != nil {
+		return nil, err
+	}
 	for len(table)%16 != 0 {
 		table = append(table, 0)
 	}
@@ -254,20 +259,20 @@ func hashPage(at uint32, kernel, initrd, line [sha256.Size]byte) ([]byte, error)
 	if offset+len(table) > ovmfPage {
 		return nil, errors.New("the table of hashes does not fit into its page")
 	}
-	page := make([]byte, ovmfPage)
+	page = make([]byte, ovmfPage)
 	copy(page[offset:], table)
 	return page, nil
 }
 
 // appendEntry appends a GUID, the entry's length and its content.
-func appendEntry(b []byte, guid string, content []byte) []byte {
+func appendEntry(b []byte, guid string, content []byte) ([]byte, error) {
 	id, err := hex.DecodeString(guid)
 	if err != nil {
-		panic(err) // a constant above
+		return nil, err
 	}
 	b = append(b, id...)
-	b = binary.LittleEndian.AppendUint16(b, uint16(len(id)+2+len(content))) //nolint:gosec // at most 168
-	return append(b, content...)
+	b = binary.LittleEndian.AppendUint16(b, uint16(len(id)+2+len(content)))
+	return append(b, content...), nil
 }
 
 // vcpuTypes lists QEMU's types of virtual CPU, without versions.
@@ -311,7 +316,7 @@ func readFirmware(c *cobra.Command, name string) (*firmware, error) {
 	if name == "-" {
 		r = c.InOrStdin()
 	} else {
-		f, err := os.Open(name) //nolint:gosec // the file that the user names
+		f, err := os.Open(name)
 		if err != nil {
 			return nil, cli.Usagef(fileHint(err), "--ovmf %s", clean(err))
 		}
@@ -336,7 +341,7 @@ func measured(name string, content []byte) measuredFile {
 
 // hashFile hashes a file that may be too large to hold.
 func hashFile(name string) (*measuredFile, error) {
-	f, err := os.Open(name) //nolint:gosec // the file that the user names
+	f, err := os.Open(name)
 	if err != nil {
 		return nil, cli.Usagef(fileHint(err), "%s", clean(err))
 	}

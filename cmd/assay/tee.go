@@ -68,6 +68,7 @@ type inspection struct {
 	print    func(p *cli.Page)
 	chain    []*x509.Certificate // root first, leaf last
 	time     time.Time           // when the evidence says that it was made, or zero
+	hints    map[string]string   // by check: what would help this evidence over it
 }
 
 // checked is one line of what a verification has looked at.

@@ -33,6 +33,10 @@ func nitroTEE() tee {
 	}
 }
 
+// nitroCollectedTag precedes the digest of the nonce in the user_data of a
+// document that `assay evidence collect` asked for.
+const nitroCollectedTag = "assay/v1 collected\x00"
+
 const nitroPCRs = "PCRs (SHA-384)"
 
 // nitroOpen takes the built-in root of AWS, or the roots of a file. A file that
@@ -169,6 +173,9 @@ func nitroUserData(b attest.Bytes) string {
 	tag = tag[:len(tag)-bindingSize]
 	if len(b) == len(tag)+bindingSize && bytes.HasPrefix(b, tag) {
 		return fmt.Sprintf("Assay binding %s", b[len(tag):])
+	}
+	if collected := []byte(nitroCollectedTag); len(b) == len(collected)+collectedSize && bytes.HasPrefix(b, collected) {
+		return fmt.Sprintf("collected by assay, nonce digest %s", b[len(collected):])
 	}
 	if s := string(b); len(b) > 0 && len(b) <= 64 && cli.Escape(s) == s {
 		return fmt.Sprintf("%s = %q", short(b), s)

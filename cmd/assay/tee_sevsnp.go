@@ -183,7 +183,46 @@ func snpInspect(body []byte, beside [][]byte) (*inspection, error) {
 	for _, der := range beside {
 		doc.Endorsements = append(doc.Endorsements, sevsnp.InspectEndorsement(der))
 	}
-	return &inspection{Document: doc, print: func(p *cli.Page) { snpPrintUnverified(p, doc) }}, nil
+	return &inspection{Document: doc, print: func(p *cli.Page) { snpPrintUnverified(p, doc) }, hints: snpHints(u)}, nil
+}
+
+// amdKDS is AMD's Key Distribution Service (publication 57230). This command
+// names its addresses, and never asks it.
+const amdKDS = "https://kdsintf.amd.com"
+
+// snpHints says where AMD has what a report needs.
+func snpHints(u *sevsnp.Unverified) map[string]string {
+	lines := []string{u.Product}
+	if u.Product == "" {
+		lines = []string{sevsnp.Milan, sevsnp.Genoa} // version 2 does not say, and Turin writes none
+	}
+	const times = "the certificates' own times count; a report has none: --at TIME, from a source that you trust"
+	hints := map[string]string{"chain_validity": times, "product": "this is another machine's certificate: give that of the report's chip and TCB with --endorsement FILE"}
+	if u.CPUID != "" && u.Product == "" || u.SigningKey != sevsnp.VCEK && u.SigningKey != sevsnp.VLEK {
+		return hints
+	}
+	var leaves, crls []string
+	for _, l := range lines {
+		name := strings.ToUpper(l[:1]) + l[1:]
+		id, t := u.ChipID, u.ReportedTCB
+		query := fmt.Sprintf("blSPL=%02d&teeSPL=%02d&snpSPL=%02d&ucodeSPL=%02d", t.Bootloader, t.TEE, t.SNP, t.Microcode)
+		if t.FMC != nil {
+			id, query = id[:8], fmt.Sprintf("fmcSPL=%02d&%s", *t.FMC, query)
+		}
+		leaves = append(leaves, fmt.Sprintf("%s/vcek/v1/%s/%s?%s", amdKDS, name, id, query))
+		crls = append(crls, fmt.Sprintf("%s/%s/v1/%s/crl", amdKDS, u.SigningKey, name))
+	}
+	hints["crl_missing"] = "give the CRL with --endorsement FILE; AMD has it at " + strings.Join(crls, " or ")
+	hints["crl_validity"] = hints["crl_missing"]
+	switch {
+	case u.SigningKey == sevsnp.VLEK:
+		hints["endorsement_missing"] = "give the VLEK with --endorsement FILE: the host has it, in the certificate table of an extended report"
+	case zero(u.ChipID):
+		hints["endorsement_missing"] = "give the VCEK with --endorsement FILE: the host masks the chip id, so that only the host can say which it is"
+	default:
+		hints["endorsement_missing"] = "give the VCEK with --endorsement FILE; AMD has it at " + strings.Join(leaves, " or ")
+	}
+	return hints
 }
 
 func snpPrintUnverified(p *cli.Page, d snpDocument) {

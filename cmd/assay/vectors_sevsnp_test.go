@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -221,6 +222,23 @@ func TestARecordedReportWithoutItsEndorsementIsUntrusted(t *testing.T) {
 		got, v := r.verify(t, nil, r.report)
 		if got.code != cli.Untrusted || v.Check == nil || *v.Check != "endorsement_missing" {
 			t.Errorf("%s: exit code %d\n%s", r.Name, got.code, got.stdout)
+		}
+		// The hint says where AMD has it, as far as the report tells.
+		want := "certificate table"
+		if r.want.SigningKey == "VCEK" {
+			line, _, _ := strings.Cut(r.want.Product, "-")
+			id := r.want.ChipID
+			if line == "Turin" {
+				id = id[:8]
+			}
+			want = fmt.Sprintf("https://kdsintf.amd.com/vcek/v1/%s/%s?", line, id)
+			if fmc := r.want.TCB.FMC; fmc != nil {
+				want += fmt.Sprintf("fmcSPL=%02d&", *fmc)
+			}
+			want += fmt.Sprintf("blSPL=%02d&teeSPL=%02d&snpSPL=%02d&ucodeSPL=%02d", r.want.TCB.Bootloader, r.want.TCB.TEE, r.want.TCB.SNP, r.want.TCB.Microcode)
+		}
+		if v.Hint == nil || !strings.Contains(*v.Hint, want) {
+			t.Errorf("%s: hint %v, want %s in it", r.Name, v.Hint, want)
 		}
 	}
 }
