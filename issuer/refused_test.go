@@ -370,6 +370,23 @@ func TestAnExpiredSVIDRenewsNothing(t *testing.T) {
 }
 
 // selfSigned is an SVID that nobody issued.
+// One key certified under two names would be two workloads to some relying
+// parties and one to others.
+func TestAKeyThatHasAnSVIDIsNotCertifiedAgain(t *testing.T) {
+	o := open(t)
+	first := newKey(t, paymentsID)
+	_, err := o.attempt(o.connect(), first).run()
+	must(t, err)
+	second := keyOf(t, first.signer, reportsID)
+	for range 2 {
+		_, err = o.attempt(o.connect(), second).run()
+		wantRefusal(t, err, codes.InvalidArgument, attest.Malformed, "duplicate_key")
+	}
+	if o.ledger.Stats().Size != 1 {
+		t.Errorf("%d entries, want 1", o.ledger.Stats().Size)
+	}
+}
+
 func selfSigned(t *testing.T) identity {
 	t.Helper()
 	k := newKey(t, "")

@@ -48,7 +48,7 @@ func BenchmarkIssue(b *testing.B) {
 		b.StopTimer()
 		recs := make([]*ledger.Recorded, min(left, batch))
 		for i := range recs {
-			recs[i] = f.record(b, attestedtest.Request{Module: "i-0123456789abcdef0-enc0123456789abcdef", Keys: publics(key)})
+			recs[i] = f.record(b, attestedtest.Request{Module: "i-0123456789abcdef0-enc0123456789abcdef"})
 		}
 		b.StartTimer()
 		at := time.Now()

@@ -14,10 +14,9 @@ import (
 // grantsFor earns n grants before the clock runs: about a millisecond each.
 func grantsFor(b *testing.B, f *fixture, n int) []*policy.Grant {
 	b.Helper()
-	keys := newKeys(b, 1)
 	out := make([]*policy.Grant, n)
 	for i := range out {
-		out[i] = f.Grant(b, attestedtest.Request{Module: "i-0123456789abcdef0-enc0123456789abcdef", Keys: keys})
+		out[i] = f.Grant(b, attestedtest.Request{Module: "i-0123456789abcdef0-enc0123456789abcdef"})
 	}
 	return out
 }

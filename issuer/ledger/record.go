@@ -22,8 +22,9 @@ type Origin struct {
 
 // Record spends the grant, draws the serials, and returns when the entry is
 // durable. On an error nothing may be signed; the kinds are Internal (a grant
-// that was spent, or is of another trust domain or kind) and Unavailable (the
-// commit failed, the ledger is stopping, or ctx ended).
+// that was spent, or is of another trust domain or kind), Malformed
+// (duplicate_key: one of the keys is on record for another SVID) and Unavailable
+// (the commit failed, the ledger is stopping, or ctx ended).
 //
 // When ctx ends after the writer has taken the entry, the entry may become
 // durable all the same. It is then a recorded issuance without an SVID: the
@@ -48,7 +49,11 @@ func (l *Ledger) Record(ctx context.Context, g *policy.Grant, from Origin) (*Rec
 		req.evidence = keep(g.Evidence(), r.entry, false)
 	}
 	done, err := l.submit(ctx, req)
-	if err != nil {
+	var refused *attest.Error
+	switch {
+	case errors.As(err, &refused):
+		return nil, refused
+	case err != nil:
 		return nil, unavailable(err)
 	}
 	r.sequence, r.hash = done.sequence, done.hash

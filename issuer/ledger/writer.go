@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
+	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/issuer/store"
 )
 
@@ -188,7 +190,10 @@ func (l *Ledger) writeFilled(b *batch) error {
 }
 
 func (l *Ledger) writeEntries(b *batch) error {
-	fatal, err := l.commit(b)
+	fatal, err := error(nil), l.refuseUsedKeys(b)
+	if err == nil {
+		fatal, err = l.commit(b)
+	}
 	// Counted before anybody is answered: who holds a Recorded sees it counted.
 	if n := len(b.requests); err == nil && n > 0 {
 		l.counters.commits.Add(1)
@@ -214,6 +219,49 @@ func (l *Ledger) writeEntries(b *batch) error {
 		req.done <- o
 	}
 	return fatal
+}
+
+// refuseUsedKeys answers the requests for a key that has been certified before,
+// or is being by another request of the batch, and takes them out: no two SVIDs
+// share a key. Only the writer can tell, and one that is refused must not fail
+// those beside it. (The database has the same rule, and would.)
+func (l *Ledger) refuseUsedKeys(b *batch) error {
+	var thumbs [][32]byte
+	for _, req := range b.requests {
+		for _, id := range req.entry.Identities {
+			thumbs = append(thumbs, id.KeyThumbprint)
+		}
+	}
+	if len(thumbs) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	used, err := l.st.KeysOnRecord(ctx, l.trustDomain, thumbs)
+	if err != nil {
+		return err
+	}
+	fresh := b.requests[:0]
+	for _, req := range b.requests {
+		taken := slices.ContainsFunc(req.entry.Identities, func(id store.Identity) bool { return used[id.KeyThumbprint] })
+		if taken {
+			req.done <- outcome{err: duplicateKey()}
+			continue
+		}
+		for _, id := range req.entry.Identities {
+			used[id.KeyThumbprint] = true
+		}
+		fresh = append(fresh, req)
+	}
+	b.requests = fresh
+	return nil
+}
+
+func duplicateKey() error {
+	return &attest.Error{
+		Kind: attest.Malformed, Check: "duplicate_key", Err: errors.New("one of the keys is that of another SVID"),
+		Hint: "make new keys for every attestation",
+	}
 }
 
 func (l *Ledger) writeDenials(denials []*denialRequest) {

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -220,6 +222,27 @@ func (s *SQLite) HasSerial(ctx context.Context, trustDomain, serial string) (boo
 		return false, fmt.Errorf("store: serial: %w", err)
 	}
 	return n > 0, nil
+}
+
+// KeysOnRecord implements [LedgerReader].
+func (s *SQLite) KeysOnRecord(ctx context.Context, trustDomain string, thumbprints [][32]byte) (map[[32]byte]bool, error) {
+	const most = 256 // parameters of one statement
+	found := map[[32]byte]bool{}
+	for part := range slices.Chunk(thumbprints, most) {
+		args := []any{trustDomain}
+		for i := range part {
+			args = append(args, part[i][:])
+		}
+		thumbs, err := query(ctx, s.r, `SELECT key_thumbprint FROM identities WHERE trust_domain = ? AND key_thumbprint IN (?`+strings.Repeat(`,?`, len(part)-1)+`)`,
+			args, func(scan func(...any) error) (sum []byte, err error) { return sum, scan(&sum) })
+		if err != nil {
+			return nil, err
+		}
+		for _, sum := range thumbs {
+			found[fixed(sum)] = true
+		}
+	}
+	return found, nil
 }
 
 // FindEntries implements [LedgerReader].

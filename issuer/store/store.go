@@ -175,7 +175,7 @@ type Entry struct {
 type Identity struct {
 	Serial        string // lower-case hex, unique within the trust domain
 	SPIFFEID      string
-	KeyThumbprint [32]byte
+	KeyThumbprint [32]byte // unique within the trust domain
 	NotAfter      time.Time
 }
 
@@ -244,6 +244,9 @@ type LedgerReader interface {
 	Entry(ctx context.Context, trustDomain, chain string, sequence uint64) (Entry, error)
 	// EntryIdentities reads the look-up rows of one entry, in their order.
 	EntryIdentities(ctx context.Context, trustDomain, chain string, sequence uint64) ([]Identity, error)
+	// KeysOnRecord returns those of the key thumbprints that an entry of the
+	// trust domain names. It sees every append that returned before.
+	KeysOnRecord(ctx context.Context, trustDomain string, thumbprints [][32]byte) (map[[32]byte]bool, error)
 	// HasSerial reports whether an entry of the trust domain names the serial.
 	HasSerial(ctx context.Context, trustDomain, serial string) (bool, error)
 	// FindEntries reads the entries that match, newest first unless f says otherwise.

@@ -233,6 +233,24 @@ func appended(t *testing.T, s store.Store, reopen func(*testing.T, store.Store) 
 			t.Errorf("HasSerial(%s) = %v, %v, want %v", serial, got, err, want)
 		}
 	}
+	var many [][32]byte
+	for n := range 600 {
+		many = append(many, Entry("none", uint64(n)).Identities[0].KeyThumbprint)
+	}
+	for n := range uint64(3) {
+		many = append(many, Entry("a", n+1).Identities[0].KeyThumbprint)
+	}
+	onRecord, err := s.KeysOnRecord(ctx, td, many)
+	must(t, err)
+	if len(onRecord) != 3 || !onRecord[many[600]] || !onRecord[many[602]] {
+		t.Errorf("%d keys on record, want 3", len(onRecord))
+	}
+	if onRecord, err := s.KeysOnRecord(ctx, "other.example.org", many); err != nil || len(onRecord) != 0 {
+		t.Errorf("keys of another trust domain: %v, %v", onRecord, err)
+	}
+	if onRecord, err := s.KeysOnRecord(ctx, td, nil); err != nil || len(onRecord) != 0 {
+		t.Errorf("no keys: %v, %v", onRecord, err)
+	}
 	cert, err := s.Certificate(ctx, td, "01")
 	must(t, err)
 	diff(t, b.Certificates[0], cert)
@@ -263,7 +281,10 @@ func atomic(t *testing.T, s store.Store) {
 	ctx := t.Context()
 	initialised(t, s)
 	for name, spoil := range map[string]func(*store.Batch){
-		"a serial twice":     func(b *store.Batch) { b.Entries[2].Identities[0].Serial = b.Entries[0].Identities[0].Serial },
+		"a serial twice": func(b *store.Batch) { b.Entries[2].Identities[0].Serial = b.Entries[0].Identities[0].Serial },
+		"a key twice": func(b *store.Batch) {
+			b.Entries[2].Identities[0].KeyThumbprint = b.Entries[0].Identities[0].KeyThumbprint
+		},
 		"a reference twice":  func(b *store.Batch) { b.Entries[2].Reference = b.Entries[0].Reference },
 		"a gap":              func(b *store.Batch) { b.Entries[2].Sequence = 4 },
 		"a denial twice":     func(b *store.Batch) { b.Denials = append(b.Denials, b.Denials[0]) },
