@@ -220,7 +220,7 @@ func snpHints(u *sevsnp.Unverified) map[string]string {
 	case zero(u.ChipID):
 		hints["endorsement_missing"] = "give the VCEK with --endorsement FILE: the host masks the chip id, so that only the host can say which it is"
 	default:
-		hints["endorsement_missing"] = "give the VCEK with --endorsement FILE; AMD has it at " + strings.Join(leaves, " or ")
+		hints["endorsement_missing"] = "give the VCEK with --endorsement FILE; `assay collateral fetch REPORT` gets it, from " + strings.Join(leaves, " or ")
 	}
 	return hints
 }
