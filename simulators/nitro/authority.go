@@ -3,12 +3,13 @@ package nitro
 import (
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"fmt"
 	"math/big"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/assay-project/assay/simulators/internal/keyfile"
 )
 
 // Lifetimes observed on EC2. A root lives 30 years, and one of AWS's was made
@@ -112,7 +113,7 @@ func (a *Authority) Root() *x509.Certificate { return a.root.cert }
 // RootPEM returns the root certificate as one PEM block: what a verifier of
 // simulated evidence is given.
 func (a *Authority) RootPEM() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.root.der})
+	return keyfile.EncodeCertificate(a.root.der)
 }
 
 // Region is the simulated AWS region.

@@ -10,6 +10,8 @@ import (
 	"math/big"
 	"sync"
 	"time"
+
+	"github.com/assay-project/assay/simulators/internal/keyfile"
 )
 
 // wellKnown holds the keys and certificates of the authority that NewAuthority
@@ -76,7 +78,7 @@ func NewAuthority(o Options) (*Authority, error) {
 		if err != nil {
 			return nil, nil, fmt.Errorf("sevsnp: %w", err)
 		}
-		cert, err := parseCertificate(b)
+		cert, _, err := keyfile.Certificate(b)
 		return key, cert, err
 	})
 }
@@ -86,7 +88,7 @@ func wellKnownKey(name, role string) (*rsa.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sevsnp: %w", err)
 	}
-	key, err := parseKey(b)
+	key, _, err := nextKey(b)
 	if err != nil {
 		return nil, fmt.Errorf("sevsnp: well-known key %s of %s: %w", role, name, err)
 	}
@@ -249,7 +251,7 @@ func (a *Authority) RootsPEM() []byte {
 	for _, name := range Lines() {
 		l := a.lines[name]
 		for _, n := range []*node{l.ark, l.ask, l.asvk} {
-			b.Write(marshalCertificate(n.cert.Raw))
+			b.Write(keyfile.EncodeCertificate(n.cert.Raw))
 		}
 	}
 	return b.Bytes()
@@ -259,7 +261,7 @@ func (a *Authority) RootsPEM() []byte {
 func (a *Authority) ARKsPEM() []byte {
 	var b bytes.Buffer
 	for _, name := range Lines() {
-		b.Write(marshalCertificate(a.lines[name].ark.cert.Raw))
+		b.Write(keyfile.EncodeCertificate(a.lines[name].ark.cert.Raw))
 	}
 	return b.Bytes()
 }

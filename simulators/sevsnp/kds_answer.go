@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/assay-project/assay/simulators/internal/keyfile"
 )
 
 // answer finds what a URL names: /{vcek|vlek}/v1/{line}/{what}.
@@ -24,7 +26,7 @@ func (k *KDS) answer(u *url.URL, faults []KDSFault) (answered, error) {
 	}
 	switch {
 	case what == "cert_chain":
-		body := slices.Concat(marshalCertificate(l.intermediate(key).cert.Raw), marshalCertificate(l.ark.cert.Raw))
+		body := slices.Concat(keyfile.EncodeCertificate(l.intermediate(key).cert.Raw), keyfile.EncodeCertificate(l.ark.cert.Raw))
 		return answered{http.StatusOK, mediaPEM, body}, nil
 	case what == "crl":
 		der, err := k.crl(l, faults)

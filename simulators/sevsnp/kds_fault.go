@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/assay-project/assay/simulators/internal/keyfile"
 )
 
 // KDSFault is one thing wrong with a KDS. The zero KDSFault changes nothing.
@@ -112,7 +114,7 @@ func KDSFaults() []KDSFault {
 				}
 				f, err := k.authority.foreignLine(name, k.authority.names)
 				if err == nil {
-					out.body = slices.Concat(marshalCertificate(f.intermediate(SigningKey(key)).cert.Raw), marshalCertificate(f.ark.cert.Raw))
+					out.body = slices.Concat(keyfile.EncodeCertificate(f.intermediate(SigningKey(key)).cert.Raw), keyfile.EncodeCertificate(f.ark.cert.Raw))
 				}
 				return out, err
 			}},

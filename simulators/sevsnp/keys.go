@@ -1,17 +1,16 @@
 package sevsnp
 
 import (
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/hkdf"
 	"crypto/rsa"
 	"crypto/sha512"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/assay-project/assay/simulators/internal/keyfile"
 )
 
 // rsaBits is the size of AMD's root and signing keys.
@@ -33,40 +32,17 @@ func keyFile(line, role string) string { return strings.ToLower(line) + "-" + ro
 // certificateFile is where its certificate is, "milan-ark.pem".
 func certificateFile(line, role string) string { return strings.ToLower(line) + "-" + role + ".pem" }
 
-func parseKey(b []byte) (*rsa.PrivateKey, error) {
-	block, rest := pem.Decode(b)
-	if block == nil || block.Type != "PRIVATE KEY" || len(strings.TrimSpace(string(rest))) != 0 {
-		return nil, errors.New("want one PEM block PRIVATE KEY")
-	}
-	k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+// nextKey takes one of AMD's keys off the beginning of a file's content.
+func nextKey(content []byte) (key *rsa.PrivateKey, rest []byte, err error) {
+	k, rest, err := keyfile.Key(content)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	key, ok := k.(*rsa.PrivateKey)
 	if !ok || key.N.BitLen() != rsaBits {
-		return nil, fmt.Errorf("want an RSA key of %d bits", rsaBits)
+		return nil, nil, fmt.Errorf("want an RSA key of %d bits", rsaBits)
 	}
-	return key, nil
-}
-
-func marshalKey(k crypto.Signer) ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		return nil, err
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
-}
-
-func marshalCertificate(der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-}
-
-func parseCertificate(b []byte) (*x509.Certificate, error) {
-	block, rest := pem.Decode(b)
-	if block == nil || block.Type != "CERTIFICATE" || len(strings.TrimSpace(string(rest))) != 0 {
-		return nil, errors.New("want one PEM block CERTIFICATE")
-	}
-	return x509.ParseCertificate(block.Bytes)
+	return key, rest, nil
 }
 
 // deriveKey makes the P-384 key of a VCEK or VLEK from a secret of the

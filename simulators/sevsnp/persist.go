@@ -5,20 +5,15 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"syscall"
+
+	"github.com/assay-project/assay/simulators/internal/keyfile"
 )
 
 // The files of an authority of one's own.
 const (
 	RootsFile = "roots.pem"     // certificates, for verifiers (0644)
 	KeysFile  = "authority.pem" // private keys and certificates (0600)
-	lockFile  = ".lock"
 )
 
 // OpenAuthority loads the authority that is kept in a directory, or makes one
@@ -31,22 +26,18 @@ func OpenAuthority(dir string, o Options) (*Authority, error) {
 
 // openAuthority is OpenAuthority with a source of keys.
 func openAuthority(dir string, o Options, newKey func() (*rsa.PrivateKey, error)) (*Authority, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	d, err := keyfile.Open(dir)
+	if err != nil {
 		return nil, fmt.Errorf("sevsnp: authority: %w", err)
 	}
-	unlock, err := lockDir(dir)
+	defer d.Close()
+	haveKeys, err := d.Has(KeysFile)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("sevsnp: authority: %w", err)
 	}
-	defer unlock()
-	keysPath, rootsPath := filepath.Join(dir, KeysFile), filepath.Join(dir, RootsFile)
-	haveKeys, err := exists(keysPath)
+	haveRoots, err := d.Has(RootsFile)
 	if err != nil {
-		return nil, err
-	}
-	haveRoots, err := exists(rootsPath)
-	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("sevsnp: authority: %w", err)
 	}
 	if !haveKeys {
 		if haveRoots {
@@ -56,23 +47,23 @@ func openAuthority(dir string, o Options, newKey func() (*rsa.PrivateKey, error)
 		if err != nil {
 			return nil, err
 		}
-		if err := writeFile(keysPath, b, 0o600); err != nil {
-			return nil, err
+		if err := d.Write(KeysFile, b, 0o600); err != nil {
+			return nil, fmt.Errorf("sevsnp: authority: %w", err)
 		}
 	}
-	a, err := load(keysPath, o)
+	a, err := load(d, o)
 	if err != nil {
 		return nil, err
 	}
 	if !haveRoots { // also when a process ended between the two files
 		plain := o
 		plain.AMDNames = false
-		named, err := load(keysPath, plain)
+		named, err := load(d, plain)
 		if err != nil {
 			return nil, err
 		}
-		if err := writeFile(rootsPath, named.RootsPEM(), 0o644); err != nil {
-			return nil, err
+		if err := d.Write(RootsFile, named.RootsPEM(), 0o644); err != nil {
+			return nil, fmt.Errorf("sevsnp: authority: %w", err)
 		}
 	}
 	return a, nil
@@ -81,25 +72,20 @@ func openAuthority(dir string, o Options, newKey func() (*rsa.PrivateKey, error)
 // ReadRoots returns the certificates in a directory, without the keys: what a
 // process that only verifies needs.
 func ReadRoots(dir string) ([]byte, error) {
-	b, err := os.ReadFile(filepath.Join(dir, RootsFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("sevsnp: no authority in %s: %w", dir, err)
-	}
+	b, err := keyfile.Public(dir, RootsFile)
 	if err != nil {
-		return nil, fmt.Errorf("sevsnp: authority: %w", err)
+		return nil, fmt.Errorf("sevsnp: %w", err)
 	}
-	for n, rest := 0, b; ; n++ {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			if want := 3 * len(Lines()); n != want || len(bytes.TrimSpace(rest)) != 0 {
-				return nil, fmt.Errorf("sevsnp: authority %s: %s has %d certificates, want %d and nothing else", dir, RootsFile, n, want)
-			}
-			return b, nil
-		}
-		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-			return nil, fmt.Errorf("sevsnp: authority %s: %s: %w", dir, RootsFile, err)
+	rest := b
+	for range 3 * len(Lines()) {
+		if _, rest, err = keyfile.Certificate(rest); err != nil {
+			return nil, fmt.Errorf("sevsnp: authority %s: %s, which holds %d certificates: %w", dir, RootsFile, 3*len(Lines()), err)
 		}
 	}
+	if err := keyfile.End(rest); err != nil {
+		return nil, fmt.Errorf("sevsnp: authority %s: %s: %w", dir, RootsFile, err)
+	}
+	return b, nil
 }
 
 // roles in the order of the file of keys.
@@ -123,29 +109,22 @@ func generate(newKey func() (*rsa.PrivateKey, error)) ([]byte, error) {
 			return nil, err
 		}
 		for _, n := range []*node{l.ark, l.ask, l.asvk} {
-			b, err := marshalKey(n.key)
+			b, err := keyfile.EncodeKey(n.key)
 			if err != nil {
 				return nil, err
 			}
 			out.Write(b)
-			out.Write(marshalCertificate(n.cert.Raw))
+			out.Write(keyfile.EncodeCertificate(n.cert.Raw))
 		}
 	}
 	return out.Bytes(), nil
 }
 
 // load reads what generate has made.
-func load(path string, o Options) (*Authority, error) {
-	info, err := os.Lstat(path)
+func load(d *keyfile.Dir, o Options) (*Authority, error) {
+	b, err := d.Secret(KeysFile)
 	if err != nil {
-		return nil, fmt.Errorf("sevsnp: authority: %w", err)
-	}
-	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("sevsnp: %s has mode %v, want a file that only its owner can read: chmod 600 it", path, info.Mode())
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("sevsnp: authority: %w", err)
+		return nil, fmt.Errorf("sevsnp: %w", err)
 	}
 	type pair struct {
 		key  *rsa.PrivateKey
@@ -156,79 +135,19 @@ func load(path string, o Options) (*Authority, error) {
 		for _, role := range roles() {
 			var p pair
 			if p.key, b, err = nextKey(b); err != nil {
-				return nil, fmt.Errorf("sevsnp: %s: the %s key of %s: %w", path, role, name, err)
+				return nil, fmt.Errorf("sevsnp: %s: the %s key of %s: %w", d.Path(KeysFile), role, name, err)
 			}
-			if p.cert, b, err = nextCertificate(b); err != nil {
-				return nil, fmt.Errorf("sevsnp: %s: the %s certificate of %s: %w", path, role, name, err)
+			if p.cert, b, err = keyfile.Certificate(b); err != nil {
+				return nil, fmt.Errorf("sevsnp: %s: the %s certificate of %s: %w", d.Path(KeysFile), role, name, err)
 			}
 			found[name+role] = p
 		}
 	}
-	if len(bytes.TrimSpace(b)) != 0 {
-		return nil, fmt.Errorf("sevsnp: %s has something after the last certificate", path)
+	if err := keyfile.End(b); err != nil {
+		return nil, fmt.Errorf("sevsnp: %s: %w", d.Path(KeysFile), err)
 	}
 	return newAuthority(o, func(name, role string) (*rsa.PrivateKey, *x509.Certificate, error) {
 		p := found[name+role]
 		return p.key, p.cert, nil
 	})
-}
-
-func nextKey(b []byte) (*rsa.PrivateKey, []byte, error) {
-	block, rest := pem.Decode(b)
-	if block == nil {
-		return nil, nil, errors.New("want a PEM block PRIVATE KEY")
-	}
-	key, err := parseKey(pem.EncodeToMemory(block))
-	return key, rest, err
-}
-
-func nextCertificate(b []byte) (*x509.Certificate, []byte, error) {
-	block, rest := pem.Decode(b)
-	if block == nil {
-		return nil, nil, errors.New("want a PEM block CERTIFICATE")
-	}
-	cert, err := parseCertificate(pem.EncodeToMemory(block))
-	return cert, rest, err
-}
-
-func exists(path string) (bool, error) {
-	_, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("sevsnp: authority: %w", err)
-	}
-	return true, nil
-}
-
-// lockDir keeps other processes out until the returned function is called.
-func lockDir(dir string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("sevsnp: authority: %w", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("sevsnp: authority: locking %s: %w", dir, err)
-	}
-	return func() { _ = f.Close() }, nil // closing gives the lock back
-}
-
-// writeFile makes a file that is whole or not there.
-func writeFile(path string, content []byte, mode fs.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
-	if err != nil {
-		return fmt.Errorf("sevsnp: authority: %w", err)
-	}
-	defer func() { _ = os.Remove(f.Name()) }() // gone after the rename
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("sevsnp: authority: writing %s: %w", path, err)
-	}
-	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/assay-project/assay/simulators/internal/keyfile"
 )
 
 var update = flag.Bool("update", false, "make the well-known authority's keys and certificates anew")
@@ -35,7 +37,7 @@ func makeWellKnown(dir string) error {
 				return err
 			}
 			made[role] = key
-			b, err := marshalKey(key)
+			b, err := keyfile.EncodeKey(key)
 			if err != nil {
 				return err
 			}
@@ -51,7 +53,7 @@ func makeWellKnown(dir string) error {
 			return err
 		}
 		for role, n := range map[string]*node{roleARK: l.ark, roleASK: l.ask, roleASVK: l.asvk} {
-			if err := os.WriteFile(filepath.Join(dir, certificateFile(name, role)), marshalCertificate(n.cert.Raw), 0o644); err != nil {
+			if err := os.WriteFile(filepath.Join(dir, certificateFile(name, role)), keyfile.EncodeCertificate(n.cert.Raw), 0o644); err != nil {
 				return err
 			}
 		}
