@@ -37,6 +37,7 @@ import (
 	"github.com/assay-project/assay/svid"
 	"github.com/assay-project/assay/verifiers"
 	"github.com/assay-project/assay/verifiers/nitro"
+	"github.com/assay-project/assay/verifiers/sevsnp"
 )
 
 // The agent against the real server: real verifier, policy, ledger and CA, and
@@ -92,13 +93,18 @@ type realServer struct {
 
 func newRealServer(t testing.TB, names ...string) *realServer {
 	t.Helper()
+	return newServerWith(t, policyText(1, names...))
+}
+
+func newServerWith(t testing.TB, policy string) *realServer {
+	t.Helper()
 	dir := t.TempDir()
 	s := &realServer{t: t, addr: "127.0.0.1:0", log: &safeBuffer{}, hw: must(simnitro.NewAuthority(simnitro.AuthorityOptions{}))}
 	s.cfg = config.Default()
 	s.cfg.TrustDomain, s.cfg.DataDir, s.cfg.Policy = realDomain, filepath.Join(dir, "data"), filepath.Join(dir, "policy.yaml")
 	s.cfg.AdminSocket, s.cfg.MetricsListen = filepath.Join(short(t), "admin.sock"), ""
 	s.cfg.ShutdownTimeout, s.cfg.ReattestSpread = time.Second, 10*time.Millisecond
-	s.write(policyText(1, names...))
+	s.write(policy)
 	must(ca.Init(context.Background(), ca.InitConfig{DataDir: s.cfg.DataDir, TrustDomain: realDomain, Simulated: true, Now: time.Now}))
 	s.start()
 	t.Cleanup(func() {
@@ -126,7 +132,10 @@ func (s *realServer) replace(policy string) {
 func (s *realServer) start() {
 	s.t.Helper()
 	ctx, log := context.Background(), slog.New(slog.NewTextHandler(s.log, nil))
-	set := must(verifiers.NewSet(must(nitro.New(must(nitro.SimulatedRoots(s.hw.RootPEM()))))))
+	set := must(verifiers.NewSet(
+		must(nitro.New(must(nitro.SimulatedRoots(s.hw.RootPEM())))),
+		must(sevsnp.New(must(sevsnp.SimulatedRoots(amd().RootsPEM())))),
+	))
 	s.policy = must(issuer.LoadPolicyFile(s.cfg.Policy, realDomain, log))
 	db := must(store.OpenSQLite(ctx, filepath.Join(s.cfg.DataDir, "assay.db")))
 	ring := must(keys.OpenDir(filepath.Join(s.cfg.DataDir, "keys")))
@@ -170,10 +179,16 @@ func (s *realServer) enclave(l simnitro.Launch) agent.Config {
 	done := make(chan error, 1)
 	go func() { done <- m.Serve(ctx, nsm) }()
 	s.t.Cleanup(func() { cancel(); <-done })
+	return s.config(dir, agent.NewNitroSocket(filepath.Join(dir, "nsm.sock")))
+}
+
+// config is an agent's configuration for this server.
+func (s *realServer) config(dir string, device agent.Attester) agent.Config {
+	s.t.Helper()
 	return agent.Config{
 		TrustDomain: spiffeid.RequireTrustDomainFromString(realDomain), Server: s.addr,
 		BootstrapRoots: must(agent.ParseBootstrapRoots(must(ca.BootstrapRootPEM(s.cfg.DataDir)))),
-		Attester:       agent.NewNitroSocket(filepath.Join(dir, "nsm.sock")),
+		Attester:       device,
 		Socket:         filepath.Join(dir, "agent.sock"), Log: slog.New(slog.NewTextHandler(&testLines{t: s.t}, nil)),
 	}
 }

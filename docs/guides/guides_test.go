@@ -100,6 +100,17 @@ func TestEveryCommandOfTheFirstEnclaveGuideWorks(t *testing.T) {
 			t.Errorf("the guide's commands never printed %q:\n%s", want, out.String())
 		}
 	}
+
+	// The folder is copied into an image: a path of this machine means nothing
+	// there.
+	conf, err := os.ReadFile(filepath.Join(dir, "server/image/assay-agent.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := regexp.MustCompile(`(?s)bootstrap_roots:\n(.*?)\n\n`).FindSubmatch(conf)
+	if roots == nil || strings.TrimSpace(string(roots[1])) != `- "bootstrap-root.pem"` {
+		t.Errorf("the image's configuration does not name the root beside it:\n%s", conf)
+	}
 }
 
 // guideScript strings the guide's blocks together, with the changes that the
