@@ -1,10 +1,10 @@
 package nitro
 
 import (
-	"container/list"
-	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/assay-project/assay/internal/lru"
 )
 
 // DefaultCacheSize is how many chain prefixes are remembered of each kind. At
@@ -22,8 +22,8 @@ const DefaultCacheSize = 4096
 //   - Leaves and issuers are kept apart: enclaves come and go by the thousand,
 //     and must not push out the few issuers that make each of them cheap.
 type cache struct {
-	leaves  *lru
-	issuers *lru
+	leaves  *lru.Cache[digest, *link]
+	issuers *lru.Cache[digest, *link]
 
 	leafHits, issuerHits, misses, signatures, panics atomic.Uint64
 }
@@ -47,18 +47,32 @@ type CacheStats struct {
 }
 
 func newCache(size int) *cache {
-	return &cache{leaves: newLRU(size), issuers: newLRU(size)}
+	return &cache{leaves: lru.New[digest, *link](size), issuers: lru.New[digest, *link](size)}
 }
 
 func (c *cache) leaf(k digest, at time.Time) *link {
-	l := c.leaves.get(k, at)
+	l := valid(c.leaves, k, at)
 	if l != nil {
 		c.leafHits.Add(1)
 	}
 	return l
 }
 
-func (c *cache) issuer(k digest, at time.Time) *link { return c.issuers.get(k, at) }
+func (c *cache) issuer(k digest, at time.Time) *link { return valid(c.issuers, k, at) }
+
+// valid returns a remembered link, or nil if it is unknown or not valid at that
+// time. One whose time has passed is forgotten.
+func valid(c *lru.Cache[digest, *link], k digest, at time.Time) *link {
+	l, ok := c.Get(k)
+	switch {
+	case !ok || at.Before(l.notBefore):
+		return nil
+	case at.After(l.notAfter):
+		c.Remove(k)
+		return nil
+	}
+	return l
+}
 
 func (c *cache) count(issuerKnown bool) {
 	if issuerKnown {
@@ -72,85 +86,18 @@ func (c *cache) count(issuerKnown bool) {
 func (c *cache) remember(fs []fresh) {
 	for _, f := range fs {
 		if f.leaf {
-			c.leaves.put(f.key, f.link)
+			c.leaves.Put(f.key, f.link)
 		} else {
-			c.issuers.put(f.key, f.link)
+			c.issuers.Put(f.key, f.link)
 		}
 	}
 }
 
 func (c *cache) stats() CacheStats {
 	return CacheStats{
-		Leaves: c.leaves.len(), Issuers: c.issuers.len(), Size: c.leaves.size,
+		Leaves: c.leaves.Len(), Issuers: c.issuers.Len(), Size: int(c.leaves.Limit()),
 		LeafHits: c.leafHits.Load(), IssuerHits: c.issuerHits.Load(), Misses: c.misses.Load(),
-		Evictions:  c.leaves.evictions.Load() + c.issuers.evictions.Load(),
+		Evictions:  c.leaves.Evictions() + c.issuers.Evictions(),
 		Signatures: c.signatures.Load(), Panics: c.panics.Load(),
 	}
-}
-
-// lru is a map of bounded size that forgets what was not used for longest. A
-// size of 0 remembers nothing.
-type lru struct {
-	size      int
-	evictions atomic.Uint64
-
-	mu    sync.Mutex
-	byKey map[digest]*list.Element // of entry
-	order *list.List               // most recently used first
-}
-
-type entry struct {
-	key  digest
-	link *link
-}
-
-func newLRU(size int) *lru {
-	return &lru{size: size, byKey: make(map[digest]*list.Element), order: list.New()}
-}
-
-// get returns the link, or nil if it is unknown or not valid at that time. An
-// entry whose time has passed is dropped.
-func (c *lru) get(k digest, at time.Time) *link {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e, ok := c.byKey[k]
-	if !ok {
-		return nil
-	}
-	l := e.Value.(entry).link // the list holds entries only
-	if at.After(l.notAfter) {
-		c.order.Remove(e)
-		delete(c.byKey, k)
-		return nil
-	}
-	if at.Before(l.notBefore) {
-		return nil
-	}
-	c.order.MoveToFront(e)
-	return l
-}
-
-func (c *lru) put(k digest, l *link) {
-	if c.size == 0 {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e, ok := c.byKey[k]; ok {
-		c.order.MoveToFront(e)
-		return
-	}
-	for c.order.Len() >= c.size {
-		oldest := c.order.Back()
-		c.order.Remove(oldest)
-		delete(c.byKey, oldest.Value.(entry).key) // the list holds entries only
-		c.evictions.Add(1)
-	}
-	c.byKey[k] = c.order.PushFront(entry{key: k, link: l})
-}
-
-func (c *lru) len() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.order.Len()
 }

@@ -1,11 +1,11 @@
 package sevsnp
 
 import (
-	"container/list"
 	"crypto/sha256"
-	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/assay-project/assay/internal/lru"
 )
 
 // DefaultCacheSize is how many endorsements are remembered, one per chip and
@@ -32,9 +32,9 @@ type digest [sha256.Size]byte
 //   - Whether an endorsement fits a report, and whether it is revoked, is never
 //     remembered: both are checked each time.
 type cache struct {
-	leaves  *lru[*endorsement]
-	issuers *lru[*issuer]
-	crls    *lru[*crl]
+	leaves  memory[*endorsement]
+	issuers memory[*issuer]
+	crls    memory[*crl]
 
 	hits, misses, signatures, panics atomic.Uint64
 }
@@ -59,13 +59,13 @@ type CacheStats struct {
 
 func newCache(size int) *cache {
 	small := min(size, maxRemembered)
-	return &cache{leaves: newLRU[*endorsement](size), issuers: newLRU[*issuer](small), crls: newLRU[*crl](small)}
+	return &cache{leaves: newMemory[*endorsement](size), issuers: newMemory[*issuer](small), crls: newMemory[*crl](small)}
 }
 
 func (c *cache) stats() CacheStats {
 	return CacheStats{
-		Endorsements: c.leaves.len(), Issuers: c.issuers.len(), CRLs: c.crls.len(), Size: c.leaves.size,
-		Hits: c.hits.Load(), Misses: c.misses.Load(), Evictions: c.leaves.evictions.Load(),
+		Endorsements: c.leaves.Len(), Issuers: c.issuers.Len(), CRLs: c.crls.Len(), Size: int(c.leaves.Limit()),
+		Hits: c.hits.Load(), Misses: c.misses.Load(), Evictions: c.leaves.Evictions(),
 		Signatures: c.signatures.Load(), Panics: c.panics.Load(),
 	}
 }
@@ -73,64 +73,20 @@ func (c *cache) stats() CacheStats {
 // timed is something that is good at some times only.
 type timed interface{ validAt(t time.Time) bool }
 
-// lru is a map of bounded size that forgets what was not used for longest. A
-// size of 0 remembers nothing.
-type lru[V timed] struct {
-	size      int
-	evictions atomic.Uint64
+// timed is something that is good at some times only.
+type timed interface{ validAt(t time.Time) bool }
 
-	mu    sync.Mutex
-	byKey map[digest]*list.Element // of entry
-	order *list.List               // most recently used first
-}
+// memory remembers values by digest, and answers only while they are good.
+type memory[V timed] struct{ *lru.Cache[digest, V] }
 
-type entry[V timed] struct {
-	key   digest
-	value V
-}
-
-func newLRU[V timed](size int) *lru[V] {
-	return &lru[V]{size: size, byKey: make(map[digest]*list.Element), order: list.New()}
-}
+func newMemory[V timed](size int) memory[V] { return memory[V]{lru.New[digest, V](size)} }
 
 // get returns the value, if it is known and good at that time.
-func (c *lru[V]) get(k digest, at time.Time) (V, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var none V
-	e, ok := c.byKey[k]
-	if !ok {
+func (m memory[V]) get(k digest, at time.Time) (V, bool) {
+	v, ok := m.Get(k)
+	if !ok || !v.validAt(at) {
+		var none V
 		return none, false
 	}
-	v := e.Value.(entry[V]).value // the list holds entries only
-	if !v.validAt(at) {
-		return none, false
-	}
-	c.order.MoveToFront(e)
 	return v, true
-}
-
-func (c *lru[V]) put(k digest, v V) {
-	if c.size == 0 {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e, ok := c.byKey[k]; ok {
-		c.order.MoveToFront(e)
-		return
-	}
-	for c.order.Len() >= c.size {
-		oldest := c.order.Back()
-		c.order.Remove(oldest)
-		delete(c.byKey, oldest.Value.(entry[V]).key) // the list holds entries only
-		c.evictions.Add(1)
-	}
-	c.byKey[k] = c.order.PushFront(entry[V]{key: k, value: v})
-}
-
-func (c *lru[V]) len() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.order.Len()
 }

@@ -161,7 +161,7 @@ func (v *Verifier) collateralCRL(ctx context.Context, e *endorsement) (*crl, err
 	it := &item{der: der}
 	c, fresh, err := v.crl(it, l)
 	if err == nil && fresh {
-		v.cache.crls.put(it.digest(), c)
+		v.cache.crls.Put(it.digest(), c)
 	}
 	return c, err
 }

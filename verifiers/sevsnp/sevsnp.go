@@ -139,13 +139,13 @@ func (v *Verifier) authenticate(ctx context.Context, ev attest.Evidence, at time
 // remember stores what a report that verified has shown.
 func (v *Verifier) remember(b *bundle) {
 	if b.leaf != nil {
-		v.cache.leaves.put(b.leafSum, b.leaf)
+		v.cache.leaves.Put(b.leafSum, b.leaf)
 	}
 	if b.issuer != nil {
-		v.cache.issuers.put(b.issuerSum, b.issuer)
+		v.cache.issuers.Put(b.issuerSum, b.issuer)
 	}
 	for _, c := range b.crls {
-		v.cache.crls.put(c.sum, c.crl)
+		v.cache.crls.Put(c.sum, c.crl)
 	}
 }
 

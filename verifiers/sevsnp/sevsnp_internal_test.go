@@ -116,11 +116,11 @@ func TestTenThousandChipsFitIn64MiB(t *testing.T) {
 	before := heap()
 	for n := range chips + 100 {
 		k, e := remembered(t, i, n)
-		c.leaves.put(k, e)
+		c.leaves.Put(k, e)
 	}
 	used := heap() - before
-	if c.leaves.len() != chips {
-		t.Errorf("%d endorsements remembered, want %d", c.leaves.len(), chips)
+	if c.leaves.Len() != chips {
+		t.Errorf("%d endorsements remembered, want %d", c.leaves.Len(), chips)
 	}
 	if used > 64<<20 {
 		t.Errorf("%d chips take %d bytes", chips, used)
@@ -142,7 +142,7 @@ func TestAnEntryIsNotUsedOutsideItsTime(t *testing.T) {
 	c := newCache(2)
 	k, e := remembered(t, i, 1)
 	e.notBefore, e.notAfter = time.Unix(1000, 0), time.Unix(2000, 0)
-	c.leaves.put(k, e)
+	c.leaves.Put(k, e)
 	for at, want := range map[int64]bool{999: false, 1000: true, 2000: true, 2001: false} {
 		if _, got := c.leaves.get(k, time.Unix(at, 0)); got != want {
 			t.Errorf("at %d: found %t, want %t", at, got, want)
@@ -162,7 +162,7 @@ func TestAFullCacheAllocatesNothingMore(t *testing.T) {
 		k, e := remembered(t, v.roots.lines[Milan].issuers[0], 0)
 		for n := range others {
 			binary.BigEndian.PutUint64(k[:], uint64(n))
-			v.cache.leaves.put(k, e)
+			v.cache.leaves.Put(k, e)
 		}
 		verify := func() {
 			if _, err := v.Authenticate(t.Context(), ev, at); err != nil {
