@@ -73,9 +73,6 @@ func (c *cache) stats() CacheStats {
 // timed is something that is good at some times only.
 type timed interface{ validAt(t time.Time) bool }
 
-// timed is something that is good at some times only.
-type timed interface{ validAt(t time.Time) bool }
-
 // memory remembers values by digest, and answers only while they are good.
 type memory[V timed] struct{ *lru.Cache[digest, V] }
 
