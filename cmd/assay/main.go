@@ -1,6 +1,6 @@
 // Command assay is Assay's tool for people: it verifies hardware evidence and
-// attested SVIDs offline, checks measurement policy, and reads a server's
-// ledger and trust bundle.
+// attested SVIDs offline, collects evidence inside a TEE, computes measurements,
+// checks measurement policy, and reads a server's ledger and trust bundle.
 //
 // The command-line contract (flags, JSON field names, exit codes) is
 // docs/reference/cli.md.
