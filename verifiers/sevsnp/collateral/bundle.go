@@ -63,7 +63,7 @@ type payload struct {
 // NewBundle gathers objects for [Bundle.Sign]. The sequence is the time in
 // milliseconds, so that later bundles replace earlier ones.
 func NewBundle(objects []*Object, now time.Time, life time.Duration) *Bundle {
-	b := &Bundle{Sequence: uint64(max(now.UnixMilli(), 1)), IssuedAt: now, Expires: now.Add(life)} //nolint:gosec // not negative
+	b := &Bundle{Sequence: uint64(max(now.UnixMilli(), 1)), IssuedAt: now, Expires: now.Add(life)}
 	for _, o := range objects {
 		if o.Kind == CRL {
 			b.CRLs = append(b.CRLs, BundleCRL{Product: o.Product, SigningKey: o.SigningKey, DER: o.DER})

@@ -210,6 +210,25 @@ func TestANewASKIsKeptOnlyIfThePinnedARKSignedIt(t *testing.T) {
 	if got := s.Issuers(t.Context(), "milan", "vcek"); len(got) != 1 || !bytes.Equal(got[0], good) {
 		t.Errorf("%d issuers after a restart, want the new one", len(got))
 	}
+	// The verifier asks for it, when a VCEK is under it.
+	old, err := w.chips[simsnp.Milan].VCEK(simsnp.Milan.DefaultTCB())
+	check(t, err)
+	o, err := x509.ParseCertificate(old)
+	check(t, err)
+	parent, err := x509.ParseCertificate(good)
+	check(t, err)
+	renewed, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: o.SerialNumber, RawSubject: o.RawSubject, NotBefore: o.NotBefore, NotAfter: o.NotAfter,
+		SignatureAlgorithm: x509.SHA384WithRSAPSS, ExtraExtensions: o.Extensions,
+	}, parent, o.PublicKey, key)
+	check(t, err)
+	r := report(t, w.chips[simsnp.Milan], simsnp.Launch{})
+	if _, err := authenticate(w.verifier(t, s), r, renewed); err != nil {
+		t.Errorf("a VCEK under the new ASK: %v", err)
+	}
+	if _, err := authenticate(w.verifier(t, w.offline(t, t.TempDir())), r, renewed); attest.CheckOf(err) != sevsnp.CheckChainSignature {
+		t.Errorf("without the new ASK: %v, want a refusal by %s", err, sevsnp.CheckChainSignature)
+	}
 	if got := s.Issuers(t.Context(), "milan", "vlek"); len(got) != 0 {
 		t.Errorf("%d ASVKs, want none", len(got))
 	}

@@ -48,7 +48,7 @@ func (s *Source) Stats() Stats {
 		NotAllowed: s.notAllowed.Load(), Negative: s.negative.Load(), ChipLimited: s.chipLimited.Load(), Joined: s.joined.Load(),
 		Refused: s.refused.Load(), Fetched: s.fetched.Load(), FetchFailures: s.fetchFailed.Load(),
 		Refreshed: s.refreshed.Load(), RefreshFailed: s.refreshFailed.Load(),
-		Foreign: int(c.foreign.Load()), //nolint:gosec // a number of files
+		Foreign: int(c.foreign.Load()),
 		CRLs:    make(map[string]CRLInfo),
 	}
 	out.InMemory, out.MemoryBytes = c.hot.size()
