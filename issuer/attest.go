@@ -177,7 +177,7 @@ func (a *attestation) end(err error) error {
 	case attest.Malformed, attest.Untrusted, attest.Stale:
 		// Counted and sampled in memory: strangers cannot fill the ledger.
 		a.ledger.Reject(ledger.Rejection{
-			Kind: kind, Check: check, Detail: clip(err.Error(), 256), Peer: peer,
+			Kind: kind, Check: check, Detail: clip(forOperators(err), 256), Peer: peer,
 			Reference: a.reference, Platform: a.tee, At: a.now(),
 		})
 	case attest.Unavailable, attest.Internal:
@@ -188,7 +188,7 @@ func (a *attestation) end(err error) error {
 
 // logRefusal logs a sample of what strangers cause, and every fault of ours.
 func (a *attestation) logRefusal(ctx context.Context, kind attest.Kind, check, tee, peer string, err error) {
-	attrs := []any{"reference", a.reference, "kind", kind.String(), "check", check, "tee", tee, "peer", peer, "error", clip(err.Error(), 512)}
+	attrs := []any{"reference", a.reference, "kind", kind.String(), "check", check, "tee", tee, "peer", peer, "error", clip(forOperators(err), 512)}
 	if kind == attest.Internal {
 		a.log.ErrorContext(ctx, "attestation failed", attrs...)
 		return

@@ -42,7 +42,7 @@ const policyPoll = 2 * time.Second
 func LoadPolicyFile(path, trustDomain string, log *slog.Logger) (*PolicyFile, error) {
 	p := &PolicyFile{path: path, trustDomain: trustDomain, log: log, changed: func(*policy.Bundle) {}, result: func(string) {}}
 	p.record = func(context.Context, *policy.Bundle) error { return nil }
-	src, err := os.ReadFile(path)
+	src, err := cli.ReadFile(path, policy.MaxSize)
 	if err != nil {
 		return nil, cli.Usagef("name it under policy: in the configuration; `assayd init` writes one to begin with", "cannot read the policy: %w", err)
 	}
@@ -86,7 +86,7 @@ func (p *PolicyFile) Run(ctx context.Context, reload <-chan os.Signal) error {
 func (p *PolicyFile) Reload(ctx context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	src, err := os.ReadFile(p.path)
+	src, err := cli.ReadFile(p.path, policy.MaxSize)
 	if err != nil {
 		p.haveSeen = false // whatever is there next is looked at, also what was there before
 		p.refuse(ctx, fmt.Errorf("cannot read the policy: %w", err))

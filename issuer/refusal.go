@@ -21,6 +21,25 @@ func overloaded(limit, what string) error {
 	return &attest.Error{Kind: attest.Unavailable, Check: limit, Err: errors.New(what)}
 }
 
+// withheld is an error whose cause is for the server's log and not for the
+// client.
+type withheld struct {
+	public string
+	cause  error
+}
+
+func (w *withheld) Error() string { return w.public }
+func (w *withheld) Unwrap() error { return w.cause }
+
+// forOperators is the text of an error with what is withheld from the client.
+func forOperators(err error) string {
+	var w *withheld
+	if errors.As(err, &w) {
+		return err.Error() + ": " + w.cause.Error()
+	}
+	return err.Error()
+}
+
 // refusal is the one place where an error becomes an answer. A stranger learns
 // the kind, the name of the check and a reference; of a policy denial only that
 // it was one: neither text nor detail depends on which rule failed.

@@ -325,6 +325,10 @@ func TestARenewalNeedsItsProof(t *testing.T) {
 			change(t, r)
 			_, err := r.answer()
 			wantRefusal(t, err, codes.Unauthenticated, attest.Untrusted, "renewal_proof")
+			// Which part of it, and what the ledger knows, is not for strangers.
+			if msg := status.Convert(err).Message(); !strings.HasPrefix(msg, "renewal_proof: the proof does not hold; reference as-") {
+				t.Errorf("the client is told %q", msg)
+			}
 		})
 	}
 	refused("no certificate", func(_ *testing.T, r *renewal) { r.evidence.Renewal.Certificate = nil })

@@ -27,11 +27,13 @@ const renewTag = "assay/v1 renew\x00"
 func RenewalMessage(b attest.Binding) []byte { return append([]byte(renewTag), b.B[:]...) }
 
 // checkRenewal is step 5: the proof names a live SVID that was issued here, and
-// its key signed the binding. All that fails here is one check, renewal_proof;
-// which part of it is in the server's log.
+// its key signed the binding. All that fails here is one check, renewal_proof,
+// with one text; which part of it is in the server's log. What the renewal gets
+// is for policy to say, as at boot: the proof says that the agent held a live
+// SVID of this trust domain, and not that it gets the same name again.
 func (a *attestation) checkRenewal(ctx context.Context, proof *assayv1.Renewal, ch attest.Challenge) error {
 	fail := func(err error) error {
-		return &attest.Error{Kind: attest.Untrusted, Check: "renewal_proof", Err: err, Hint: "attest with the purpose boot"}
+		return &attest.Error{Kind: attest.Untrusted, Check: "renewal_proof", Err: &withheld{"the proof does not hold", err}, Hint: "attest with the purpose boot"}
 	}
 	b, err := ch.Binding()
 	if err != nil {

@@ -109,6 +109,13 @@ func openAt(ctx context.Context, cfg Config, at stops) (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What a crash left of a private key that was being written: nobody else
+	// writes there, since the store is ours alone.
+	if dir, ok := cfg.Keys.(interface{ Sweep() error }); ok {
+		if err := dir.Sweep(); err != nil {
+			return nil, err
+		}
+	}
 	if c.x509, err = c.loadAuthority(ctx, store.X509, at); err != nil {
 		return nil, err
 	}

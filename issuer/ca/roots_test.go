@@ -129,6 +129,20 @@ func TestAServerFileThatIsNotOursIsReplaced(t *testing.T) {
 	}
 }
 
+// A kill while the certificate is written leaves a private key under a name
+// that nobody reads.
+func TestWhatACrashLeftOfAPrivateKeyIsRemovedAtTheStart(t *testing.T) {
+	f := newFixture(t)
+	must(t, f.open(t))
+	f.close(t)
+	left := filepath.Join(KeysPath(f.dir), ".tmp-server.pem.0011223344556677")
+	must(t, os.WriteFile(left, []byte("a private key"), 0o600))
+	must(t, f.open(t))
+	if exists(left) {
+		t.Error("it is still there")
+	}
+}
+
 func TestAnotherRootKeyThanThePinnedOneIsRefused(t *testing.T) {
 	for _, name := range []string{bootstrapRootKey, verifierRootKey} {
 		f := newFixture(t)

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -23,10 +22,13 @@ import (
 // maxSocketPath is what fits into sockaddr_un with its final zero (unix(7)).
 const maxSocketPath = 107
 
+// maxConfig is far more than a configuration needs.
+const maxConfig = 1 << 20 // bytes
+
 // Load reads and validates a configuration file. A file that cannot be read is
 // a [cli.UsageError]; everything wrong inside it is in one [strictyaml.Errors].
 func Load(path string) (*Config, error) {
-	src, err := os.ReadFile(path)
+	src, err := cli.ReadFile(path, maxConfig)
 	if err != nil {
 		hint := ""
 		if errors.Is(err, fs.ErrNotExist) {

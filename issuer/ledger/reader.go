@@ -2,7 +2,9 @@ package ledger
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -68,7 +70,7 @@ func (r *Reader) List(ctx context.Context, f Filter) ([]Item, error) {
 			return nil, unavailable(err)
 		}
 		for _, e := range entries {
-			item, err := r.item(ctx, e, nil)
+			item, err := r.item(ctx, e)
 			if err != nil {
 				return nil, err
 			}
@@ -107,7 +109,7 @@ func (r *Reader) Get(ctx context.Context, key string) (Item, error) {
 		if err != nil {
 			return Item{}, fmt.Errorf("ledger: entry %d: %w", seq, err)
 		}
-		return r.item(ctx, e, nil)
+		return r.item(ctx, e)
 	}
 	if !isReference(key) { // an empty one would match everything
 		return Item{}, fmt.Errorf("ledger: %.40q is no reference and no sequence number: %w", key, store.ErrNotFound)
@@ -118,7 +120,7 @@ func (r *Reader) Get(ctx context.Context, key string) (Item, error) {
 		return Item{}, unavailable(err)
 	}
 	if len(entries) > 0 {
-		return r.item(ctx, entries[0], nil)
+		return r.item(ctx, entries[0])
 	}
 	denials, err := r.st.FindDenials(ctx, r.trustDomain, find)
 	if err != nil {
@@ -130,24 +132,27 @@ func (r *Reader) Get(ctx context.Context, key string) (Item, error) {
 	return Item{}, fmt.Errorf("ledger: reference %.40q: %w", key, store.ErrNotFound)
 }
 
-// item makes an Item of a row. previous is the hash of the row before; nil
-// makes it read that one.
-func (r *Reader) item(ctx context.Context, e store.Entry, previous []byte) (Item, error) {
+// item makes an Item of a row, and reads the row before for its hash. What is shown is what was hashed: a payload that was
+// altered is an error here too, not only in a verification of the whole chain.
+func (r *Reader) item(ctx context.Context, e store.Entry) (Item, error) {
 	entry, err := ParseEntry(e.Payload)
 	if err != nil {
 		return Item{}, damaged(e.Sequence, err)
 	}
-	if previous == nil {
-		previous = make([]byte, 32)
-		if e.Sequence > 1 {
-			p, err := r.st.Entry(ctx, r.trustDomain, r.chain, e.Sequence-1)
-			if err != nil {
-				return Item{}, damaged(e.Sequence, fmt.Errorf("the entry before it: %w", err))
-			}
-			previous = p.Hash[:]
+	var previous [32]byte
+	if e.Sequence > 1 {
+		p, err := r.st.Entry(ctx, r.trustDomain, r.chain, e.Sequence-1)
+		if err != nil {
+			return Item{}, damaged(e.Sequence, fmt.Errorf("the entry before it: %w", err))
 		}
+		previous = p.Hash
 	}
-	return Item{Sequence: e.Sequence, Previous: slices.Clone(previous), Hash: slices.Clone(e.Hash[:]), Payload: e.Payload, Entry: entry}, nil
+	if hash := entryHash(r.trustDomain, r.chain, e.Sequence, previous, e.Payload); hash != e.Hash {
+		err := damaged(e.Sequence, errors.New("its payload or hash was altered"))
+		err.Check, err.Expected, err.Got = "chain_hash", hex.EncodeToString(hash[:]), hex.EncodeToString(e.Hash[:])
+		return Item{}, err
+	}
+	return Item{Sequence: e.Sequence, Previous: previous[:], Hash: slices.Clone(e.Hash[:]), Payload: e.Payload, Entry: entry}, nil
 }
 
 func denialItem(d store.Denial) (Item, error) {
@@ -159,7 +164,7 @@ func denialItem(d store.Denial) (Item, error) {
 }
 
 // damaged is a row that cannot be what was written.
-func damaged(sequence uint64, err error) error {
+func damaged(sequence uint64, err error) *attest.Error {
 	return &attest.Error{
 		Kind: attest.Untrusted, Check: "chain_payload", Err: fmt.Errorf("entry %d: %w", sequence, err),
 		Hint: "the database was changed: 'assay ledger verify' finds where, a backup holds what was there",
@@ -255,5 +260,16 @@ func (r *Reader) Verify(ctx context.Context, key VerifierKey, elsewhere [][]byte
 	if err != nil {
 		return Report{}, err
 	}
-	return VerifyChain(r.trustDomain, r.chain, r.Entries(ctx, 0), append(stored, elsewhere...), key)
+	report, err := VerifyChain(r.trustDomain, r.chain, r.Entries(ctx, 0), append(stored, elsewhere...), key)
+	if err != nil {
+		return Report{}, err
+	}
+	stray, err := r.st.StrayIdentities(ctx, r.trustDomain)
+	switch {
+	case err != nil:
+		return Report{}, unavailable(err)
+	case stray > 0:
+		return Report{}, untrusted("chain_index", fmt.Errorf("the look-up columns name %d identities that belong to no entry", stray))
+	}
+	return report, nil
 }

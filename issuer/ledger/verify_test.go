@@ -257,6 +257,9 @@ func TestAChangedDatabaseIsFound(t *testing.T) {
 		{"an altered evidence column", "chain_index", true, []string{`UPDATE entries SET evidence_digest = zeroblob(32) WHERE sequence = 2`}},
 		{"an altered identity row", "chain_index", true, []string{`UPDATE identities SET spiffe_id = 'spiffe://x/y' WHERE sequence = 2`}},
 		{"a deleted identity row", "chain_index", true, []string{`DELETE FROM identities WHERE sequence = 2`}},
+		{"an identity of no entry", "chain_index", true, []string{
+			`INSERT INTO identities SELECT trust_domain, 'ffff', chain, 4000, position, spiffe_id, zeroblob(32), not_after FROM identities WHERE sequence = 2`,
+		}},
 		{"an altered checkpoint", "checkpoint_signature", false, []string{`UPDATE checkpoints SET note = CAST(replace(CAST(note AS TEXT), 'Z', '9') AS BLOB)`}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -294,4 +297,31 @@ func TestALedgerRefusesAnotherCheckpointKey(t *testing.T) {
 	wantCheck(t, err, attest.Untrusted, "checkpoint_signature")
 	_, err = ledger.Open(t.Context(), f.store, "other.example.org", f.signer, ledger.Options{Now: f.Now})
 	wantCheck(t, err, attest.Internal, "ledger_trust_domain")
+}
+
+// What is shown is what was hashed: nobody need verify the whole chain to trust
+// one entry no less than before.
+func TestAnAlteredEntryIsNotShown(t *testing.T) {
+	for name, stmt := range map[string]string{
+		"payload":         `UPDATE entries SET payload = CAST(replace(CAST(payload AS TEXT), '192.0.2.1', '192.0.2.2') AS BLOB) WHERE sequence = 2`,
+		"hash":            `UPDATE entries SET hash = zeroblob(32) WHERE sequence = 2`,
+		"the hash before": `UPDATE entries SET hash = zeroblob(32) WHERE sequence = 1`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, _ := newChain(t)
+			r := ledger.NewReader(f.store, td, "")
+			_, err := r.Get(t.Context(), "2")
+			must(t, err)
+			must(t, f.store.Close())
+			tamper(t, f.path, stmt)
+			f.openStore(t)
+			r = ledger.NewReader(f.store, td, "")
+			_, err = r.Get(t.Context(), "2")
+			wantCheck(t, err, attest.Untrusted, "chain_hash")
+			_, err = r.List(t.Context(), ledger.Filter{})
+			wantCheck(t, err, attest.Untrusted, "chain_hash")
+			_, err = r.Get(t.Context(), "4")
+			must(t, err)
+		})
+	}
 }

@@ -245,6 +245,16 @@ func (s *SQLite) KeysOnRecord(ctx context.Context, trustDomain string, thumbprin
 	return found, nil
 }
 
+// StrayIdentities implements [LedgerReader].
+func (s *SQLite) StrayIdentities(ctx context.Context, trustDomain string) (n int, err error) {
+	err = s.r.QueryRowContext(ctx, `SELECT count(*) FROM identities i WHERE trust_domain = ? AND NOT EXISTS
+		(SELECT 1 FROM entries e WHERE e.trust_domain = i.trust_domain AND e.chain = i.chain AND e.sequence = i.sequence)`, trustDomain).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("store: identities: %w", err)
+	}
+	return n, nil
+}
+
 // FindEntries implements [LedgerReader].
 func (s *SQLite) FindEntries(ctx context.Context, trustDomain, chain string, f Find) ([]Entry, error) {
 	text, args := `WHERE trust_domain = ? AND chain = ?`, []any{trustDomain, chain}

@@ -247,6 +247,9 @@ type LedgerReader interface {
 	// KeysOnRecord returns those of the key thumbprints that an entry of the
 	// trust domain names. It sees every append that returned before.
 	KeysOnRecord(ctx context.Context, trustDomain string, thumbprints [][32]byte) (map[[32]byte]bool, error)
+	// StrayIdentities counts the identities of the trust domain that belong to
+	// no entry: none, unless another program wrote to the database.
+	StrayIdentities(ctx context.Context, trustDomain string) (int, error)
 	// HasSerial reports whether an entry of the trust domain names the serial.
 	HasSerial(ctx context.Context, trustDomain, serial string) (bool, error)
 	// FindEntries reads the entries that match, newest first unless f says otherwise.

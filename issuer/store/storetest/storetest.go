@@ -233,6 +233,9 @@ func appended(t *testing.T, s store.Store, reopen func(*testing.T, store.Store) 
 			t.Errorf("HasSerial(%s) = %v, %v, want %v", serial, got, err, want)
 		}
 	}
+	if n, err := s.StrayIdentities(ctx, td); n != 0 || err != nil {
+		t.Errorf("%d stray identities, %v", n, err)
+	}
 	var many [][32]byte
 	for n := range 600 {
 		many = append(many, Entry("none", uint64(n)).Identities[0].KeyThumbprint)
