@@ -70,7 +70,7 @@ type of the virtual CPU is not measured.`,
 	}
 	var (
 		in       snpLaunch
-		append_  string
+		line     string
 		features = featuresValue(1)
 		output   = measureOutput(cli.Text)
 		name     string
@@ -79,11 +79,11 @@ type of the virtual CPU is not measured.`,
 	f.StringVar(&in.ovmf, "ovmf", "", "firmware `FILE`")
 	f.StringVar(&in.kernel, "kernel", "", "kernel `FILE`, where the firmware checks its hash")
 	f.StringVar(&in.initrd, "initrd", "", "initrd `FILE`, with --kernel")
-	f.StringVar(&append_, "append", "", "kernel command `LINE`, with --kernel")
+	f.StringVar(&line, "append", "", "kernel command `LINE`, with --kernel")
 	f.IntVar(&in.vcpus, "vcpus", 0, "`NUMBER` of virtual CPUs")
 	f.StringVar(&in.vcpuType, "vcpu-type", "", "QEMU's name for the `TYPE` of virtual CPU: "+strings.Join(vcpuTypes(), ", ")+", with or without a version as in EPYC-v4")
 	f.Var(&features, "guest-features", "SEV_FEATURES of the VMSA; bit 0 (SNP active) is set")
-	f.StringVar(&in.vmm, "vmm", vmmQEMU, "who launches the guest: "+strings.Join(vmms(), ", "))
+	f.StringVar(&in.vmm, "vmm", vmmQEMU, "the `VMM` that launches the guest: "+strings.Join(vmms(), ", "))
 	f.StringVar(&name, "reference", "snp-images", "`NAME` of the reference set, for --output policy")
 	f.Var(&output, "output", "output format")
 	// The flags exist: they were added above.
@@ -98,7 +98,7 @@ type of the virtual CPU is not measured.`,
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		in.features = uint64(features)
 		if c.Flags().Changed("append") {
-			in.append = &append_
+			in.append = &line
 		}
 		m, err := in.measure(c)
 		if err != nil {

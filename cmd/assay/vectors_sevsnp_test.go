@@ -243,6 +243,20 @@ func TestARecordedReportWithoutItsEndorsementIsUntrusted(t *testing.T) {
 	}
 }
 
+func TestARequiredCRLThatIsMissingIsNamed(t *testing.T) {
+	for _, r := range snpRecordings(t) {
+		if !r.want.Verifies {
+			continue
+		}
+		got, v := r.verify(t, nil, "--require-crl", "--endorsement", r.leaf, r.report)
+		line, _, _ := strings.Cut(r.want.Product, "-")
+		want := fmt.Sprintf("https://kdsintf.amd.com/%s/v1/%s/crl", strings.ToLower(r.want.SigningKey), line)
+		if got.code != cli.Untrusted || v.Check == nil || *v.Check != "crl_missing" || v.Revocation != "failed" || v.Hint == nil || !strings.Contains(*v.Hint, want) {
+			t.Errorf("%s: exit code %d, want %s in the hint\n%s", r.Name, got.code, want, got.stdout)
+		}
+	}
+}
+
 func TestAMDsOwnRootsGivenByNameAreStillTheHardwareRoots(t *testing.T) {
 	for _, r := range snpRecordings(t) {
 		if r.Name != "sevsnp/ms-azure-milan-v3" {
