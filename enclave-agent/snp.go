@@ -251,7 +251,7 @@ func (s *SNP) try(ctx context.Context, data [64]byte) (r snpReport, table []byte
 		}
 	}()
 	if s.level >= 0 {
-		return s.climb(ctx, int(s.way.Load()), uint32(s.level), data) //nolint:gosec // 0 to 3
+		return s.climb(ctx, int(s.way.Load()), uint32(s.level), data)
 	}
 	var errs []error
 	for i, w := range s.ways {
@@ -279,7 +279,7 @@ func (s *SNP) climb(ctx context.Context, way int, level uint32, data [64]byte) (
 		case !bytes.Equal(r.data(), data[:]):
 			return nil, nil, nonsense("the report has other REPORT_DATA than it was asked to have")
 		}
-		s.way.Store(int32(way)) //nolint:gosec // 0 or 1
+		s.way.Store(int32(way))
 		s.level = int(level)
 		return r, table, nil
 	}

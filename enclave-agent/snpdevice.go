@@ -139,15 +139,15 @@ func (s snpIoctl) request(f *os.File, command uintptr, req linuxabi.BinaryConver
 	// Finish copies back; its error is the status, which takeReport looks at.
 	_ = raw.Finish(msg)
 	if errno == unix.EIO { // with other errors, older kernels leave noise there
-		vmm = uint32(msg.FwErr >> 32) //nolint:gosec // the upper half
+		vmm = uint32(msg.FwErr >> 32)
 	}
 	switch {
 	case errno == 0:
 		return 0, rsp, nil
 	case vmm == vmmBusy, errno == unix.EAGAIN, errno == unix.EBUSY, errno == unix.ETIMEDOUT:
 		return vmm, nil, &snpThrottled{errno}
-	case vmm == 0 && errno == unix.EIO && uint32(msg.FwErr) != 0: //nolint:gosec // the lower half
-		return 0, nil, fmt.Errorf("ioctl: %w, firmware error %#x", errno, uint32(msg.FwErr)) //nolint:gosec // the lower half
+	case vmm == 0 && errno == unix.EIO && uint32(msg.FwErr) != 0:
+		return 0, nil, fmt.Errorf("ioctl: %w, firmware error %#x", errno, uint32(msg.FwErr))
 	}
 	return vmm, nil, fmt.Errorf("ioctl: %w", errno)
 }

@@ -56,6 +56,10 @@ func NewKDS(base string) (*KDS, error) {
 		client: &http.Client{
 			Timeout:       kdsTimeout,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("it redirects, which the KDS does not") },
+			// One request in weeks: no connection is kept.
+			Transport: &http.Transport{
+				Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, ForceAttemptHTTP2: true, MaxResponseHeaderBytes: maxKDSBody,
+			},
 		},
 	}, nil
 }
@@ -112,6 +116,11 @@ func (k *KDS) get(ctx context.Context, r snpReport, l snpLine) (_ []byte, pause 
 	}
 	res, err := k.client.Do(req)
 	if err != nil {
+		// Without the address, which names the chip: logs leave the guest.
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			err = ue.Err
+		}
 		return nil, 0, err
 	}
 	defer func() { _ = res.Body.Close() }()

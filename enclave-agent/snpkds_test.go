@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -134,6 +135,9 @@ func TestAServiceThatFailsIsLeftAloneForAWhile(t *testing.T) {
 			}
 			if n := ask(); n != 0 || !strings.Contains(log.String(), "cannot be fetched") || !strings.Contains(log.String(), want) {
 				t.Errorf("%d endorsements; the log says %q", n, log.String())
+			}
+			if chip := hex.EncodeToString(must(amd().Chip(simsnp.Turin, "host")).HWID()); strings.Contains(log.String(), chip) {
+				t.Errorf("the log names the chip: %q", log.String())
 			}
 			asked := sim.RequestCount()
 			sim.SetFaults()

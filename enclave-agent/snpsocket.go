@@ -39,8 +39,8 @@ func (s snpSocket) report(ctx context.Context, data [64]byte, level uint32) (snp
 			return nil, nil, err
 		}
 	}
-	body := append(append([]byte{snpSocketExtended}, data[:]...), byte(level))                                 //nolint:gosec // at most 3
-	if _, err := c.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)); err != nil { //nolint:gosec // 66
+	body := append(append([]byte{snpSocketExtended}, data[:]...), byte(level))
+	if _, err := c.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)); err != nil {
 		return nil, nil, err
 	}
 	answer, err := readSNPFrame(c)
