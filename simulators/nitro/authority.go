@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/assay-project/assay/simulators/internal/certificate"
 	"github.com/assay-project/assay/simulators/internal/keyfile"
 )
 
@@ -66,9 +67,9 @@ type Authority struct {
 func NewAuthority(o AuthorityOptions) (*Authority, error) {
 	a := o.authority()
 	now := a.now().UTC().Truncate(time.Second)
-	subject, err := distinguishedName(
-		attribute{oidCountry, "US"}, attribute{oidOrganization, "Assay simulator"},
-		attribute{oidUnit, "Simulated"}, attribute{oidCommonName, "simulated.nitro-enclaves"},
+	subject, err := certificate.Name(
+		certificate.Country("US"), certificate.Organization("Assay simulator"),
+		certificate.Unit("Simulated"), certificate.CommonName("simulated.nitro-enclaves"),
 	)
 	if err != nil {
 		return nil, err
@@ -170,9 +171,9 @@ func (a *Authority) regionalBlueprint(at time.Time) (blueprint, error) {
 		return blueprint{}, err
 	}
 	return newBlueprint(layoutUpper, at.Add(-regionalAge), regionalLifetime, 2, 16,
-		attribute{oidCountry, "US"}, attribute{oidOrganization, "Assay simulator"},
-		attribute{oidUnit, "Simulated"},
-		attribute{oidCommonName, id + "." + a.region + ".simulated.nitro-enclaves"})
+		certificate.Country("US"), certificate.Organization("Assay simulator"),
+		certificate.Unit("Simulated"),
+		certificate.CommonName(id+"."+a.region+".simulated.nitro-enclaves"))
 }
 
 func (a *Authority) zonalBlueprint(at time.Time) (blueprint, error) {
@@ -181,9 +182,9 @@ func (a *Authority) zonalBlueprint(at time.Time) (blueprint, error) {
 		return blueprint{}, err
 	}
 	return newBlueprint(layoutUpper, at.Add(-zonalAge), zonalLifetime, 1, 16,
-		attribute{oidCommonName, id + ".zonal." + a.region + ".simulated.nitro-enclaves"},
-		attribute{oidUnit, "Simulated"}, attribute{oidOrganization, "Assay simulator"},
-		attribute{oidCountry, "US"}, attribute{oidState, "WA"}, attribute{oidLocality, "Seattle"})
+		certificate.CommonName(id+".zonal."+a.region+".simulated.nitro-enclaves"),
+		certificate.Unit("Simulated"), certificate.Organization("Assay simulator"),
+		certificate.Country("US"), certificate.State("WA"), certificate.Locality("Seattle"))
 }
 
 func (a *Authority) instanceBlueprint(instanceID string, at time.Time) (blueprint, error) {
@@ -214,15 +215,15 @@ func (a *Authority) leafBlueprint(moduleID string, at time.Time) (blueprint, err
 
 // placed is the name of what runs on a host: AWS writes the place before the
 // organization there, and the state in full.
-func (a *Authority) placed(commonName string) []attribute {
-	return []attribute{
-		{oidCountry, "US"}, {oidState, "Washington"}, {oidLocality, "Seattle"},
-		{oidOrganization, "Assay simulator"}, {oidUnit, "Simulated"}, {oidCommonName, commonName},
+func (a *Authority) placed(commonName string) []certificate.Attribute {
+	return []certificate.Attribute{
+		certificate.Country("US"), certificate.State("Washington"), certificate.Locality("Seattle"),
+		certificate.Organization("Assay simulator"), certificate.Unit("Simulated"), certificate.CommonName(commonName),
 	}
 }
 
-func newBlueprint(l layout, notBefore time.Time, lifetime time.Duration, pathLen, serialSize int, name ...attribute) (blueprint, error) {
-	subject, err := distinguishedName(name...)
+func newBlueprint(l layout, notBefore time.Time, lifetime time.Duration, pathLen, serialSize int, name ...certificate.Attribute) (blueprint, error) {
+	subject, err := certificate.Name(name...)
 	if err != nil {
 		return blueprint{}, err
 	}

@@ -5,13 +5,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
 	"math/big"
 	"time"
+
+	"github.com/assay-project/assay/simulators/internal/certificate"
 )
 
 // node is one certificate of the chain with its key.
@@ -54,43 +55,6 @@ const (
 	layoutLeaf                   // constraints, usage
 )
 
-// Object identifiers of RFC 5280, section 4.2.1, and of X.520 attributes.
-var (
-	oidConstraints  = asn1.ObjectIdentifier{2, 5, 29, 19}
-	oidUsage        = asn1.ObjectIdentifier{2, 5, 29, 15}
-	oidSubjectID    = asn1.ObjectIdentifier{2, 5, 29, 14}
-	oidAuthorityID  = asn1.ObjectIdentifier{2, 5, 29, 35}
-	oidCRL          = asn1.ObjectIdentifier{2, 5, 29, 31}
-	oidPadding      = asn1.ObjectIdentifier{2, 25, 1} // any arc of ours: it only takes up room
-	oidCountry      = asn1.ObjectIdentifier{2, 5, 4, 6}
-	oidState        = asn1.ObjectIdentifier{2, 5, 4, 8}
-	oidLocality     = asn1.ObjectIdentifier{2, 5, 4, 7}
-	oidOrganization = asn1.ObjectIdentifier{2, 5, 4, 10}
-	oidUnit         = asn1.ObjectIdentifier{2, 5, 4, 11}
-	oidCommonName   = asn1.ObjectIdentifier{2, 5, 4, 3}
-)
-
-type attribute struct {
-	oid   asn1.ObjectIdentifier
-	value string
-}
-
-// distinguishedName encodes a Name as AWS does: UTF8String throughout, but the
-// country, which must be a PrintableString (RFC 5280, appendix A.1).
-func distinguishedName(attrs ...attribute) ([]byte, error) {
-	seq := make(pkix.RDNSequence, 0, len(attrs))
-	for _, a := range attrs {
-		tag := asn1.TagUTF8String
-		if a.oid.Equal(oidCountry) {
-			tag = asn1.TagPrintableString
-		}
-		seq = append(seq, pkix.RelativeDistinguishedNameSET{{
-			Type: a.oid, Value: asn1.RawValue{Tag: tag, Bytes: []byte(a.value)},
-		}})
-	}
-	return asn1.Marshal(seq)
-}
-
 func newKey() (*ecdsa.PrivateKey, error) {
 	return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 }
@@ -124,11 +88,11 @@ func issue(b blueprint, issuer *node) (*node, error) {
 func (b blueprint) issue(issuer *node, pad int) (*node, error) {
 	signer := b.key
 	parent := &x509.Certificate{RawSubject: b.subject}
-	var authority []byte
+	var authority crypto.PublicKey
 	if issuer != nil {
 		signer = issuer.key
 		parent.RawSubject = issuer.cert.RawSubject
-		authority = keyID(issuer.cert.RawSubjectPublicKeyInfo)
+		authority = issuer.cert.PublicKey
 	}
 	if b.signer != nil {
 		signer = b.signer
@@ -159,17 +123,17 @@ func (b blueprint) issue(issuer *node, pad int) (*node, error) {
 	return &node{der: der, cert: cert, key: b.key, issuer: issuer}, nil
 }
 
-func (b blueprint) extensions(authority []byte, pad int) ([]pkix.Extension, error) {
+func (b blueprint) extensions(authority crypto.PublicKey, pad int) ([]pkix.Extension, error) {
 	var order []asn1.ObjectIdentifier
 	switch b.layout {
 	case layoutRoot:
-		order = []asn1.ObjectIdentifier{oidConstraints, oidSubjectID, oidUsage}
+		order = []asn1.ObjectIdentifier{certificate.OIDConstraints, certificate.OIDSubjectID, certificate.OIDUsage}
 	case layoutUpper:
-		order = []asn1.ObjectIdentifier{oidConstraints, oidAuthorityID, oidSubjectID, oidUsage, oidCRL}
+		order = []asn1.ObjectIdentifier{certificate.OIDConstraints, certificate.OIDAuthorityID, certificate.OIDSubjectID, certificate.OIDUsage, certificate.OIDCRL}
 	case layoutInstance:
-		order = []asn1.ObjectIdentifier{oidConstraints, oidUsage, oidSubjectID, oidAuthorityID}
+		order = []asn1.ObjectIdentifier{certificate.OIDConstraints, certificate.OIDUsage, certificate.OIDSubjectID, certificate.OIDAuthorityID}
 	case layoutLeaf:
-		order = []asn1.ObjectIdentifier{oidConstraints, oidUsage}
+		order = []asn1.ObjectIdentifier{certificate.OIDConstraints, certificate.OIDUsage}
 	}
 	var out []pkix.Extension
 	for _, oid := range order {
@@ -182,86 +146,32 @@ func (b blueprint) extensions(authority []byte, pad int) ([]pkix.Extension, erro
 		}
 	}
 	if b.critical {
-		out = append(out, pkix.Extension{Id: oidPadding, Critical: true, Value: []byte{5, 0}})
+		out = append(out, pkix.Extension{Id: certificate.OIDUnknown, Critical: true, Value: []byte{5, 0}})
 	}
-	if pad > 0 {
-		out = append(out, pkix.Extension{Id: oidPadding, Value: make([]byte, pad)})
+	if pad > 0 { // a private extension that only takes up room
+		out = append(out, pkix.Extension{Id: certificate.OIDUnknown, Value: make([]byte, pad)})
 	}
 	return out, nil
 }
 
 // extension returns one extension, without value when the blueprint leaves it
-// out.
-func (b blueprint) extension(oid asn1.ObjectIdentifier, authority []byte) (e pkix.Extension, err error) {
-	e.Id = oid
+// out. An authority that is nil is no key.
+func (b blueprint) extension(oid asn1.ObjectIdentifier, authority crypto.PublicKey) (e pkix.Extension, err error) {
 	switch {
-	case oid.Equal(oidConstraints):
-		if b.noConstraints {
-			return e, nil
-		}
-		e.Critical = true
-		e.Value, err = asn1.Marshal(struct {
-			CA      bool `asn1:"optional"`
-			PathLen int  `asn1:"optional,default:-1"`
-		}{b.ca, b.pathLen})
-	case oid.Equal(oidUsage):
-		if b.usage == 0 {
-			return e, nil
-		}
+	case oid.Equal(certificate.OIDConstraints) && !b.noConstraints:
+		return certificate.Constraints(b.ca, b.pathLen)
+	case oid.Equal(certificate.OIDUsage) && b.usage != 0:
+		e, err = certificate.Usage(b.usage)
 		e.Critical = b.usageCritical
-		e.Value, err = marshalUsage(b.usage)
-	case oid.Equal(oidSubjectID):
-		spki, merr := x509.MarshalPKIXPublicKey(b.key.Public())
-		if merr != nil {
-			return e, merr
-		}
-		e.Value, err = asn1.Marshal(keyID(spki))
-	case oid.Equal(oidAuthorityID):
-		e.Value, err = asn1.Marshal(struct {
-			ID []byte `asn1:"optional,tag:0"`
-		}{authority})
-	case oid.Equal(oidCRL):
-		if b.crl == "" {
-			return e, nil
-		}
-		e.Value, err = marshalCRL(b.crl)
+		return e, err
+	case oid.Equal(certificate.OIDSubjectID):
+		return certificate.SubjectID(b.key.Public())
+	case oid.Equal(certificate.OIDAuthorityID):
+		return certificate.AuthorityID(authority)
+	case oid.Equal(certificate.OIDCRL) && b.crl != "":
+		return certificate.CRL(b.crl)
 	}
-	return e, err
-}
-
-// keyID is RFC 7093, section 2, method 1: the leftmost 160 bits of SHA-256 over
-// the key. (AWS uses SHA-1 over it; the length is the same, and nobody verifies
-// it.)
-func keyID(spki []byte) []byte {
-	sum := sha256.Sum256(spki)
-	return sum[:20]
-}
-
-// marshalUsage encodes the KeyUsage bit string; bit 0 is the most significant
-// (RFC 5280, section 4.2.1.3).
-func marshalUsage(u x509.KeyUsage) ([]byte, error) {
-	var b byte
-	length := 0
-	for i := range 8 {
-		if u&(1<<i) != 0 {
-			b |= 0x80 >> i
-			length = i + 1
-		}
-	}
-	return asn1.Marshal(asn1.BitString{Bytes: []byte{b}, BitLength: length})
-}
-
-// marshalCRL encodes one distribution point with one URI (RFC 5280, section
-// 4.2.1.13).
-func marshalCRL(url string) ([]byte, error) {
-	type name struct {
-		FullName []asn1.RawValue `asn1:"optional,tag:0"`
-	}
-	type point struct {
-		Name name `asn1:"optional,tag:0"`
-	}
-	uri := asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(url)}
-	return asn1.Marshal([]point{{name{[]asn1.RawValue{uri}}}})
+	return pkix.Extension{}, nil
 }
 
 // randomSerial returns a positive number of exactly n bytes.

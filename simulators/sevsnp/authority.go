@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/assay-project/assay/simulators/internal/certificate"
 	"github.com/assay-project/assay/simulators/internal/keyfile"
 )
 
@@ -181,19 +182,19 @@ func (n names) arkBlueprint(name string, key *rsa.PrivateKey) (b blueprint, err 
 	b.serial = big.NewInt(lineNumber(name))
 	b.notBefore, b.notAfter = rootValidity()
 	b.public = key.Public()
-	usage, err := usageExtension(x509.KeyUsageCertSign | x509.KeyUsageCRLSign)
+	usage, err := certificate.Usage(x509.KeyUsageCertSign | x509.KeyUsageCRLSign)
 	if err != nil {
 		return b, err
 	}
-	id, err := subjectIDExtension(key.Public())
+	id, err := certificate.SubjectID(key.Public())
 	if err != nil {
 		return b, err
 	}
-	ca, err := constraintsExtension(true, -1)
+	ca, err := certificate.Constraints(true, -1)
 	if err != nil {
 		return b, err
 	}
-	crl, err := crlExtension(n.crlURL(name, VCEK))
+	crl, err := certificate.CRL(n.crlURL(name, VCEK))
 	b.extensions = append(b.extensions, usage, id, ca, crl)
 	return b, err
 }
@@ -210,23 +211,23 @@ func (n names) intermediateBlueprint(name, role string, key *rsa.PrivateKey, ark
 	b.serial = big.NewInt(lineNumber(name) + offset)
 	b.notBefore, b.notAfter = rootValidity()
 	b.public = key.Public()
-	id, err := subjectIDExtension(key.Public())
+	id, err := certificate.SubjectID(key.Public())
 	if err != nil {
 		return b, err
 	}
-	issuer, err := authorityIDExtension(ark.key.Public())
+	issuer, err := certificate.AuthorityID(ark.key.Public())
 	if err != nil {
 		return b, err
 	}
-	ca, err := constraintsExtension(true, 0)
+	ca, err := certificate.Constraints(true, 0)
 	if err != nil {
 		return b, err
 	}
-	usage, err := usageExtension(x509.KeyUsageCertSign)
+	usage, err := certificate.Usage(x509.KeyUsageCertSign)
 	if err != nil {
 		return b, err
 	}
-	crl, err := crlExtension(n.crlURL(name, signs))
+	crl, err := certificate.CRL(n.crlURL(name, signs))
 	b.extensions = append(b.extensions, id, issuer, ca, usage, crl)
 	return b, err
 }

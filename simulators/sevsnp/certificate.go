@@ -4,7 +4,6 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -12,24 +11,13 @@ import (
 	"math/big"
 	"slices"
 	"time"
+
+	"github.com/assay-project/assay/simulators/internal/certificate"
 )
 
-// Object identifiers of RFC 5280 and X.520, of the KDS specification (AMD
-// publication 57230, chapter 3), and one that nobody knows.
+// Object identifiers of the KDS specification (AMD publication 57230, chapter
+// 3).
 var (
-	oidCountry      = asn1.ObjectIdentifier{2, 5, 4, 6}
-	oidState        = asn1.ObjectIdentifier{2, 5, 4, 8}
-	oidLocality     = asn1.ObjectIdentifier{2, 5, 4, 7}
-	oidOrganization = asn1.ObjectIdentifier{2, 5, 4, 10}
-	oidUnit         = asn1.ObjectIdentifier{2, 5, 4, 11}
-	oidCommonName   = asn1.ObjectIdentifier{2, 5, 4, 3}
-
-	oidSubjectID   = asn1.ObjectIdentifier{2, 5, 29, 14}
-	oidUsage       = asn1.ObjectIdentifier{2, 5, 29, 15}
-	oidConstraints = asn1.ObjectIdentifier{2, 5, 29, 19}
-	oidCRL         = asn1.ObjectIdentifier{2, 5, 29, 31}
-	oidAuthorityID = asn1.ObjectIdentifier{2, 5, 29, 35}
-
 	oidStructVersion = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 1}
 	oidProductName   = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 2}
 	oidBootloaderSPL = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 1}
@@ -43,8 +31,6 @@ var (
 	oidFMCSPL        = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 9}
 	oidHWID          = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 4}
 	oidCSPID         = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 5}
-
-	oidUnknown = asn1.ObjectIdentifier{2, 25, 1}
 )
 
 // node is a certificate with its key.
@@ -122,90 +108,16 @@ func amdNames() names {
 	return names{organization: "Advanced Micro Devices", unit: "Engineering", kds: "https://kdsintf.amd.com"}
 }
 
-// distinguishedName is the name with AMD's attributes in AMD's order and string
-// types.
+// distinguishedName is the name with AMD's attributes in AMD's order.
 func (n names) distinguishedName(commonName string) ([]byte, error) {
-	var seq pkix.RDNSequence
-	for _, a := range []struct {
-		oid   asn1.ObjectIdentifier
-		tag   int
-		value string
-	}{
-		{oidUnit, asn1.TagUTF8String, n.unit}, {oidCountry, asn1.TagPrintableString, "US"},
-		{oidLocality, asn1.TagUTF8String, "Santa Clara"}, {oidState, asn1.TagUTF8String, "CA"},
-		{oidOrganization, asn1.TagUTF8String, n.organization}, {oidCommonName, asn1.TagUTF8String, commonName},
-	} {
-		seq = append(seq, pkix.RelativeDistinguishedNameSET{{
-			Type: a.oid, Value: asn1.RawValue{Tag: a.tag, Bytes: []byte(a.value)},
-		}})
-	}
-	return asn1.Marshal(seq)
-}
-
-// keyID is RFC 7093, section 2, method 1. (AMD uses SHA-1 over the key; the
-// length is the same, and nobody verifies it.)
-func keyID(public crypto.PublicKey) ([]byte, error) {
-	spki, err := x509.MarshalPKIXPublicKey(public)
-	if err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(spki)
-	return sum[:20], nil
-}
-
-func usageExtension(u x509.KeyUsage) (pkix.Extension, error) {
-	var b byte
-	length := 0
-	for i := range 8 {
-		if u&(1<<i) != 0 {
-			b |= 0x80 >> i
-			length = i + 1
-		}
-	}
-	v, err := asn1.Marshal(asn1.BitString{Bytes: []byte{b}, BitLength: length})
-	return pkix.Extension{Id: oidUsage, Critical: true, Value: v}, err
-}
-
-// constraintsExtension has no path length when it is negative.
-func constraintsExtension(ca bool, pathLen int) (pkix.Extension, error) {
-	v, err := asn1.Marshal(struct {
-		CA      bool `asn1:"optional"`
-		PathLen int  `asn1:"optional,default:-1"`
-	}{ca, pathLen})
-	return pkix.Extension{Id: oidConstraints, Critical: true, Value: v}, err
-}
-
-func subjectIDExtension(public crypto.PublicKey) (pkix.Extension, error) {
-	id, err := keyID(public)
-	if err != nil {
-		return pkix.Extension{}, err
-	}
-	v, err := asn1.Marshal(id)
-	return pkix.Extension{Id: oidSubjectID, Value: v}, err
-}
-
-func authorityIDExtension(public crypto.PublicKey) (pkix.Extension, error) {
-	id, err := keyID(public)
-	if err != nil {
-		return pkix.Extension{}, err
-	}
-	v, err := asn1.Marshal(struct {
-		ID []byte `asn1:"optional,tag:0"`
-	}{id})
-	return pkix.Extension{Id: oidAuthorityID, Value: v}, err
-}
-
-// crlExtension is one distribution point with one URI (RFC 5280, 4.2.1.13).
-func crlExtension(url string) (pkix.Extension, error) {
-	type name struct {
-		FullName []asn1.RawValue `asn1:"optional,tag:0"`
-	}
-	type point struct {
-		Name name `asn1:"optional,tag:0"`
-	}
-	uri := asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 6, Bytes: []byte(url)}
-	v, err := asn1.Marshal([]point{{name{[]asn1.RawValue{uri}}}})
-	return pkix.Extension{Id: oidCRL, Value: v}, err
+	return certificate.Name(
+		certificate.Unit(n.unit),
+		certificate.Country("US"),
+		certificate.Locality("Santa Clara"),
+		certificate.State("CA"),
+		certificate.Organization(n.organization),
+		certificate.CommonName(commonName),
+	)
 }
 
 // endorsement is what the certificate of a VCEK or VLEK says beside the key.

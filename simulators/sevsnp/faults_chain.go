@@ -13,6 +13,8 @@ import (
 	"math/big"
 	"slices"
 	"time"
+
+	"github.com/assay-project/assay/simulators/internal/certificate"
 )
 
 // certify has the leaf certify another key, which then signs the reports.
@@ -280,15 +282,15 @@ func chainFaults() []Fault {
 
 		untrusted("leaf-ca", "chain_ca", "the leaf is a CA").
 			plan(func(pl *plan) error {
-				e, err := constraintsExtension(true, -1)
+				e, err := certificate.Constraints(true, -1)
 				pl.leaf.extensions = append(pl.leaf.extensions, e)
 				return err
 			}),
 		untrusted("ask-not-ca", "chain_ca", "the certificate of the ASK or ASVK is no CA's").intermediate().
 			plan(askChange(func(_ *plan, b *blueprint) error {
-				e, err := constraintsExtension(false, -1)
+				e, err := certificate.Constraints(false, -1)
 				for i := range b.extensions {
-					if b.extensions[i].Id.Equal(oidConstraints) {
+					if b.extensions[i].Id.Equal(certificate.OIDConstraints) {
 						b.extensions[i] = e
 					}
 				}
@@ -296,10 +298,10 @@ func chainFaults() []Fault {
 			})),
 
 		untrusted("leaf-extension", "chain_extension", "the leaf has a critical extension that nobody knows").
-			plan(added(pkix.Extension{Id: oidUnknown, Critical: true, Value: []byte{5, 0}})),
+			plan(added(pkix.Extension{Id: certificate.OIDUnknown, Critical: true, Value: []byte{5, 0}})),
 		untrusted("ask-extension", "chain_extension", "the certificate of the ASK or ASVK has a critical extension that nobody knows").intermediate().
 			plan(askChange(func(_ *plan, b *blueprint) error {
-				b.extensions = append(b.extensions, pkix.Extension{Id: oidUnknown, Critical: true, Value: []byte{5, 0}})
+				b.extensions = append(b.extensions, pkix.Extension{Id: certificate.OIDUnknown, Critical: true, Value: []byte{5, 0}})
 				return nil
 			})),
 
