@@ -30,7 +30,7 @@ func (a *Attested) satisfies(at time.Time, require []Requirement) error {
 	}
 	if a.Result.Simulated && !simulated {
 		err := fail(attest.Denied, "simulated", "%s was attested by a simulator, not by hardware", a.ID)
-		err.Hint = "only where a simulator is meant to be accepted: add the requirement Simulated"
+		err.Hint = "only where a simulator is meant to be accepted: require Simulated (on the command line --allow-simulated)"
 		return err
 	}
 	if !tier {

@@ -14,12 +14,13 @@ import (
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/policy"
 )
 
-// maxInput bounds a file that is read into memory, whatever it holds: the
-// largest evidence of any platform, 1 MiB with a TPM's event log, four times
-// over for hex, line breaks and wrappers.
-const maxInput = 4 << 20
+// maxInput bounds a file that is read into memory, whatever it holds: a byte
+// more than the largest policy, so that the policy compiler says what is too
+// large; evidence of any platform is far smaller, in hex and wrappers too.
+const maxInput = policy.MaxSize + 1
 
 // readInput reads a file, or standard input for "-". A file that cannot be
 // read is a usage error; one that is too large is malformed.

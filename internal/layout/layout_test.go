@@ -57,7 +57,7 @@ var rules = []rule{
 		why:      "the agent links no verifier, no policy and no database",
 	},
 	{
-		packages: "cmd/assay", never: []string{"issuer$", "issuer/ca", "issuer/keys", "simulators", "enclave-agent"},
+		packages: "cmd/assay", never: []string{"issuer$", "issuer/ca", "issuer/keys", "simulators"},
 		why: "the command reaches the server's data through the admin API",
 	},
 	{
