@@ -45,11 +45,11 @@ func (a *attestation) run(ctx context.Context) error {
 		return internal("transport", err)
 	}
 	a.address = address
-	leave, err := a.admit(address)
+	place, err := a.admit(ctx, address)
 	if err != nil {
 		return err
 	}
-	defer leave()
+	defer place.leave()
 
 	// 2. What it asks for.
 	hello, err := a.receiveHello()
@@ -69,6 +69,9 @@ func (a *attestation) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if !place.keep() {
+		return errDisplaced()
+	}
 
 	// 5. A renewal proves the key of the SVID that it renews.
 	if hello.purpose == attest.Renew {
@@ -84,7 +87,7 @@ func (a *attestation) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	leave() // no stranger any more
+	place.leave() // no stranger any more
 	a.listener.vouched(address)
 
 	// 7. What policy grants. (Bans of instances come before it, when they exist.)
@@ -116,13 +119,20 @@ func (a *attestation) run(ctx context.Context) error {
 }
 
 // admit is step 1.
-func (a *attestation) admit(address net.Addr) (leave func(), err error) {
-	leave, limit := a.unverified.enter(addressOf(address))
+func (a *attestation) admit(ctx context.Context, address net.Addr) (*place, error) {
+	p, displaced, limit := a.unverified.enter(addressOf(address), cancelOf(ctx))
 	if limit != "" {
 		a.metrics.limited.WithLabelValues("attestation", limit).Inc()
 		return nil, overloaded("admission", "too many attestations without verified evidence are in flight")
 	}
-	return leave, nil
+	if displaced != "" {
+		a.metrics.limited.WithLabelValues("displaced", displaced).Inc()
+	}
+	return p, nil
+}
+
+func errDisplaced() error {
+	return overloaded("admission", "others have come while the client was waited for")
 }
 
 // denied puts a policy denial on record. What the agent is told does not

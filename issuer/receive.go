@@ -28,8 +28,20 @@ func (s *Server) limitPatience(ctx context.Context, info *tap.Info) (context.Con
 		return ctx, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.patience())
-	_ = cancel // gRPC cancels the parent when the stream ends
-	return ctx, nil
+	// gRPC cancels the parent when the stream ends. Who gives up a place to
+	// another is cancelled through the value.
+	return context.WithValue(ctx, streamCancel{}, cancel), nil
+}
+
+// streamCancel is the context key of what ends a stream from outside.
+type streamCancel struct{}
+
+// cancelOf is what ends the stream.
+func cancelOf(ctx context.Context) func() {
+	if cancel, ok := ctx.Value(streamCancel{}).(context.CancelFunc); ok {
+		return cancel
+	}
+	return func() {}
 }
 
 // receive waits for the client's next message, while there is patience.

@@ -81,7 +81,7 @@ type Server struct {
 	connections *gate
 	strangers   *gate
 	listener    *limitedListener // set by Run
-	unverified  *gate
+	unverified  *waitingRoom
 	logLimit    *rate.Limiter
 
 	watchers    watchers
@@ -123,7 +123,7 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 		handshakes:   newGate(cfg.Limits.Handshakes, cfg.Limits.HandshakesPerAddress),
 		connections:  newGate(cfg.Limits.Connections, cfg.Limits.Connections),
 		strangers:    newGate(cfg.Limits.Connections, cfg.Limits.StrangersPerAddress),
-		unverified:   newGate(cfg.Limits.Unverified, cfg.Limits.UnverifiedPerAddress),
+		unverified:   newWaitingRoom(cfg.Limits.Unverified, cfg.Limits.UnverifiedPerAddress),
 		logLimit:     rate.NewLimiter(5, 50),
 		stopping:     make(chan struct{}),
 	}

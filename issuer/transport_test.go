@@ -17,7 +17,6 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
-	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/internal/vectors"
 	"github.com/assay-project/assay/issuer/config"
 	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
@@ -174,19 +173,53 @@ func TestAttestationsWithoutVerifiedEvidenceAreLimitedByAddress(t *testing.T) {
 	a, b := o.attempt(conn), o.attempt(conn)
 	must(t, a.challenge())
 	must(t, b.challenge())
-	err := o.attempt(conn).challenge()
-	wantRefusal(t, err, codes.Unavailable, attest.Unavailable, "admission")
-	if denied(t, err).GetRetryAfterMs() <= 0 {
-		t.Error("no time to wait")
+	// The third takes the place of the one that is waited for longest.
+	c := o.attempt(conn)
+	must(t, c.challenge())
+	if n := o.gauge("assay_unverified_in_flight"); n != 2 {
+		t.Errorf("%v in flight, want 2", n)
 	}
-	// One that ends makes room: there is no limit on how many come.
-	a.attest()
-	_, err = a.answer()
-	must(t, err)
-	for range 5 {
+	if _, err := a.issued(); status.Code(err) != codes.Canceled && status.Code(err) != codes.Unavailable {
+		t.Errorf("the first: %v, want that it is told to try again", err)
+	}
+	if n := o.counter(`assay_admission_refused_total{limit="address",trust_domain="simulated.example.org",what="displaced"}`); n != 1 {
+		t.Errorf("counted %v times", n)
+	}
+	for _, a := range []*attempt{b, c} {
+		a.attest()
+		_, err := a.answer()
+		must(t, err)
+	}
+	for range 5 { // there is no limit on how many come
 		if _, err := o.attempt(conn).run(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// Streams that say nothing cost others nothing, also from the same address, as
+// behind a NAT or a balancer.
+func TestWhoSaysNothingKeepsNobodyOut(t *testing.T) {
+	for name, limits := range map[string]func(*config.Config){
+		"by address": func(c *config.Config) { c.Limits.UnverifiedPerAddress = 20; c.ShutdownTimeout = 200 * time.Millisecond },
+		"in all": func(c *config.Config) {
+			c.Limits.Unverified, c.Limits.UnverifiedPerAddress = 20, 20
+			c.ShutdownTimeout = 200 * time.Millisecond
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := open(t, limits)
+			for range 25 {
+				must(t, o.attempt(o.connect()).challenge())
+			}
+			live := o.boot(o.connect())
+			if _, err := o.renewal(o.connect(), live).run(); err != nil {
+				t.Errorf("a renewal: %v", err)
+			}
+			if n := o.gauge("assay_unverified_in_flight"); n > 20 {
+				t.Errorf("%v in flight", n)
+			}
+		})
 	}
 }
 

@@ -96,9 +96,9 @@ type Limits struct {
 	Connections int `yaml:"connections"`
 	// Open connections from one address (IPv4) or /64 (IPv6) on which neither evidence nor an SVID has been verified yet.
 	StrangersPerAddress int `yaml:"strangers_per_address"`
-	// Attestations that have not presented evidence that verifies, all together. Beyond it the answer is `unavailable`, with a time to wait.
+	// Attestations that have not presented evidence that verifies, all together. Beyond it the next one takes the place of one that waits for its client, at the address that holds most.
 	Unverified int `yaml:"unverified"`
-	// Attestations that have not presented evidence that verifies, from one address (IPv4) or /64 (IPv6).
+	// Attestations that have not presented evidence that verifies, from one address (IPv4) or /64 (IPv6). Behind a balancer that hides addresses, raise it to the total.
 	UnverifiedPerAddress int `yaml:"unverified_per_address"`
 	// Streams in flight on one connection.
 	StreamsPerConnection int `yaml:"streams_per_connection"`

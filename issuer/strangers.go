@@ -1,0 +1,141 @@
+package issuer
+
+import (
+	"container/list"
+	"sync"
+)
+
+// waitingRoom holds the attestations whose evidence has not verified: so many
+// in all, and so many from one address. When it is full, whoever comes takes the
+// place of the one that has waited longest for its own client, from the same
+// address, or from the address that holds most places. So a stranger who fills
+// it with streams that say nothing loses them one by one, and those who answer
+// promptly pass, also from behind the same NAT or balancer. It never limits how
+// often an address comes.
+type waitingRoom struct {
+	max, maxPerAddress int
+
+	mu        sync.Mutex
+	n         int
+	byAddress map[string]*corner
+}
+
+// corner is what one address holds.
+type corner struct {
+	n    int        // places
+	idle *list.List // of *place, those that wait for their client; the longest first
+}
+
+// place is one attestation's. It is given up by leave, or lost to another.
+type place struct {
+	room    *waitingRoom
+	address string
+	lose    func()        // ends the attestation
+	at      *list.Element // in idle; nil once it does not wait
+	gone    bool
+}
+
+func newWaitingRoom(limit, perAddress int) *waitingRoom {
+	return &waitingRoom{max: limit, maxPerAddress: perAddress, byAddress: map[string]*corner{}}
+}
+
+// enter takes a place. lose is called, at most once, when another takes it over.
+// displaced says whose: "" for nobody's. With no place to be had, p is nil and
+// limit names why.
+func (r *waitingRoom) enter(address string, lose func()) (p *place, displaced, limit string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.byAddress[address]
+	switch {
+	case c != nil && c.n >= r.maxPerAddress:
+		if !r.displace(c) {
+			return nil, "", limitAddress
+		}
+		displaced = limitAddress
+	case r.n >= r.max:
+		if !r.displace(r.largest()) {
+			return nil, "", limitTotal
+		}
+		displaced = limitTotal
+	}
+	if c = r.byAddress[address]; c == nil { // displacing may have removed it
+		c = &corner{idle: list.New()}
+		r.byAddress[address] = c
+	}
+	p = &place{room: r, address: address, lose: lose}
+	p.at = c.idle.PushBack(p)
+	c.n++
+	r.n++
+	return p, displaced, ""
+}
+
+// displace takes the place of who waits longest in a corner, if anybody does.
+func (r *waitingRoom) displace(c *corner) bool {
+	if c == nil || c.idle.Len() == 0 {
+		return false
+	}
+	p, ok := c.idle.Front().Value.(*place)
+	if !ok {
+		return false
+	}
+	r.remove(p)
+	p.lose()
+	return true
+}
+
+// largest is the corner that holds most places and has somebody who waits.
+func (r *waitingRoom) largest() *corner {
+	var most *corner
+	for _, c := range r.byAddress {
+		if c.idle.Len() > 0 && (most == nil || c.n > most.n) {
+			most = c
+		}
+	}
+	return most
+}
+
+// remove gives up a place; the caller holds the lock.
+func (r *waitingRoom) remove(p *place) {
+	if p.gone {
+		return
+	}
+	p.gone = true
+	c := r.byAddress[p.address]
+	if p.at != nil {
+		c.idle.Remove(p.at)
+		p.at = nil
+	}
+	r.n--
+	if c.n--; c.n == 0 {
+		delete(r.byAddress, p.address)
+	}
+}
+
+// inside is how many places are taken.
+func (r *waitingRoom) inside() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.n
+}
+
+// leave gives the place up. It may be called many times.
+func (p *place) leave() {
+	p.room.mu.Lock()
+	defer p.room.mu.Unlock()
+	p.room.remove(p)
+}
+
+// keep says that the client has answered: what is left is for the server to do,
+// and nobody takes the place over. It is false where somebody has already.
+func (p *place) keep() bool {
+	p.room.mu.Lock()
+	defer p.room.mu.Unlock()
+	if p.gone {
+		return false
+	}
+	if p.at != nil {
+		p.room.byAddress[p.address].idle.Remove(p.at)
+		p.at = nil
+	}
+	return true
+}
