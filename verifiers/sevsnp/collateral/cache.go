@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/assay-project/assay/internal/lru"
 	"github.com/assay-project/assay/verifiers/sevsnp"
 )
 
@@ -51,7 +52,7 @@ type Cache struct {
 	now   func() time.Time
 	log   *slog.Logger
 
-	hot *lru[objectKey, *held]
+	hot *lru.Cache[objectKey, *held]
 
 	mu      sync.RWMutex
 	scanned time.Time // the directory's date when it was read last
@@ -108,7 +109,7 @@ func OpenCache(c CacheConfig) (*Cache, error) {
 	}
 	k := &Cache{
 		dir: dir, path: c.Dir, now: c.Now, log: c.Log,
-		hot: newLRU[objectKey](c.Memory, func(h *held) int64 { return int64(len(h.der)) + entryOverhead }),
+		hot: lru.NewWeighted[objectKey](c.Memory, func(h *held) int64 { return int64(len(h.der)) + entryOverhead }),
 	}
 	k.trust = trust{roots: c.Roots, issuers: k.extraIssuers}
 	k.bad = make(map[string]time.Time)
@@ -313,7 +314,7 @@ func (c *Cache) extraIssuers(at slot) []*x509.Certificate {
 // that is not in the index.
 func (c *Cache) endorsement(w wanted) *held {
 	id := w.id()
-	if h, ok := c.hot.get(id); ok {
+	if h, ok := c.hot.Get(id); ok {
 		c.hits.Add(1)
 		return h
 	}
@@ -345,7 +346,7 @@ func (c *Cache) endorsement(w wanted) *held {
 
 func (c *Cache) remember(id objectKey, o *Object) *held {
 	h := &held{der: o.DER, notBefore: o.NotBefore, notAfter: o.NotAfter}
-	c.hot.put(id, h)
+	c.hot.Put(id, h)
 	return h
 }
 

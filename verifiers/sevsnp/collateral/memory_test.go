@@ -118,9 +118,9 @@ func TestMemoryIsBoundedWhateverTheDirectoryHolds(t *testing.T) {
 	defer func() { _ = c.Close() }()
 	for i := range 1000 {
 		w, der := chip(i)
-		c.hot.put(w.id(), &held{der: der})
+		c.hot.Put(w.id(), &held{der: der})
 	}
-	if n, bytes := c.hot.size(); bytes > 100<<10 || n == 0 || n > 100 {
+	if n, bytes := c.hot.Len(), c.hot.Weight(); bytes > 100<<10 || n == 0 || n > 100 {
 		t.Errorf("%d certificates, %d bytes in memory; want at most 100 KiB of them", n, bytes)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/internal/lru"
 	"github.com/assay-project/assay/verifiers/sevsnp"
 )
 
@@ -56,8 +57,8 @@ type Source struct {
 
 	mu      sync.Mutex
 	flights map[objectKey]*flight
-	none    *lru[objectKey, time.Time] // until when the KDS is not asked again
-	chips   *lru[chipKey, *rate.Limiter]
+	none    *lru.Cache[objectKey, time.Time] // until when the KDS is not asked again
+	chips   *lru.Cache[chipKey, *rate.Limiter]
 
 	notAllowed, negative, chipLimited, fetched, fetchFailed, refused, joined atomic.Uint64
 	refreshed, refreshFailed                                                 atomic.Uint64
@@ -96,8 +97,8 @@ func New(c Config) (*Source, error) {
 	return &Source{
 		cache: c.Cache, kds: c.KDS, allowed: c.Allowed, refresh: c.Refresh, now: c.Now, log: c.Log,
 		flights: make(map[objectKey]*flight),
-		none:    newLRU[objectKey](maxNegatives, func(time.Time) int64 { return 1 }),
-		chips:   newLRU[chipKey](maxChips, func(*rate.Limiter) int64 { return 1 }),
+		none:    lru.New[objectKey, time.Time](maxNegatives),
+		chips:   lru.New[chipKey, *rate.Limiter](maxChips),
 	}, nil
 }
 
@@ -139,7 +140,7 @@ func (s *Source) fetch(ctx context.Context, k sevsnp.Key, w wanted) ([]byte, err
 	}
 	id := w.id()
 	for {
-		if until, ok := s.none.get(id); ok && s.now().Before(until) {
+		if until, ok := s.none.Get(id); ok && s.now().Before(until) {
 			s.negative.Add(1)
 			return nil, ErrNone
 		}
@@ -193,7 +194,7 @@ func (s *Source) ask(ctx context.Context, k sevsnp.Key, w wanted) ([]byte, error
 	der, err := s.kds.VCEK(ctx, k)
 	switch {
 	case errors.Is(err, ErrNone):
-		s.none.put(w.id(), s.now().Add(negativeLife))
+		s.none.Put(w.id(), s.now().Add(negativeLife))
 		return nil, ErrNone
 	case err != nil:
 		s.fetchFailed.Add(1)
@@ -229,11 +230,11 @@ func (s *Source) keep(der []byte, w wanted) (*Object, error) {
 func (s *Source) chipRate(chip chipKey) *rate.Limiter {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l, ok := s.chips.get(chip); ok {
+	if l, ok := s.chips.Get(chip); ok {
 		return l
 	}
 	l := rate.NewLimiter(rate.Every(chipInterval), chipBurst)
-	s.chips.put(chip, l)
+	s.chips.Put(chip, l)
 	return l
 }
 

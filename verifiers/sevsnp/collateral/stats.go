@@ -51,7 +51,7 @@ func (s *Source) Stats() Stats {
 		Foreign: int(c.foreign.Load()),
 		CRLs:    make(map[string]CRLInfo),
 	}
-	out.InMemory, out.MemoryBytes = c.hot.size()
+	out.InMemory, out.MemoryBytes = c.hot.Len(), c.hot.Weight()
 	c.mu.RLock()
 	out.Endorsements = c.entries
 	for at, o := range c.crls {
