@@ -346,7 +346,7 @@ func kernelTSM(g *simsnp.Guest, provider string, floor uint) configfsi.Client {
 	made := sub.MakeEntry
 	sub.MakeEntry = func() *faketsm.ReportEntry {
 		e := made()
-		e.ROAttrs = map[string][]byte{"provider": []byte(provider + "\n"), "privlevel_floor": []byte{byte('0' + floor), '\n'}}
+		e.ROAttrs = map[string][]byte{"provider": []byte(provider + "\n"), "privlevel_floor": {byte('0' + floor), '\n'}}
 		return e
 	}
 	sub.ReadAttr = func(e *faketsm.ReportEntry, attr string) ([]byte, error) {

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -40,7 +39,7 @@ func machine(t *testing.T, devices ...string) string {
 }
 
 func TestTheDeviceIsTheOneThatTheConfigurationNamesOrThatIsFound(t *testing.T) {
-	discard := slog.New(slog.NewTextHandler(io.Discard, nil))
+	discard := slog.New(slog.DiscardHandler)
 	for _, c := range []struct {
 		more     string
 		devices  []string
