@@ -35,18 +35,9 @@ that verification must end in, and a fault without them verifies.`,
 			)
 			for _, f := range simnitro.Faults() {
 				lines = append(lines, nitroFaultLine{f.Name, f.Kind, f.Check, f.Stage, f.MintOnly, f.Description})
-				kind, check := f.Kind, f.Check
-				if check == "" {
-					kind, check = "(verifies)", "-"
-				}
-				rows = append(rows, []string{f.Name, kind, check, f.Description})
+				rows = append(rows, faultRow(f.Name, f.Kind, f.Check, f.Description))
 			}
-			if *output == cli.JSON {
-				return cli.PrintJSON(c.OutOrStdout(), map[string]any{"simulated": true, "faults": lines})
-			}
-			p := cli.NewPage(c.OutOrStdout())
-			p.Table([]string{"FAULT", "KIND", "CHECK", "WHAT IS WRONG"}, rows)
-			return p.Err()
+			return printFaults(c, *output, lines, faultColumns(), rows)
 		},
 	}
 	output = cli.OutputFlag(c)

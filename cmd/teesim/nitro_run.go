@@ -26,8 +26,7 @@ func nitroRunCommand() *cobra.Command {
 		authority nitroAuthorityFlags
 		launch    nitroLaunchFlags
 		fault     faultFlags
-		socket    string
-		output    *cli.Format
+		socket    socketFlags
 	)
 	c := &cobra.Command{
 		Use:   "run",
@@ -57,51 +56,28 @@ nitroReady. SIGTERM or SIGINT ends it and removes the socket.`,
 			if err != nil {
 				return &cli.UsageError{Err: err}
 			}
-			listener, err := simnitro.Listen(socket)
-			if err != nil {
-				return &cli.UsageError{Err: err}
-			}
 			r := nitroReady{
-				Simulated: true, Listening: socket, ModuleID: m.ModuleID(), Image: launch.image, Debug: launch.debug,
+				Simulated: true, Listening: socket.path, ModuleID: m.ModuleID(), Image: launch.image, Debug: launch.debug,
 				Faults: append([]string{}, fault.names...), Root: authority.rootPath(), RootSHA256: fingerprint(a),
 			}
-			if err := r.print(c, *output); err != nil {
-				_ = listener.Close()
-				return err
-			}
-			return m.Serve(c.Context(), listener)
+			return device{ready: r, facts: r.facts(), faults: r.Faults, listen: simnitro.Listen, serve: m.Serve}.run(c, socket)
 		},
 	}
 	authority.register(c)
 	launch.register(c)
 	fault.register(c, "teesim nitro faults", nitroFaults)
-	c.Flags().StringVar(&socket, "socket", "", "path of the unix socket")
-	_ = c.MarkFlagRequired("socket") // the flag exists
-	_ = c.MarkFlagFilename("socket")
-	output = cli.OutputFlag(c)
+	socket.register(c)
 	return c
 }
 
-func (r nitroReady) print(c *cobra.Command, format cli.Format) error {
-	if format == cli.JSON {
-		return cli.PrintJSONLine(c.OutOrStdout(), r)
+func (r nitroReady) facts() []cli.Fact {
+	facts := []cli.Fact{
+		{Name: "enclave", Value: r.ModuleID},
+		{Name: "image", Value: r.Image},
+		{Name: "simulated root", Value: fmt.Sprintf("%s (SHA-256 %s)", r.Root, r.RootSHA256)},
 	}
-	p := cli.NewPage(c.ErrOrStderr())
-	p.Facts(
-		cli.Fact{Name: "enclave", Value: r.ModuleID},
-		cli.Fact{Name: "image", Value: r.Image},
-		cli.Fact{Name: "simulated root", Value: fmt.Sprintf("%s (SHA-256 %s)", r.Root, r.RootSHA256)},
-	)
 	if r.Debug {
-		p.Facts(cli.Fact{Name: "debug mode", Value: "on: the image is not measured"})
+		facts = append(facts, cli.Fact{Name: "debug mode", Value: "on: the image is not measured"})
 	}
-	for _, f := range r.Faults {
-		p.Facts(cli.Fact{Name: "fault", Value: f})
-	}
-	if err := p.Err(); err != nil {
-		return err
-	}
-	out := cli.NewPage(c.OutOrStdout())
-	out.Linef("listening on %s", r.Listening)
-	return out.Err()
+	return facts
 }

@@ -48,24 +48,16 @@ plus only by one that pins the ARK alone. With --kds, list what can be wrong wit
 			)
 			for _, f := range simsnp.Faults() {
 				lines = append(lines, describeFault(f))
-				kind, check, mark := f.Kind, f.Check, ""
-				if check == "" {
-					kind, check = "(verifies)", "-"
-				}
+				mark := ""
 				if f.Revocation {
 					mark = "*"
 				}
 				if f.Intermediate {
 					mark = "+"
 				}
-				rows = append(rows, []string{f.Name + mark, kind, check, f.Description})
+				rows = append(rows, faultRow(f.Name+mark, f.Kind, f.Check, f.Description))
 			}
-			if *output == cli.JSON {
-				return cli.PrintJSON(c.OutOrStdout(), map[string]any{"simulated": true, "faults": lines})
-			}
-			p := cli.NewPage(c.OutOrStdout())
-			p.Table([]string{"FAULT", "KIND", "CHECK", "WHAT IS WRONG"}, rows)
-			return p.Err()
+			return printFaults(c, *output, lines, faultColumns(), rows)
 		},
 	}
 	c.Flags().BoolVar(&kds, "kds", false, "list the faults of the key distribution service")
@@ -107,10 +99,5 @@ func printKDSFaults(c *cobra.Command, format cli.Format) error {
 		lines = append(lines, line{f.Name, f.Description})
 		rows = append(rows, []string{f.Name, f.Description})
 	}
-	if format == cli.JSON {
-		return cli.PrintJSON(c.OutOrStdout(), map[string]any{"simulated": true, "faults": lines})
-	}
-	p := cli.NewPage(c.OutOrStdout())
-	p.Table([]string{"FAULT", "WHAT IS WRONG"}, rows)
-	return p.Err()
+	return printFaults(c, format, lines, []string{"FAULT", "WHAT IS WRONG"}, rows)
 }

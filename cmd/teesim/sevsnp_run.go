@@ -29,8 +29,7 @@ func sevsnpRunCommand() *cobra.Command {
 		authority snpAuthorityFlags
 		launch    snpLaunchFlags
 		fault     faultFlags
-		socket    string
-		output    *cli.Format
+		socket    socketFlags
 	)
 	c := &cobra.Command{
 		Use:   "run",
@@ -59,54 +58,31 @@ says that it is ready. SIGTERM or SIGINT ends it and removes the socket.`,
 			if err != nil {
 				return err
 			}
-			listener, err := simsnp.Listen(socket)
-			if err != nil {
-				return &cli.UsageError{Err: err}
-			}
 			r := snpReady{
-				Simulated: true, Listening: socket, Product: string(g.Chip().Product()), Chip: launch.chipName(),
+				Simulated: true, Listening: socket.path, Product: string(g.Chip().Product()), Chip: launch.chipName(),
 				ChipID: hex.EncodeToString(g.Chip().HWID()), ReportID: hex.EncodeToString(g.ReportID()),
 				Image: launch.image, Debug: launch.debug, Faults: append([]string{}, fault.names...), Roots: authority.rootsPath(),
 			}
-			if err := r.print(c, *output); err != nil {
-				_ = listener.Close()
-				return err
-			}
-			return g.Serve(c.Context(), listener)
+			return device{ready: r, facts: r.facts(), faults: r.Faults, listen: simsnp.Listen, serve: g.Serve}.run(c, socket)
 		},
 	}
 	authority.register(c)
 	launch.register(c)
 	fault.register(c, "teesim sevsnp faults", snpFaults)
-	c.Flags().StringVar(&socket, "socket", "", "path of the unix socket")
-	_ = c.MarkFlagRequired("socket") // the flag exists
-	_ = c.MarkFlagFilename("socket")
-	output = cli.OutputFlag(c)
+	socket.register(c)
 	return c
 }
 
-func (r snpReady) print(c *cobra.Command, format cli.Format) error {
-	if format == cli.JSON {
-		return cli.PrintJSONLine(c.OutOrStdout(), r)
+func (r snpReady) facts() []cli.Fact {
+	facts := []cli.Fact{
+		{Name: "guest", Value: r.ReportID},
+		{Name: "image", Value: r.Image},
+		{Name: "machine", Value: r.Product + " " + r.Chip},
+		{Name: "chip id", Value: r.ChipID},
+		{Name: "simulated roots", Value: r.Roots},
 	}
-	p := cli.NewPage(c.ErrOrStderr())
-	p.Facts(
-		cli.Fact{Name: "guest", Value: r.ReportID},
-		cli.Fact{Name: "image", Value: r.Image},
-		cli.Fact{Name: "machine", Value: r.Product + " " + r.Chip},
-		cli.Fact{Name: "chip id", Value: r.ChipID},
-		cli.Fact{Name: "simulated roots", Value: r.Roots},
-	)
 	if r.Debug {
-		p.Facts(cli.Fact{Name: "debug", Value: "on: the host may read the guest's memory"})
+		facts = append(facts, cli.Fact{Name: "debug", Value: "on: the host may read the guest's memory"})
 	}
-	for _, f := range r.Faults {
-		p.Facts(cli.Fact{Name: "fault", Value: f})
-	}
-	if err := p.Err(); err != nil {
-		return err
-	}
-	out := cli.NewPage(c.OutOrStdout())
-	out.Linef("listening on %s", r.Listening)
-	return out.Err()
+	return facts
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"crypto/x509"
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
@@ -88,17 +87,7 @@ func snpAsk(ts *testscript.TestScript, neg bool, args []string) {
 		n[i] = byte(v)
 	}
 	body := append(append([]byte{n[0]}, bytes.Repeat(n[2:3], 64)...), n[1])
-	c, err := net.Dial("unix", ts.MkAbs(args[0]))
-	ts.Check(err)
-	defer func() { _ = c.Close() }()
-	_, err = c.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...))
-	ts.Check(err)
-	var size [4]byte
-	_, err = io.ReadFull(c, size[:])
-	ts.Check(err)
-	out := make([]byte, binary.BigEndian.Uint32(size[:]))
-	_, err = io.ReadFull(c, out)
-	ts.Check(err)
+	out := exchange(ts, args[0], body)
 	if neg != (out[0] != 0) {
 		ts.Fatalf("status %d: %.100s", out[0], out[1:])
 	}

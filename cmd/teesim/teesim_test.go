@@ -88,10 +88,21 @@ func nitroAsk(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	body, err := cbor.Marshal((&request.Attestation{Nonce: nonce}).Encoded())
 	ts.Check(err)
-	c, err := net.Dial("unix", ts.MkAbs(args[0]))
+	out := exchange(ts, args[0], body)
+	var res response.Response
+	ts.Check(cbor.Unmarshal(out, &res))
+	if res.Attestation == nil {
+		ts.Fatalf("the NSM answers %s", res.Error)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), res.Attestation.Document, 0o600))
+}
+
+// exchange sends one request to a device's socket, and returns the response.
+func exchange(ts *testscript.TestScript, socket string, request []byte) []byte {
+	c, err := net.Dial("unix", ts.MkAbs(socket))
 	ts.Check(err)
 	defer func() { _ = c.Close() }()
-	_, err = c.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...))
+	_, err = c.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(request))), request...))
 	ts.Check(err)
 	var size [4]byte
 	_, err = io.ReadFull(c, size[:])
@@ -99,12 +110,7 @@ func nitroAsk(ts *testscript.TestScript, neg bool, args []string) {
 	out := make([]byte, binary.BigEndian.Uint32(size[:]))
 	_, err = io.ReadFull(c, out)
 	ts.Check(err)
-	var res response.Response
-	ts.Check(cbor.Unmarshal(out, &res))
-	if res.Attestation == nil {
-		ts.Fatalf("the NSM answers %s", res.Error)
-	}
-	ts.Check(os.WriteFile(ts.MkAbs(args[2]), res.Attestation.Document, 0o600))
+	return out
 }
 
 // socket PATH: wait until somebody listens there.
