@@ -5,7 +5,6 @@ import (
 	"crypto/sha512"
 	"crypto/x509"
 	"math/big"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +12,8 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 	"github.com/hf/nitrite"
+
+	"github.com/assay-project/assay/simulators/internal/fault"
 )
 
 // namedChecks are the verifier's checks, which every document runs through.
@@ -43,25 +44,15 @@ func TestEveryNamedCheckHasAFault(t *testing.T) {
 }
 
 func TestFaultsAreWellNamed(t *testing.T) {
-	seen := map[string]bool{}
-	name := regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+	var labels []fault.Label
 	for _, f := range Faults() {
-		if !name.MatchString(f.Name) || seen[f.Name] {
-			t.Errorf("fault name %q is used twice or not in lower case with hyphens", f.Name)
-		}
-		seen[f.Name] = true
-		if f.Description == "" || strings.HasSuffix(f.Description, ".") {
-			t.Errorf("fault %s: description %q", f.Name, f.Description)
-		}
-		if (f.Check == "") != (f.Kind == "") {
-			t.Errorf("fault %s: check %q with kind %q", f.Name, f.Check, f.Kind)
-		}
-		if f.Stage != StageAuthenticate && f.Stage != StageBound {
-			t.Errorf("fault %s: stage %q", f.Name, f.Stage)
-		}
+		labels = append(labels, fault.Label{Name: f.Name, Description: f.Description, Check: f.Check, Kind: f.Kind, Stage: f.Stage})
 		if got, ok := FaultByName(f.Name); !ok || got.Check != f.Check {
 			t.Errorf("FaultByName(%q) = %v, %v", f.Name, got, ok)
 		}
+	}
+	for _, c := range fault.Complaints(labels) {
+		t.Error(c)
 	}
 	if _, ok := FaultByName("no-such-fault"); ok {
 		t.Error("a fault that does not exist was found")

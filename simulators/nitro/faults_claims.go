@@ -1,6 +1,10 @@
 package nitro
 
-import "bytes"
+import (
+	"bytes"
+
+	"github.com/assay-project/assay/simulators/internal/fault"
+)
 
 // claimFaults verify: what is wrong with them is for policy to see.
 func claimFaults() []Fault {
@@ -26,7 +30,7 @@ func bindingFaults() []Fault {
 	bound := func(name, check, description string, h hook) Fault {
 		return Fault{
 			Name: name, Check: check, Description: description,
-			Kind: kindUntrusted, Stage: StageBound, onDocument: h,
+			Kind: fault.Untrusted, Stage: StageBound, onDocument: h,
 		}
 	}
 	return []Fault{

@@ -1,18 +1,15 @@
 package sevsnp
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/assay-project/assay/simulators/internal/fault"
+)
 
 // The stages of verification at which a fault shows.
 const (
-	StageAuthenticate = "authenticate" // structure, endorsement, chain, revocation, signature, versions
-	StageBound        = "bound"        // comparison with what the challenge demands
-)
-
-// The kinds of error that a fault must end in, as package attest names them.
-const (
-	kindMalformed = "malformed"
-	kindUntrusted = "untrusted"
-	kindStale     = "stale"
+	StageAuthenticate = fault.Authenticate // structure, endorsement, chain, revocation, signature, versions
+	StageBound        = fault.Bound        // comparison with what the challenge demands
 )
 
 // Fault is one thing wrong with a guest's reports or with the certificates
@@ -66,24 +63,19 @@ func Faults() []Fault {
 
 // FaultByName finds a fault.
 func FaultByName(name string) (Fault, bool) {
-	all := Faults()
-	i := slices.IndexFunc(all, func(f Fault) bool { return f.Name == name })
-	if i < 0 {
-		return Fault{}, false
-	}
-	return all[i], true
+	return fault.Find(Faults(), name, func(f Fault) string { return f.Name })
 }
 
 func malformed(name, check, description string) Fault {
-	return Fault{Name: name, Check: check, Description: description, Kind: kindMalformed, Stage: StageAuthenticate}
+	return Fault{Name: name, Check: check, Description: description, Kind: fault.Malformed, Stage: StageAuthenticate}
 }
 
 func untrusted(name, check, description string) Fault {
-	return Fault{Name: name, Check: check, Description: description, Kind: kindUntrusted, Stage: StageAuthenticate}
+	return Fault{Name: name, Check: check, Description: description, Kind: fault.Untrusted, Stage: StageAuthenticate}
 }
 
 func stale(name, check, description string) Fault {
-	return Fault{Name: name, Check: check, Description: description, Kind: kindStale, Stage: StageAuthenticate}
+	return Fault{Name: name, Check: check, Description: description, Kind: fault.Stale, Stage: StageAuthenticate}
 }
 
 func (f Fault) launch(h func(*Launch, Product)) Fault { f.onLaunch = h; return f }

@@ -6,12 +6,13 @@ import (
 	"crypto/sha512"
 	"crypto/x509"
 	"math/big"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-sev-guest/verify"
+
+	"github.com/assay-project/assay/simulators/internal/fault"
 )
 
 // namedChecks are the verifier's checks that evidence alone can fail.
@@ -47,25 +48,15 @@ func TestEveryNamedCheckHasAFaultForEveryProduct(t *testing.T) {
 }
 
 func TestFaultsAreWellNamed(t *testing.T) {
-	seen := map[string]bool{}
-	name := regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+	var labels []fault.Label
 	for _, f := range Faults() {
-		if !name.MatchString(f.Name) || seen[f.Name] {
-			t.Errorf("fault name %q is used twice or not in lower case with hyphens", f.Name)
-		}
-		seen[f.Name] = true
-		if f.Description == "" || strings.HasSuffix(f.Description, ".") {
-			t.Errorf("fault %s: description %q", f.Name, f.Description)
-		}
-		if (f.Check == "") != (f.Kind == "") {
-			t.Errorf("fault %s: check %q with kind %q", f.Name, f.Check, f.Kind)
-		}
-		if f.Stage != StageAuthenticate && f.Stage != StageBound {
-			t.Errorf("fault %s: stage %q", f.Name, f.Stage)
-		}
+		labels = append(labels, fault.Label{Name: f.Name, Description: f.Description, Check: f.Check, Kind: f.Kind, Stage: f.Stage})
 		if got, ok := FaultByName(f.Name); !ok || got.Check != f.Check {
 			t.Errorf("FaultByName(%q) = %v, %v", f.Name, got, ok)
 		}
+	}
+	for _, c := range fault.Complaints(labels) {
+		t.Error(c)
 	}
 	if _, ok := FaultByName("no-such-fault"); ok {
 		t.Error("a fault that does not exist was found")
@@ -83,7 +74,7 @@ func TestAFaultThatMakesNoSenseHereIsRefused(t *testing.T) {
 		"chip-other":            {Milan, VLEK},
 		"csp-missing":           {Milan, VCEK},
 	} {
-		f := fault(t, name)
+		f := faultNamed(t, name)
 		if f.Applies(c.product, c.key) {
 			t.Errorf("%s applies to a %s on %s", name, c.key, c.product)
 		}
@@ -214,12 +205,12 @@ func TestTheLibraryRefusesWhatItCanSee(t *testing.T) {
 		"leaf-forged", "leaf-other-signer", "leaf-signature", "leaf-expired", "leaf-not-yet-valid",
 		"signature-broken", "signature-zero", "signature-huge", "signature-big-endian", "report-changed", "report-other-key", "report-other-tcb",
 	} {
-		if judge(Milan, Launch{}, fault(t, name)) == nil {
+		if judge(Milan, Launch{}, faultNamed(t, name)) == nil {
 			t.Errorf("fault %s: the library accepts the report", name)
 		}
 	}
 	for _, name := range []string{"csp-missing", "csp-empty"} {
-		if judge(Milan, Launch{SigningKey: VLEK}, fault(t, name)) == nil {
+		if judge(Milan, Launch{SigningKey: VLEK}, faultNamed(t, name)) == nil {
 			t.Errorf("fault %s: the library accepts the report", name)
 		}
 	}
@@ -232,7 +223,7 @@ func TestTheLibraryRefusesWhatItCanSee(t *testing.T) {
 	}
 	// And these are why there is a verifier of our own.
 	for _, name := range []string{"tcb-other", "chip-other", "tcb-reported", "tcb-committed", "abi-major", "crl-missing", "vmpl-4"} {
-		if err := judge(Milan, Launch{}, fault(t, name)); err != nil {
+		if err := judge(Milan, Launch{}, faultNamed(t, name)); err != nil {
 			t.Logf("fault %s: the library refuses it now: %v", name, err)
 		}
 	}
@@ -259,7 +250,7 @@ func TestARevokedCertificateIsOnItsCRL(t *testing.T) {
 	a := testAuthority(t)
 	for name, index := range map[string]int{"leaf-revoked": 0, "ask-revoked": 1} {
 		for _, k := range []SigningKey{VCEK, VLEK} {
-			e := testGuest(t, testChip(t, a, Turin), Launch{SigningKey: k}, fault(t, name)).Endorsements()
+			e := testGuest(t, testChip(t, a, Turin), Launch{SigningKey: k}, faultNamed(t, name)).Endorsements()
 			crl, err := x509.ParseRevocationList(e[3])
 			if err != nil {
 				t.Fatal(err)
@@ -288,7 +279,7 @@ func TestTheLibraryReadsTheCRL(t *testing.T) {
 		l := Launch{CRL: true}
 		var f []Fault
 		if revoked {
-			f = []Fault{fault(t, "ask-revoked")}
+			f = []Fault{faultNamed(t, "ask-revoked")}
 		}
 		g := testGuest(t, testChip(t, a, Milan), l, f...)
 		crl, err := x509.ParseRevocationList(g.Endorsements()[3])

@@ -3,6 +3,8 @@ package sevsnp
 import (
 	"encoding/binary"
 	"slices"
+
+	"github.com/assay-project/assay/simulators/internal/fault"
 )
 
 // set writes a byte into the signed part of a report.
@@ -185,7 +187,7 @@ func claimFaults() []Fault {
 func bindingFaults() []Fault {
 	bound := func(name, description string, h func(*fields, Product)) Fault {
 		return Fault{
-			Name: name, Check: "binding_report_data", Kind: kindUntrusted, Stage: StageBound,
+			Name: name, Check: "binding_report_data", Kind: fault.Untrusted, Stage: StageBound,
 			Description: description, onFields: h,
 		}
 	}

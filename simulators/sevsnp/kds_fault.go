@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/assay-project/assay/simulators/internal/fault"
 	"github.com/assay-project/assay/simulators/internal/keyfile"
 )
 
@@ -166,12 +167,7 @@ func KDSFaults() []KDSFault {
 
 // KDSFaultByName finds a fault.
 func KDSFaultByName(name string) (KDSFault, bool) {
-	all := KDSFaults()
-	i := slices.IndexFunc(all, func(f KDSFault) bool { return f.Name == name })
-	if i < 0 {
-		return KDSFault{}, false
-	}
-	return all[i], true
+	return fault.Find(KDSFaults(), name, func(f KDSFault) string { return f.Name })
 }
 
 // der is the certificate for an endorsement.

@@ -66,7 +66,7 @@ func testReport(t testing.TB, g *Guest) []byte {
 	return r
 }
 
-func fault(t testing.TB, name string) Fault {
+func faultNamed(t testing.TB, name string) Fault {
 	t.Helper()
 	f, ok := FaultByName(name)
 	if !ok {
