@@ -2,10 +2,7 @@ package ca
 
 import (
 	"context"
-	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -66,10 +63,8 @@ type CA struct {
 	log *slog.Logger
 	td  spiffeid.TrustDomain
 
-	x509      *authority
-	verifier  *authority
-	throwaway crypto.Signer     // signs what is linted; it is nobody's
-	lintedBy  *x509.Certificate // the authority's certificate with the throwaway key
+	x509     *authority
+	verifier *authority
 
 	bootstrapRoot *x509.Certificate
 	verifierRoot  *ecdsa.PublicKey
@@ -122,12 +117,6 @@ func openAt(ctx context.Context, cfg Config, at stops) (*CA, error) {
 	if c.verifier, err = c.loadAuthority(ctx, store.Verifier, at); err != nil {
 		return nil, err
 	}
-	if c.throwaway, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-		return nil, fault("authority", err, "")
-	}
-	forged := *c.x509.cert
-	forged.PublicKey = c.throwaway.Public()
-	c.lintedBy = &forged
 	if err := c.loadBundle(ctx); err != nil {
 		return nil, err
 	}

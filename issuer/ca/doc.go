@@ -16,9 +16,9 @@
 //     *ledger.Recorded, which only a durable record yields, and spends it. Keys,
 //     names and serials come from the record, never from a request (issue.go).
 //   - The authority's key signs only what passed the lint: the certificate is
-//     first signed with a throwaway key, parsed, and compared with the profile
-//     rule by rule; what is then signed is byte for byte what was linted
-//     (profile.go, lint.go).
+//     written without a signature, parsed, and compared with the profile rule by
+//     rule; what is then signed is byte for byte what was linted (draft.go,
+//     lint.go).
 //   - A key is durable before the row that names it, and a row without its key
 //     is an error, never a new key (authority.go).
 //

@@ -45,7 +45,7 @@ type SVID struct {
 //  1. the profile: name, serial and key from the record; NotAfter the earliest
 //     of the grant's, the authority's and the verifier key's
 //  2. the attestation result, signed by the verifier key
-//  3. the certificate, signed by the throwaway key, and linted
+//  3. the certificate without a signature, parsed, and linted
 //  4. the linted bytes, signed by the authority
 //
 // Errors are of kind Internal; see [CA.lint] for the rules' names.
@@ -92,11 +92,11 @@ func (c *CA) issue(r *ledger.Recorded, is ledger.Issuance) (SVID, error) {
 	if err != nil {
 		return SVID{}, err
 	}
-	template, err := p.template(ext)
+	draft, err := p.draft(ext, c.x509.cert)
 	if err != nil {
-		return SVID{}, internal("issue_key", err)
+		return SVID{}, internal("issue_certificate", err)
 	}
-	leaf, err := c.sign(template, p)
+	leaf, err := c.sign(draft, p)
 	if err != nil {
 		return SVID{}, err
 	}
@@ -154,13 +154,9 @@ func (c *CA) appraise(r *ledger.Recorded, is ledger.Issuance, p *profile) ([]byt
 	return res.Sign(c.verifier.signer)
 }
 
-// sign lints the certificate under the throwaway key, and then signs exactly
-// the bytes that were linted with the authority's.
-func (c *CA) sign(template *x509.Certificate, p *profile) (*x509.Certificate, error) {
-	draft, err := x509.CreateCertificate(rand.Reader, template, c.lintedBy, p.key, c.throwaway)
-	if err != nil {
-		return nil, internal("issue_certificate", err)
-	}
+// sign lints a draft, whose signature counts for nothing, and then signs exactly
+// the bytes that were linted with the authority's key.
+func (c *CA) sign(draft []byte, p *profile) (*x509.Certificate, error) {
 	linted, err := c.lint(draft, p)
 	if err != nil {
 		return nil, err

@@ -127,7 +127,7 @@ var rules = []rule{
 	{"lint_result", (*linter).result},
 }
 
-// lint parses what the throwaway key signed (lint_parse) and runs every rule,
+// lint parses a draft (lint_parse) and runs every rule,
 // beginning with those of checkID about the name that is wanted. The error is of
 // kind Internal and names the rule: a certificate that fails is a fault of this
 // program, or of who asked it to issue that.

@@ -1,8 +1,10 @@
 package ca
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
@@ -32,6 +34,7 @@ type specimen struct {
 	parent   *x509.Certificate
 	key      crypto.PublicKey
 	signer   crypto.Signer
+	ext      pkix.Extension
 	// parsed changes what was parsed, for what crypto/x509 cannot be made to write.
 	parsed func(*x509.Certificate)
 }
@@ -50,16 +53,49 @@ func specimenOf(t testing.TB, f *fixture) *specimen {
 	must(t, err)
 	template, err := p.template(ext)
 	must(t, err)
-	parent := *f.ca.lintedBy
-	return &specimen{f: f, want: p, template: template, parent: &parent, key: p.key, signer: f.ca.throwaway}
+	throwaway := newKey(t)
+	parent := *f.ca.x509.cert
+	parent.PublicKey = throwaway.Public()
+	return &specimen{f: f, want: p, template: template, parent: &parent, key: p.key, signer: throwaway, ext: ext}
+}
+
+// template is the certificate as crypto/x509 is told of it: the X509-SVID profile (SPIFFE X509-SVID,
+// sections 2, 3.2, 4 and appendix A), and the attestation result in a
+// non-critical extension.
+func (p *profile) template(result pkix.Extension) (*x509.Certificate, error) {
+	ski, err := keyID(p.spki)
+	if err != nil {
+		return nil, err
+	}
+	return &x509.Certificate{
+		SerialNumber: new(big.Int).SetBytes(p.serial[:]),
+		// A subject that names nobody: relying parties read the URI.
+		Subject:               pkix.Name{Organization: []string{p.id.TrustDomain().Name()}},
+		NotBefore:             p.notBefore,
+		NotAfter:              p.notAfter,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		BasicConstraintsValid: true,
+		SubjectKeyId:          ski,
+		URIs:                  []*url.URL{p.id.URL()},
+		ExtraExtensions:       []pkix.Extension{result},
+	}, nil
+}
+
+// draft is the specimen as crypto/x509 writes it, signed by a key that is
+// nobody's.
+func (s *specimen) draft(t testing.TB) []byte {
+	t.Helper()
+	der, err := x509.CreateCertificate(rand.Reader, s.template, s.parent, s.key, s.signer)
+	must(t, err)
+	return der
 }
 
 func (s *specimen) lint(t *testing.T) error {
 	t.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, s.template, s.parent, s.key, s.signer)
-	must(t, err)
+	der := s.draft(t)
 	if s.parsed == nil {
-		_, err = s.f.ca.lint(der, s.want)
+		_, err := s.f.ca.lint(der, s.want)
 		return err
 	}
 	cert, err := x509.ParseCertificate(der)
@@ -250,28 +286,78 @@ func TestWeakRSAKeysAreRefused(t *testing.T) {
 func TestWhatIsSignedIsWhatWasLinted(t *testing.T) {
 	f := start(t)
 	s := newSpecimen(t, f)
-	leaf, err := f.ca.sign(s.template, s.want)
-	must(t, err)
-	if err := leaf.CheckSignatureFrom(f.ca.x509.cert); err != nil {
-		t.Errorf("the authority did not sign it: %v", err)
-	}
-	draft, err := x509.CreateCertificate(rand.Reader, s.template, f.ca.lintedBy, s.key, f.ca.throwaway)
+	draft, err := s.want.draft(s.ext, f.ca.x509.cert)
 	must(t, err)
 	cert, err := x509.ParseCertificate(draft)
 	must(t, err)
 	if err := cert.CheckSignatureFrom(f.ca.x509.cert); err == nil {
-		t.Error("the linted draft verifies under the authority: it would be an SVID")
+		t.Error("the draft verifies under the authority: it would be an SVID")
 	}
+	leaf, err := f.ca.sign(draft, s.want)
+	must(t, err)
+	if err := leaf.CheckSignatureFrom(f.ca.x509.cert); err != nil {
+		t.Errorf("the authority did not sign it: %v", err)
+	}
+	if !bytes.Equal(leaf.RawTBSCertificate, cert.RawTBSCertificate) {
+		t.Error("what was signed is not the draft")
+	}
+}
+
+// TestTheDraftIsWhatCryptoX509Writes: the encoding is ours, and this is what
+// says that it is right, for every type of key and on both sides of 2050, where
+// the form of times changes (RFC 5280, section 4.1.2.5).
+func TestTheDraftIsWhatCryptoX509Writes(t *testing.T) {
+	f := start(t)
+	s := newSpecimen(t, f)
+	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	must(t, err)
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	must(t, err)
+	r, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(t, err)
+	for name, key := range map[string]crypto.Signer{"P-256": newKey(t), "P-384": p384, "Ed25519": ed, "RSA": r} {
+		for _, end := range []time.Time{s.want.notAfter, time.Date(2049, 12, 31, 23, 59, 59, 0, time.UTC), time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC)} {
+			p := *s.want
+			p.key, p.notAfter = key.Public(), end
+			p.spki, err = x509.MarshalPKIXPublicKey(p.key)
+			must(t, err)
+			for _, serial := range [][16]byte{newSerial(0x40), newSerial(0x7f)} {
+				p.serial = serial
+				s.template, err = p.template(s.ext)
+				must(t, err)
+				s.key = p.key
+				want, err := x509.ParseCertificate(s.draft(t))
+				must(t, err)
+				der, err := p.draft(s.ext, f.ca.x509.cert)
+				must(t, err)
+				got, err := x509.ParseCertificate(der)
+				must(t, err)
+				if !bytes.Equal(got.RawTBSCertificate, want.RawTBSCertificate) {
+					t.Errorf("%s until %s:\n got %x\nwant %x", name, end, got.RawTBSCertificate, want.RawTBSCertificate)
+				}
+				if len(got.Signature) != 0 {
+					t.Errorf("%s: the draft has a signature", name)
+				}
+			}
+		}
+	}
+}
+
+func newSerial(first byte) (s [16]byte) {
+	_, _ = rand.Read(s[:])
+	s[0] = first
+	return s
 }
 
 func TestASignerThatErrsIsNoticed(t *testing.T) {
 	f := start(t)
 	s := newSpecimen(t, f)
+	draft := s.draft(t)
 	good := f.ca.x509.signer
 	f.ca.x509.signer = newKey(t) // as a token that holds another key would
-	_, err := f.ca.sign(s.template, s.want)
+	_, err := f.ca.sign(draft, s.want)
 	wantCheck(t, err, "issue_signature")
 	f.ca.x509.signer = good
-	_, err = f.ca.sign(s.template, s.want)
+	_, err = f.ca.sign(draft, s.want)
 	must(t, err)
 }

@@ -7,12 +7,9 @@ import (
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/sha256"
-	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
-	"math/big"
-	"net/url"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -25,7 +22,7 @@ const MaxSPIFFEID = 127
 // ReservedPath begins the paths that are the service's own; no grant yields one.
 const ReservedPath = "/assay/"
 
-// profile is what one SVID must be. Template and lint both start from it, and
+// profile is what one SVID must be. Draft and lint both start from it, and
 // share nothing else.
 type profile struct {
 	id        spiffeid.ID
@@ -35,29 +32,6 @@ type profile struct {
 	issuedAt  time.Time
 	notBefore time.Time
 	notAfter  time.Time // whole seconds
-}
-
-// template is the certificate to sign: the X509-SVID profile (SPIFFE X509-SVID,
-// sections 2, 3.2, 4 and appendix A), and the attestation result in a
-// non-critical extension.
-func (p *profile) template(result pkix.Extension) (*x509.Certificate, error) {
-	ski, err := keyID(p.spki)
-	if err != nil {
-		return nil, err
-	}
-	return &x509.Certificate{
-		SerialNumber: new(big.Int).SetBytes(p.serial[:]),
-		// A subject that names nobody: relying parties read the URI.
-		Subject:               pkix.Name{Organization: []string{p.id.TrustDomain().Name()}},
-		NotBefore:             p.notBefore,
-		NotAfter:              p.notAfter,
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		BasicConstraintsValid: true,
-		SubjectKeyId:          ski,
-		URIs:                  []*url.URL{p.id.URL()},
-		ExtraExtensions:       []pkix.Extension{result},
-	}, nil
 }
 
 // keyID is a subject key identifier: the leftmost 160 bits of SHA-256 of the
