@@ -299,10 +299,10 @@ func (s *SNP) deviceError(err error) error {
 		e.Hint = "the software below the agent keeps the keys of all privilege levels (VMPL) to itself: the agent must run where the kernel has one"
 	case errors.Is(err, context.DeadlineExceeded):
 		e.Hint = "the secure processor did not answer in time: the host may throttle its guests"
+	case s.simulate:
+		e.Hint = "check snp.socket in the configuration, and whose socket it is; `teesim sevsnp run --socket PATH` makes a simulated guest"
 	case errors.Is(err, fs.ErrPermission):
 		e.Hint = "make configfs-tsm or the device the agent's alone: run the agent as root, or as the owner of " + SNPDevice + " (mode 0600)"
-	case s.simulate:
-		e.Hint = "check snp.socket in the configuration; `teesim sevsnp run --socket PATH` makes a simulated guest"
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errNoSNP):
 		e.Hint = "is this an SEV-SNP guest? its kernel needs the sev-guest driver (`modprobe sev-guest`); against a simulator set snp.socket"
 	case errors.Is(err, unix.ENOTTY):
