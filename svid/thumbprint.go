@@ -91,7 +91,7 @@ func coseKey(key crypto.PublicKey) (any, error) {
 }
 
 func coseKeyEC2(k *ecdsa.PublicKey) (coseEC2, error) {
-	if k == nil || k.Curve == nil || k.X == nil || k.Y == nil { //nolint:staticcheck // Bytes panics on a key without a point
+	if k == nil || k.Curve == nil || k.X == nil || k.Y == nil {
 		return coseEC2{}, fmt.Errorf("the ECDSA key is incomplete")
 	}
 	var crv int
