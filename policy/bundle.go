@@ -19,7 +19,7 @@ type Bundle struct {
 	warnings    strictyaml.Errors
 	workloads   []*workload
 	byTEE       map[attest.Platform][]*workload
-	chips       map[value]struct{} // of enforced SEV-SNP workloads
+	chips       map[chip]struct{} // of enforced SEV-SNP workloads
 	dated       []dated
 }
 

@@ -2,25 +2,39 @@ package policy
 
 import "github.com/assay-project/assay/attest"
 
+// chip is an SEV-SNP chip of one product line.
+type chip struct {
+	product string
+	id      value
+}
+
 // NamesChip reports whether an enforced workload names the SEV-SNP chip (its
-// 64 bytes as in reports) in a rule over chip_id. The server fetches collateral
+// 64 bytes as in reports) in a rule over chip_id, and demands no other product
+// line ("milan", "genoa", "turin") than this one. The server fetches collateral
 // for such chips, and for no others that a stranger may name. It is a look-up,
 // whatever the size of the bundle.
-func (b *Bundle) NamesChip(chipID []byte) bool {
-	_, ok := b.chips[value(chipID)]
+func (b *Bundle) NamesChip(product string, chipID []byte) bool {
+	_, ok := b.chips[chip{product, value(chipID)}]
 	return ok
 }
 
 // chipsNamed collects the chips of the enforced workloads.
-func (b *Bundle) chipsNamed() map[value]struct{} {
-	out := map[value]struct{}{}
+func (b *Bundle) chipsNamed() map[chip]struct{} {
+	out := map[chip]struct{}{}
 	for _, w := range b.byTEE[attest.AMDSEVSNP] {
 		r := w.find("chip_id")
 		if w.mode != Enforce || r == nil || r.test.values() == nil {
 			continue
 		}
-		for v := range r.test.values().index {
-			out[v] = struct{}{}
+		for _, product := range []string{"milan", "genoa", "turin"} {
+			if p := w.find("product"); p != nil && p.test.values() != nil {
+				if _, ok := p.test.values().index[value(product)]; !ok {
+					continue
+				}
+			}
+			for v := range r.test.values().index {
+				out[chip{product, v}] = struct{}{}
+			}
 		}
 	}
 	return out

@@ -26,6 +26,7 @@ workloads:
     match:
       measurement: {eq: %[4]q}
       chip_id: {in: ours}
+      product: {in: [genoa, turin]}
     issue: [{spiffe_id: "spiffe://{td}/a"}]
   - name: audited
     tee: amd-sev-snp
@@ -39,23 +40,25 @@ workloads:
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {
-		what string
-		chip []byte
-		want bool
+		what, product string
+		chip          []byte
+		want          bool
 	}{
-		{"an enforced chip", chip(1, 64), true},
-		{"a Turin chip, written short", chip(2, 8), true},
-		{"a chip that is only audited", chip(3, 64), false},
-		{"another chip", chip(4, 64), false},
-		{"a masked chip", make([]byte, 64), false},
-		{"no chip", nil, false},
+		{"an enforced chip", "genoa", chip(1, 64), true},
+		{"an enforced chip of another line than the rule's", "milan", chip(1, 64), false},
+		{"a Turin chip, written short", "turin", chip(2, 8), true},
+		{"a chip that is only audited", "genoa", chip(3, 64), false},
+		{"another chip", "genoa", chip(4, 64), false},
+		{"a masked chip", "genoa", make([]byte, 64), false},
+		{"no chip", "genoa", nil, false},
+		{"no product", "", chip(1, 64), false},
 	} {
-		if got := b.NamesChip(tt.chip); got != tt.want {
+		if got := b.NamesChip(tt.product, tt.chip); got != tt.want {
 			t.Errorf("%s: %v, want %v", tt.what, got, tt.want)
 		}
 	}
 	var none policy.Bundle
-	if none.NamesChip(chip(1, 64)) {
+	if none.NamesChip("genoa", chip(1, 64)) {
 		t.Error("the zero bundle names a chip")
 	}
 }

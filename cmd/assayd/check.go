@@ -25,6 +25,9 @@ func checkCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if _, err := newKDS(cfg); err != nil {
+				return err
+			}
 			p, err := issuer.LoadPolicyFile(cfg.Policy, cfg.TrustDomain, logger(cfg, c.ErrOrStderr()))
 			if err != nil {
 				return err

@@ -86,7 +86,7 @@ func initLayout(trustDomain, dataDir string, roots simulatorRoots) (config.Layou
 		if r.file == "" {
 			continue
 		}
-		pem, err := os.ReadFile(r.file)
+		pem, err := cli.ReadFile(r.file, maxRoots)
 		if err != nil {
 			return config.Layout{}, cli.Usagef("", "cannot read the simulated root: %w", err)
 		}

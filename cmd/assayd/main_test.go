@@ -8,6 +8,7 @@ import (
 
 	"github.com/assay-project/assay/internal/cli"
 	simnitro "github.com/assay-project/assay/simulators/nitro"
+	simsnp "github.com/assay-project/assay/simulators/sevsnp"
 )
 
 func TestMain(m *testing.M) {
@@ -20,6 +21,14 @@ func TestMain(m *testing.M) {
 				panic(err)
 			}
 			_, _ = os.Stdout.Write(a.RootPEM())
+		},
+		// snproots writes a simulated AMD's roots to standard output.
+		"snproots": func() {
+			a, err := simsnp.NewAuthority(simsnp.Options{})
+			if err != nil {
+				panic(err)
+			}
+			_, _ = os.Stdout.Write(a.RootsPEM())
 		},
 		// await waits until somebody listens.
 		"await": await,

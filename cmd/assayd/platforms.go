@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -17,6 +16,9 @@ import (
 	"github.com/assay-project/assay/verifiers/sevsnp"
 	"github.com/assay-project/assay/verifiers/sevsnp/collateral"
 )
+
+// maxRoots bounds a file of roots, in bytes: AMD's nine certificates take 20 KB.
+const maxRoots = 1 << 20
 
 // platforms are the verifiers of the TEEs that the trust domain serves: all of
 // them under the vendors' roots, or those of its simulators.
@@ -65,7 +67,7 @@ func nitroRoots(cfg *config.Config) (nitro.Roots, error) {
 		return nitro.HardwareRoots(), nil
 	}
 	file := cfg.Nitro.SimulatedRoot
-	pem, err := os.ReadFile(file)
+	pem, err := cli.ReadFile(file, maxRoots)
 	if err != nil {
 		return nitro.Roots{}, cli.Usagef("nitro.simulated_root names it", "cannot read the simulated root: %w", err)
 	}
@@ -84,7 +86,7 @@ func snpRoots(cfg *config.Config) (sevsnp.Roots, error) {
 		return sevsnp.HardwareRoots(), nil
 	}
 	file := cfg.SEVSNP.SimulatedRoots
-	pem, err := os.ReadFile(file)
+	pem, err := cli.ReadFile(file, maxRoots)
 	if err != nil {
 		return sevsnp.Roots{}, cli.Usagef("sevsnp.simulated_roots names it", "cannot read the simulated roots: %w", err)
 	}
@@ -113,11 +115,9 @@ func openCollateral(cfg *config.Config, policy *issuer.PolicyFile, log *slog.Log
 	if err != nil {
 		return nil, nil, starting(err)
 	}
-	var kds *collateral.KDS
-	if url := cfg.SEVSNP.KDS; url != config.KDSOff && (url != "" || !cfg.Simulated()) {
-		if kds, err = collateral.NewKDS(collateral.KDSConfig{URL: url}); err != nil {
-			return nil, nil, starting(errors.Join(err, cache.Close()))
-		}
+	kds, err := newKDS(cfg)
+	if err != nil {
+		return nil, nil, errors.Join(err, cache.Close())
 	}
 	inventory, err := inventoryOf(cfg)
 	if err != nil {
@@ -127,13 +127,27 @@ func openCollateral(cfg *config.Config, policy *issuer.PolicyFile, log *slog.Log
 		Cache: cache, KDS: kds, Now: time.Now, Log: log,
 		// Nobody else's chip is asked for: a stranger can name any.
 		Allowed: func(product string, chipID []byte) bool {
-			return inventory[product+" "+hex.EncodeToString(chipID)] || policy.Current().NamesChip(chipID)
+			return inventory[product+" "+hex.EncodeToString(chipID)] || policy.Current().NamesChip(product, chipID)
 		},
 	})
 	if err != nil {
 		return nil, nil, starting(errors.Join(err, cache.Close()))
 	}
 	return source, cache, nil
+}
+
+// newKDS is the KDS that the configuration asks for, or nil. It opens no
+// connection.
+func newKDS(cfg *config.Config) (*collateral.KDS, error) {
+	url := cfg.SEVSNP.KDS
+	if url == config.KDSOff || url == "" && cfg.Simulated() {
+		return nil, nil
+	}
+	kds, err := collateral.NewKDS(collateral.KDSConfig{URL: url})
+	if err != nil {
+		return nil, cli.Usagef("set sevsnp.kds to an https URL, or to off", "%w", err)
+	}
+	return kds, nil
 }
 
 // inventoryOf is the operator's chips, by product and chip id.

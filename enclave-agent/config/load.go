@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -34,11 +33,14 @@ type Settings struct {
 	KDS         *agent.KDS // nil: the agent fetches no certificate
 }
 
+// maxFile is far more than a configuration needs, in bytes.
+const maxFile = 1 << 20
+
 // Load reads and validates a configuration file and the roots that it names. A
 // file that cannot be read is a [cli.UsageError]; everything wrong inside is in
 // one [strictyaml.Errors].
 func Load(path string) (*Settings, error) {
-	src, err := os.ReadFile(path)
+	src, err := cli.ReadFile(path, maxFile)
 	if err != nil {
 		hint := ""
 		if errors.Is(err, fs.ErrNotExist) {
@@ -194,14 +196,7 @@ func (v validator) roots() {
 
 // ReadRoots reads a file of bootstrap roots.
 func ReadRoots(path string) (agent.BootstrapRoots, error) {
-	st, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return agent.BootstrapRoots{}, err
-	case st.Size() > maxRootFile:
-		return agent.BootstrapRoots{}, fmt.Errorf("%s has %d bytes, at most %d are read", path, st.Size(), maxRootFile)
-	}
-	b, err := os.ReadFile(path)
+	b, err := cli.ReadFile(path, maxRootFile)
 	if err != nil {
 		return agent.BootstrapRoots{}, err
 	}
