@@ -18,6 +18,7 @@ require (
 	github.com/veraison/go-cose v1.3.0
 	github.com/virtee/sev-snp-measure-go v0.0.0-20241128091219-920346c42ecb
 	go.yaml.in/yaml/v3 v3.0.5
+	golang.org/x/crypto v0.57.0
 	golang.org/x/sync v0.23.0
 	golang.org/x/sys v0.48.0
 	golang.org/x/time v0.16.0
@@ -26,10 +27,7 @@ require (
 	modernc.org/sqlite v1.60.1
 )
 
-require (
-	github.com/google/logger v1.1.1 // indirect
-	golang.org/x/crypto v0.57.0 // indirect
-)
+require github.com/google/logger v1.1.1 // indirect
 
 require (
 	github.com/Microsoft/go-winio v0.6.2 // indirect
@@ -48,7 +46,7 @@ require (
 	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/remyoudompheng/bigfft v0.0.0-20230129092748-24d4a6f8daec // indirect
 	github.com/sethvargo/go-retry v0.4.0 // indirect
-	github.com/spf13/pflag v1.0.9 // indirect
+	github.com/spf13/pflag v1.0.9
 	github.com/x448/float16 v0.8.4 // indirect
 	go.uber.org/multierr v1.11.0 // indirect
 	golang.org/x/mod v0.41.0
