@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/big"
 	"slices"
 	"time"
 
@@ -21,6 +22,7 @@ const maxCRLs = 4
 // crl is a CRL that the ARK signed. It is immutable.
 type crl struct {
 	line       *line
+	number     *big.Int // RFC 5280, section 5.2.3; nil if it has none
 	thisUpdate time.Time
 	nextUpdate time.Time           // zero if it has none: then it is never current
 	points     []string            // of its issuing distribution point; none means that it covers everything
@@ -42,11 +44,37 @@ func (c *crl) covers(i *issuer) bool {
 	return len(c.points) == 0 || slices.ContainsFunc(i.cert.CRLDistributionPoints, func(p string) bool { return slices.Contains(c.points, p) })
 }
 
+// olderThan reports whether the CRL was issued before another one: by its number
+// (RFC 5280, section 5.2.3), then by its date.
+func (c *crl) olderThan(other *crl) bool {
+	if c.number != nil && other.number != nil {
+		if d := c.number.Cmp(other.number); d != 0 {
+			return d < 0
+		}
+	}
+	return c.thisUpdate.Before(other.thisUpdate)
+}
+
 // revocation checks the chain against every CRL of its ARK that there is, and
 // says what is known. CRLs that it verified just now are left in the bundle.
+//
+// What an attester brings can show that something is revoked, and can be newer
+// than what the collateral holds. It cannot turn the time back: a CRL from before
+// the collateral's newest never counts as current, though its own dates say so,
+// for it does not know what was revoked since.
 func (v *Verifier) revocation(ctx context.Context, e *endorsement, b *bundle, at time.Time) (string, error) {
 	l := e.issuer.line
 	state := crlState{at: at, grace: v.revoke.Grace}
+	var held *crl
+	var failed error
+	if v.collateral != nil {
+		var err error
+		if held, err = v.collateralCRL(ctx, e); err != nil && attest.KindOf(err) != attest.Unavailable {
+			return "", err
+		} else if err != nil {
+			failed = err
+		}
+	}
 	n := 0
 	for i := range b.items {
 		it := &b.items[i]
@@ -65,22 +93,13 @@ func (v *Verifier) revocation(ctx context.Context, e *endorsement, b *bundle, at
 		if fresh {
 			b.crls = append(b.crls, freshCRL{it.digest(), c})
 		}
-		if err := state.consult(c, e); err != nil {
+		if err := state.consult(c, e, held); err != nil {
 			return "", err
 		}
 	}
-	var failed error
-	if v.collateral != nil {
-		c, err := v.collateralCRL(ctx, e)
-		switch {
-		case err != nil && attest.KindOf(err) == attest.Unavailable:
-			failed = err
-		case err != nil:
+	if held != nil {
+		if err := state.consult(held, e, nil); err != nil {
 			return "", err
-		case c != nil:
-			if err := state.consult(c, e); err != nil {
-				return "", err
-			}
 		}
 	}
 	switch {
@@ -109,8 +128,9 @@ type crlState struct {
 	stale   error // why a CRL did not count
 }
 
-// consult refuses what the CRL revokes, and notes whether it is current.
-func (s *crlState) consult(c *crl, e *endorsement) error {
+// consult refuses what the CRL revokes, and notes whether it is current. newest is
+// the collateral's own, nil for none: what is older than that only revokes.
+func (s *crlState) consult(c *crl, e *endorsement, newest *crl) error {
 	if c.names(string(e.issuer.cert.SerialNumber.Bytes())) {
 		return refuse(CheckCRLRevokedASK, detail{
 			err: errors.New("the endorsement's issuer is revoked by the ARK"), got: fmt.Sprintf("%.80q, serial %x", e.issuer.cert.Subject.CommonName, e.issuer.cert.SerialNumber),
@@ -123,7 +143,7 @@ func (s *crlState) consult(c *crl, e *endorsement) error {
 			hint: "AMD has withdrawn this key: update the host's firmware and fetch a new certificate",
 		})
 	}
-	if !c.covers(e.issuer) {
+	if !c.covers(e.issuer) || (newest != nil && newest.covers(e.issuer) && c.olderThan(newest)) {
 		return nil
 	}
 	until := c.nextUpdate
@@ -194,11 +214,11 @@ func (v *Verifier) crl(it *item, l *line) (c *crl, fresh bool, err error) {
 
 // newCRL takes from a list what later verifications need.
 func newCRL(l *line, list *x509.RevocationList) (*crl, error) {
-	points, err := crlScope(list)
+	points, err := CRLDistributionPoints(list)
 	if err != nil {
 		return nil, err
 	}
-	c := &crl{line: l, thisUpdate: list.ThisUpdate, nextUpdate: list.NextUpdate, points: points, revoked: make(map[string]struct{}, len(list.RevokedCertificateEntries))}
+	c := &crl{line: l, number: list.Number, thisUpdate: list.ThisUpdate, nextUpdate: list.NextUpdate, points: points, revoked: make(map[string]struct{}, len(list.RevokedCertificateEntries))}
 	for _, r := range list.RevokedCertificateEntries {
 		// Whoever an entry's certificate issuer is, and whatever the reason: a
 		// number in the ARK's list is not used any more.
@@ -207,9 +227,12 @@ func newCRL(l *line, list *x509.RevocationList) (*crl, error) {
 	return c, nil
 }
 
-// crlScope reads the extensions of a CRL. A delta CRL is not complete; an
-// issuing distribution point may name places and must limit nothing else.
-func crlScope(list *x509.RevocationList) (points []string, err error) {
+// CRLDistributionPoints reads the extensions of a CRL, and returns the URIs of
+// its issuing distribution point (RFC 5280, section 5.2.5); none means that it
+// speaks of everything its issuer has issued. A CRL that is not complete (a delta
+// CRL, one for some certificates or reasons only), and one with a critical
+// extension that is not understood, is an error. Its signature is not looked at.
+func CRLDistributionPoints(list *x509.RevocationList) (points []string, err error) {
 	for _, e := range list.Extensions {
 		switch {
 		case e.Id.Equal(oid(27)):

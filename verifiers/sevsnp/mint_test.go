@@ -391,6 +391,7 @@ func (w *world) endorsement(t testing.TB, o order, pub crypto.PublicKey) []byte 
 // revokes nothing.
 type crlOrder struct {
 	product    string
+	number     int64 // default 1
 	revoked    []*big.Int
 	thisUpdate time.Time // default a day before epoch
 	nextUpdate time.Time // default a month after epoch
@@ -410,6 +411,9 @@ func (w *world) crl(t testing.TB, o crlOrder) []byte {
 	if o.nextUpdate.IsZero() {
 		o.nextUpdate = epoch.AddDate(0, 1, 0)
 	}
+	if o.number == 0 {
+		o.number = 1
+	}
 	if o.key == nil {
 		o.key = w.keys.ark
 	}
@@ -417,7 +421,7 @@ func (w *world) crl(t testing.TB, o crlOrder) []byte {
 		o.algorithm = x509.SHA384WithRSAPSS
 	}
 	list := &x509.RevocationList{
-		Number: big.NewInt(1), ThisUpdate: o.thisUpdate, NextUpdate: o.nextUpdate, SignatureAlgorithm: o.algorithm, ExtraExtensions: o.extensions,
+		Number: big.NewInt(o.number), ThisUpdate: o.thisUpdate, NextUpdate: o.nextUpdate, SignatureAlgorithm: o.algorithm, ExtraExtensions: o.extensions,
 	}
 	for _, s := range o.revoked {
 		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: s, RevocationTime: o.thisUpdate})

@@ -293,6 +293,11 @@ func endorsementCases(w *world) []negative {
 		{"CRL expired beyond the grace", sevsnp.CheckCRLValidity, run(graced, withCRL(order{}, expired))},
 		{"CRL of tomorrow", sevsnp.CheckCRLValidity, run(require, withCRL(order{}, future))},
 		{"CRL of tomorrow, with grace", sevsnp.CheckCRLValidity, run(graced, withCRL(order{}, future))},
+		{"CRL older than the collateral's, which has expired", sevsnp.CheckCRLValidity, func(t *testing.T) (*attest.Claims, error) {
+			newest := crlOrder{number: 7, thisUpdate: expired.thisUpdate, nextUpdate: expired.nextUpdate}
+			v := w.verifier(t, append(slices.Clone(require), sevsnp.WithCollateral(&collateral{crl: w.crl(t, newest)}))...)
+			return v.Authenticate(t.Context(), withCRL(order{}, crlOrder{number: 3})(t), epoch)
+		}},
 		{"no CRL", sevsnp.CheckCRLMissing, run(require, good)},
 		{"CRL of another line", sevsnp.CheckCRLMissing, run(require, withCRL(order{}, crlOrder{product: sevsnp.Genoa}))},
 		{"garbage for a CRL", sevsnp.CheckCRLMissing, run(require, func(t *testing.T) attest.Evidence {

@@ -29,6 +29,7 @@ func arkKey(t testing.TB, line string) *rsa.PrivateKey {
 	p, _ := pem.Decode(b)
 	if p == nil {
 		t.Fatal("no PEM")
+		return nil
 	}
 	k, err := x509.ParsePKCS8PrivateKey(p.Bytes)
 	check(t, err)

@@ -82,7 +82,7 @@ func (c *Cache) verifyItems(b *Bundle) error {
 		}
 	}
 	for i, l := range b.CRLs {
-		o, err := c.trust.crl(l.DER, slot{l.Product, l.SigningKey})
+		o, err := with.trust.crl(l.DER, slot{l.Product, l.SigningKey})
 		if err == nil && o.NotBefore.After(c.now()) {
 			err = fmt.Errorf("it is of %s, which is in the future", o.NotBefore.UTC().Format(time.RFC3339))
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"time"
 
@@ -149,11 +150,7 @@ func (t trust) endorsement(c *x509.Certificate, kind Kind) (*Object, error) {
 	case kind == VCEK && (ext.HWID == nil || ext.CSPID != ""), kind == VLEK && (ext.HWID != nil || ext.CSPID == ""):
 		return nil, fmt.Errorf("a %s with hwid %q and csp_id %.60q", at.signingKey, ext.HWID, ext.CSPID)
 	}
-	parents := t.roots.Issuers(at.product, at.signingKey)
-	if t.issuers != nil {
-		parents = append(parents, t.issuers(at)...)
-	}
-	if err := signedByOne(c, parents); err != nil {
+	if err := signedByOne(c, t.parents(at)); err != nil {
 		return nil, err
 	}
 	tcb := ext.TCB
@@ -161,6 +158,15 @@ func (t trust) endorsement(c *x509.Certificate, kind Kind) (*Object, error) {
 		Kind: kind, Product: at.product, SigningKey: at.signingKey, ChipID: ext.HWID, CSPID: ext.CSPID, TCB: &tcb,
 		NotBefore: c.NotBefore, NotAfter: c.NotAfter, DER: c.Raw,
 	}, nil
+}
+
+// parents are the ASKs or ASVKs of a slot that are known.
+func (t trust) parents(at slot) []*x509.Certificate {
+	out := t.roots.Issuers(at.product, at.signingKey)
+	if t.issuers != nil {
+		out = append(out, t.issuers(at)...)
+	}
+	return out
 }
 
 func (t trust) intermediate(c *x509.Certificate) (*Object, error) {
@@ -202,8 +208,11 @@ func signedByOne(c *x509.Certificate, parents []*x509.Certificate) error {
 	return err
 }
 
-// crl verifies a CRL for a slot: signed by the pinned ARK. Its dates are the
-// caller's to judge.
+// crl verifies a CRL for a slot: signed by the pinned ARK, complete, and speaking
+// of the slot's issuer. One ARK signs a CRL for its ASK and another for its ASVK,
+// which the issuing distribution point tells apart; in the other's place, the one
+// with the higher number would keep the true one out. Its dates are the caller's
+// to judge.
 func (t trust) crl(der []byte, at slot) (*Object, error) {
 	if len(der) > maxCRLSize {
 		return nil, fmt.Errorf("a CRL of %d bytes, at most %d are read", len(der), maxCRLSize)
@@ -224,6 +233,15 @@ func (t trust) crl(der []byte, at slot) (*Object, error) {
 	}
 	if err := list.CheckSignatureFrom(ark); err != nil {
 		return nil, fmt.Errorf("the CRL is not signed by the pinned ARK of %s: %w", at.product, err)
+	}
+	points, err := sevsnp.CRLDistributionPoints(list)
+	if err != nil {
+		return nil, fmt.Errorf("the CRL: %w", err)
+	}
+	if len(points) > 0 && !slices.ContainsFunc(t.parents(at), func(i *x509.Certificate) bool {
+		return slices.ContainsFunc(i.CRLDistributionPoints, func(p string) bool { return slices.Contains(points, p) })
+	}) {
+		return nil, fmt.Errorf("the CRL is for the distribution point %.120q, which is not that of the issuers of %s", points[0], at)
 	}
 	return &Object{
 		Kind: CRL, Product: at.product, SigningKey: at.signingKey, Number: list.Number,
