@@ -21,7 +21,7 @@ func collateralFetchCommand(now clock) *cobra.Command {
 		Short: "Fetch the certificate that a report needs from the KDS",
 		Long: `Fetch the VCEK certificate of the chip and TCB that a report names, and the CRL of
 its product line, from AMD's Key Distribution Service. The report is verified with
-it, and nothing is written if that fails.
+them, and nothing is written if that fails.
 
 The certificate, its issuer and the CRL are written as PEM, which ` + "`assay evidence\nverify --endorsement`" + ` takes; with --cache they go into a cache directory too. What
 a directory has already is not fetched again. REPORT may be binary, hex or base64, with or
@@ -48,27 +48,42 @@ gives VLEK certificates to cloud providers only, who hand them to their guests.`
 		if err != nil {
 			return err
 		}
-		if f.cache == "" {
-			if out == "" {
-				out = "-"
-			}
-			if f.cache, err = os.MkdirTemp("", "assay-collateral-"); err != nil {
-				return err
-			}
-			defer func(dir string) { _ = os.RemoveAll(dir) }(f.cache) // best effort: public certificates
+		if f.cache == "" && out == "" {
+			out = "-"
 		}
 		roots, err := f.readRoots(c)
 		if err != nil {
 			return err
 		}
-		cache, err := openCollateral(f.cache, roots, now)
+		// What is fetched goes aside first, and into the cache when the report has
+		// verified with it.
+		dir, err := os.MkdirTemp("", "assay-collateral-")
 		if err != nil {
 			return err
 		}
-		defer func() { _ = cache.Close() }() // what was written was synced
-		r := &fetching{c: c, now: now, cache: cache, roots: roots}
+		defer func() { _ = os.RemoveAll(dir) }() // best effort: public certificates
+		aside, err := openCollateral(dir, roots, now)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = aside.Close() }() // of no use any more
+		r := &fetching{c: c, now: now, cache: aside, roots: roots}
+		if f.cache != "" {
+			if r.target, err = openCollateral(f.cache, roots, now); err != nil {
+				return err
+			}
+			defer func() { _ = r.target.Close() }() // what was written was synced
+			if err := copyCollateral(r.cache, r.target, func(o *collateral.Object) bool { return o.TCB == nil }); err != nil {
+				return err
+			}
+		}
 		if err := r.fetch(kds, report); err != nil {
 			return err
+		}
+		if r.target != nil {
+			if err := copyCollateral(r.target, r.cache, func(*collateral.Object) bool { return true }); err != nil {
+				return err
+			}
 		}
 		return r.write(out)
 	}
@@ -77,24 +92,60 @@ gives VLEK certificates to cloud providers only, who hand them to their guests.`
 
 // fetching is one run of `assay collateral fetch`.
 type fetching struct {
-	c     *cobra.Command
-	now   clock
-	cache *collateral.Cache
-	roots sevsnp.Roots
+	c      *cobra.Command
+	now    clock
+	cache  *collateral.Cache // what is fetched, and what of the operator's cache is needed
+	target *collateral.Cache // the operator's, nil for none
+	roots  sevsnp.Roots
 
 	der    []byte // the endorsement that verified the report
 	claims *attest.SNP
 	found  []*collateral.Object
 }
 
-// asked notes which endorsement the verifier was given last.
+// copyCollateral copies what one cache holds and another does not, of what is
+// wanted.
+func copyCollateral(to, from *collateral.Cache, wanted func(*collateral.Object) bool) error {
+	objects, _, err := from.List()
+	if err != nil {
+		return err
+	}
+	for _, issuers := range []bool{true, false} { // the others need them
+		for _, o := range objects {
+			if !wanted(o) || (o.Kind == collateral.ASK || o.Kind == collateral.ASVK) != issuers {
+				continue
+			}
+			if o.Kind == collateral.CRL {
+				_, _, err = to.PutCRL(o.Product, o.SigningKey, o.DER)
+			} else {
+				_, _, err = to.PutCertificate(o.DER)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// asked notes which endorsement the verifier was given last, and looks into the
+// operator's cache before anything is fetched.
 type asked struct {
 	*collateral.Source
-	der []byte
+	aside  *collateral.Cache
+	target *collateral.Source // nil for none
+	der    []byte
 }
 
 // Endorsement is the source's, and noted.
 func (a *asked) Endorsement(ctx context.Context, k sevsnp.Key) ([]byte, error) {
+	if a.target != nil {
+		if der, err := a.target.Endorsement(ctx, k); err == nil {
+			if _, _, err := a.aside.PutCertificate(der); err != nil {
+				return nil, err
+			}
+		}
+	}
 	der, err := a.Source.Endorsement(ctx, k)
 	a.der = der
 	return der, err
@@ -114,7 +165,12 @@ func (r *fetching) fetch(url string, report []byte) error {
 	if err != nil {
 		return err
 	}
-	note := &asked{Source: source}
+	note := &asked{Source: source, aside: r.cache}
+	if r.target != nil {
+		if note.target, err = collateral.New(collateral.Config{Cache: r.target, Now: r.now}); err != nil {
+			return err
+		}
+	}
 	v, err := sevsnp.New(r.roots, sevsnp.WithCollateral(note))
 	if err != nil {
 		return err

@@ -105,6 +105,9 @@ type bundle struct {
 	issuerSum digest
 	issuer    *issuer // fresh, or nil
 	crls      []freshCRL
+
+	lent    []byte // the endorsement, if the collateral gave it
+	lentFor Key
 }
 
 type freshCRL struct {

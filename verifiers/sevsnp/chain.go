@@ -350,9 +350,8 @@ func (v *Verifier) fromCollateral(ctx context.Context, r *report, b *bundle, at 
 		if r.checkTCBs(product) != nil {
 			continue
 		}
-		der, err := v.collateral.Endorsement(ctx, Key{
-			Product: product, SigningKey: r.signingKey, ChipID: bytes.Clone(r.chipID()), TCB: r.tcb(offReportedTCB).decode(hasFMC(product)),
-		})
+		key := Key{Product: product, SigningKey: r.signingKey, ChipID: bytes.Clone(r.chipID()), TCB: r.tcb(offReportedTCB).decode(hasFMC(product))}
+		der, err := v.collateral.Endorsement(ctx, key)
 		if err != nil && attest.KindOf(err) == attest.Unavailable {
 			failed = refuse(CheckEndorsementUnavailable, detail{err: fmt.Errorf("the source of endorsements failed: %w", err), hint: "try again later, or bring the certificate along"})
 			continue
@@ -363,6 +362,7 @@ func (v *Verifier) fromCollateral(ctx context.Context, r *report, b *bundle, at 
 		it := &item{der: der}
 		if e, ok := v.cache.leaves.get(it.digest(), at); ok && e.kind == r.signingKey && e.fits(r) == nil {
 			v.cache.hits.Add(1)
+			b.lent, b.lentFor = der, key
 			return e, nil
 		}
 		if c := it.certificate(); c == nil || kindOf(c) != r.signingKey {
@@ -377,6 +377,7 @@ func (v *Verifier) fromCollateral(ctx context.Context, r *report, b *bundle, at 
 		e, err := v.verifyChain(r, cand, b, at)
 		if err == nil {
 			v.cache.misses.Add(1)
+			b.lent, b.lentFor = der, key
 			return e, nil
 		}
 		last = err

@@ -42,6 +42,14 @@ type IssuerSource interface {
 	Issuers(ctx context.Context, product, signingKey string) [][]byte
 }
 
+// Keeper is implemented by a [Collateral] that fetches endorsements and keeps for
+// good only those that were needed.
+type Keeper interface {
+	// Keep is called when a report's signature has verified with what Endorsement
+	// returned for the key. It may be called again for the same.
+	Keep(ctx context.Context, k Key, der []byte)
+}
+
 // RevocationPolicy says what a missing or expired CRL means. A CRL of the ARK
 // that names a certificate of the chain always refuses, however old it is.
 type RevocationPolicy struct {

@@ -128,7 +128,7 @@ func (v *Verifier) authenticate(ctx context.Context, ev attest.Evidence, at time
 	if err := v.checkSignature(r, e); err != nil {
 		return nil, nil, nil, err
 	}
-	v.remember(b)
+	v.remember(ctx, b)
 	// 5. Relations, and claims.
 	if err := checkRelations(r, e.issuer.line.product); err != nil {
 		return nil, nil, nil, err
@@ -137,7 +137,7 @@ func (v *Verifier) authenticate(ctx context.Context, ev attest.Evidence, at time
 }
 
 // remember stores what a report that verified has shown.
-func (v *Verifier) remember(b *bundle) {
+func (v *Verifier) remember(ctx context.Context, b *bundle) {
 	if b.leaf != nil {
 		v.cache.leaves.Put(b.leafSum, b.leaf)
 	}
@@ -146,6 +146,9 @@ func (v *Verifier) remember(b *bundle) {
 	}
 	for _, c := range b.crls {
 		v.cache.crls.Put(c.sum, c.crl)
+	}
+	if k, ok := v.collateral.(Keeper); ok && b.lent != nil {
+		k.Keep(ctx, b.lentFor, b.lent)
 	}
 }
 

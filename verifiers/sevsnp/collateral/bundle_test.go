@@ -35,9 +35,7 @@ func (w *world) filled(t testing.TB) *collateral.Cache {
 	dir := t.TempDir()
 	s := w.source(t, dir, nil)
 	for _, c := range w.chips {
-		if _, err := s.Endorsement(t.Context(), keyOf(c)); err != nil {
-			t.Fatal(err)
-		}
+		fetchAndKeep(t, s, keyOf(c))
 	}
 	check(t, s.Refresh(t.Context(), "milan", "vcek"))
 	check(t, s.Refresh(t.Context(), "turin", "vlek"))

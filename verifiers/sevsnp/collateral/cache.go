@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -41,6 +42,8 @@ const (
 //   - Nothing is written that has not verified under the roots, and nothing is
 //     returned from a file that has not: a file that is damaged, or is not what its
 //     name says, is counted, left alone, and as if it were not there.
+//   - A file that cannot be read just now (no descriptor left, a bad disk) stays
+//     known. Only what was read and did not verify, or is gone, is forgotten.
 //   - An endorsement is written once. It is replaced only when it has expired or
 //     its file is bad. A CRL is replaced only by a newer one.
 //   - A lookup of what is not there reads no file. A lookup of what was used lately
@@ -57,6 +60,8 @@ type Cache struct {
 	mu      sync.RWMutex
 	scanned time.Time // the directory's date when it was read last
 	settled bool      // it was read twice with that date: nothing of the same moment was missed
+	unread  bool      // a CA's or a CRL's file could not be read: look again, whatever the date
+	scans   uint64    // how often the index was made
 	chips   map[chipKey][]tcbKey
 	vleks   map[objectKey][]string // file names, sorted: a TCB has one for each cloud provider
 	entries int
@@ -72,6 +77,9 @@ type Cache struct {
 type held struct {
 	der                 []byte
 	notBefore, notAfter time.Time
+	// scan is the index from which this was found to be the best there is, though
+	// it is not valid; 0 if it was valid or nobody looked.
+	scan uint64
 }
 
 func (h *held) validAt(t time.Time) bool { return !t.Before(h.notBefore) && !t.After(h.notAfter) }
@@ -131,9 +139,9 @@ func (c *Cache) Rescan() error {
 		return fmt.Errorf("collateral: %w", err)
 	}
 	c.mu.RLock()
-	same, settled := info.ModTime().Equal(c.scanned), c.settled
+	same, settled, unread := info.ModTime().Equal(c.scanned), c.settled, c.unread
 	c.mu.RUnlock()
-	if same && settled {
+	if same && settled && !unread {
 		return nil
 	}
 	files, err := fs.ReadDir(c.dir.FS(), ".")
@@ -184,6 +192,8 @@ func (c *Cache) index(files []fs.DirEntry, modified time.Time) {
 	}
 	c.mu.Lock()
 	c.chips, c.vleks, c.entries, c.scanned, c.bad = chips, vleks, min(entries, MaxEntries), modified, bad
+	c.scans++
+	c.unread = false
 	c.mu.Unlock()
 	c.loadCAs(cas)
 	c.loadCRLs(crls)
@@ -220,11 +230,20 @@ func addEntry(chips map[chipKey][]tcbKey, vleks map[objectKey][]string, n fileNa
 	}
 }
 
-// loadCAs reads the ASKs and ASVKs beyond the roots' own.
+// loadCAs reads the ASKs and ASVKs beyond the roots' own. One that cannot be read
+// just now stays, if it is known.
 func (c *Cache) loadCAs(names []fileName) {
 	out := make(map[slot][]*x509.Certificate)
 	for _, n := range names {
 		o, err := c.load(n.kind+"."+n.product+"."+n.middle+".der", n)
+		if isUnread(err) {
+			at, cert := c.knownIssuer(n)
+			c.lookAgain()
+			if cert != nil && len(out[at]) < maxIssuers {
+				out[at] = append(out[at], cert)
+			}
+			continue
+		}
 		if err != nil {
 			continue // counted and logged
 		}
@@ -235,8 +254,48 @@ func (c *Cache) loadCAs(names []fileName) {
 		}
 	}
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := c.issuers
 	c.issuers = out
-	c.mu.Unlock()
+	for at, certs := range out {
+		for _, i := range certs {
+			if !slices.ContainsFunc(before[at], i.Equal) {
+				c.pardon()
+			}
+		}
+	}
+}
+
+// pardon gives files that were found bad another chance: they may be good under
+// an issuer that has become known. The caller holds mu.
+func (c *Cache) pardon() {
+	if len(c.bad) > 0 {
+		clear(c.bad)
+		c.unread = true
+	}
+}
+
+// knownIssuer is the ASK or ASVK in memory that a file is named after.
+func (c *Cache) knownIssuer(n fileName) (slot, *x509.Certificate) {
+	at := slot{n.product, sevsnp.VCEK}
+	if n.kind == fileASVK {
+		at.signingKey = sevsnp.VLEK
+	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, i := range c.issuers[at] {
+		if sum := digestOf(i.Raw); hex.EncodeToString(sum[:]) == n.middle {
+			return at, i
+		}
+	}
+	return at, nil
+}
+
+// lookAgain has the next Rescan read the directory, though it has not changed.
+func (c *Cache) lookAgain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unread = true
 }
 
 // loadCRLs reads the CRLs. One that is older than the one in memory is left
@@ -246,6 +305,9 @@ func (c *Cache) loadCRLs(names []fileName) {
 	for _, n := range names {
 		at := slot{n.product, n.middle}
 		o, err := c.load(crlFile(at), n)
+		if isUnread(err) {
+			c.lookAgain()
+		}
 		if err != nil {
 			continue // counted and logged
 		}
@@ -269,7 +331,20 @@ func (c *Cache) loadCRLs(names []fileName) {
 	}
 }
 
-// load reads and verifies one file. Its content must be what its name says.
+// unreadError is that of a file that could not be opened or read: nothing is known
+// of its content.
+type unreadError struct{ err error }
+
+func (e *unreadError) Error() string { return "it cannot be read: " + e.err.Error() }
+func (e *unreadError) Unwrap() error { return e.err }
+
+func isUnread(err error) bool {
+	_, ok := errors.AsType[*unreadError](err)
+	return ok
+}
+
+// load reads and verifies one file. Its content must be what its name says. The
+// error is an *unreadError where that could not be seen.
 func (c *Cache) load(name string, n fileName) (*Object, error) {
 	c.reads.Add(1)
 	limit := int64(maxCertificateSize)
@@ -281,6 +356,9 @@ func (c *Cache) load(name string, n fileName) (*Object, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, err // removed meanwhile: no fault
+	case isUnread(err):
+		c.log.Warn("a file of the collateral cache cannot be read", "directory", c.path, "file", name, "error", err.Error())
+		return nil, err
 	case err != nil:
 	case n.kind == fileCRL:
 		o, err = c.trust.crl(der, slot{n.product, n.middle})
@@ -311,41 +389,61 @@ func (c *Cache) extraIssuers(at slot) []*x509.Certificate {
 }
 
 // endorsement finds an endorsement: in memory, or in its file. It reads no file
-// that is not in the index.
-func (c *Cache) endorsement(w wanted) *held {
-	id := w.id()
-	if h, ok := c.hot.Get(id); ok {
-		c.hits.Add(1)
-		return h
-	}
+// that is not in the index. Of several it is one that is valid; one that is not is
+// the answer only where there is no other, and is looked past again when the
+// directory has changed.
+//
+// The error is that of a file that could not be read, where no other is good.
+func (c *Cache) endorsement(w wanted) (*held, error) {
+	id, now := w.id(), c.now()
 	c.mu.RLock()
-	there := slices.Contains(c.chips[id.chip], id.tcb)
-	names := c.vleks[id]
+	there, names, scan := slices.Contains(c.chips[id.chip], id.tcb), c.vleks[id], c.scans
 	c.mu.RUnlock()
+	if h, ok := c.hot.Get(id); ok && (h.validAt(now) || h.scan == scan || !there) {
+		c.hits.Add(1)
+		return h, nil
+	}
 	if !there {
-		return nil
+		return nil, nil
 	}
 	if w.signingKey == sevsnp.VCEK {
 		names = []string{vcekFile(w.product, w.hwid, w.tcb)}
 	}
+	var other *Object // not valid
+	var unread error
 	for _, name := range names {
 		n, ok := parseName(name)
 		if !ok {
 			continue
 		}
 		o, err := c.load(name, n)
-		if err != nil {
-			continue // counted and logged
+		switch {
+		case isUnread(err):
+			unread = err
+		case err != nil: // counted and logged
+		case o.validAt(now):
+			return c.remember(id, o, 0), nil
+		case other == nil || o.NotAfter.After(other.NotAfter):
+			other = o
 		}
-		return c.remember(id, o)
+	}
+	switch {
+	case other != nil && unread == nil:
+		return c.remember(id, other, scan), nil
+	case other != nil:
+		return c.remember(id, other, 0), unread
+	case unread != nil:
+		return nil, unread
 	}
 	// No file of it is good.
 	c.forget(id)
-	return nil
+	return nil, nil
 }
 
-func (c *Cache) remember(id objectKey, o *Object) *held {
-	h := &held{der: o.DER, notBefore: o.NotBefore, notAfter: o.NotAfter}
+// remember keeps an endorsement in memory. scan is 0, or the index from which it
+// is the best there is, though it is not valid.
+func (c *Cache) remember(id objectKey, o *Object, scan uint64) *held {
+	h := &held{der: o.DER, notBefore: o.NotBefore, notAfter: o.NotAfter, scan: scan}
 	c.hot.Put(id, h)
 	return h
 }
@@ -423,7 +521,7 @@ func (c *Cache) PutCertificate(der []byte) (o *Object, stored bool, err error) {
 	}
 	addEntry(c.chips, c.vleks, n, name)
 	c.mu.Unlock()
-	c.remember(w.id(), o)
+	c.remember(w.id(), o, 0)
 	return o, true, nil
 }
 
@@ -457,6 +555,7 @@ func (c *Cache) putIssuer(o *Object) (stored bool, err error) {
 	}
 	c.mu.Lock()
 	c.issuers[at] = append(slices.Clone(known), cert)
+	c.pardon()
 	c.mu.Unlock()
 	return true, nil
 }

@@ -50,8 +50,8 @@ func TestABadFileIsCountedNeverUsedAndFetchedAnew(t *testing.T) {
 				t.Errorf("counted %d times, read %d times; want once each", st.Corrupt, st.FileReads)
 			}
 			s = w.source(t, dir, nil)
-			if der, err := s.Endorsement(t.Context(), k); err != nil || !bytes.Equal(der, own) {
-				t.Errorf("not fetched anew: %v", err)
+			if der := fetchAndKeep(t, s, k); !bytes.Equal(der, own) {
+				t.Errorf("fetched anew: %x, want %x", der, own)
 			}
 			// And the file is good again.
 			if _, err := w.offline(t, dir).Endorsement(t.Context(), k); err != nil {
@@ -232,9 +232,7 @@ func TestAListNamesWhatIsGoodAndCountsWhatIsNot(t *testing.T) {
 	dir := t.TempDir()
 	s := w.source(t, dir, nil)
 	for _, p := range []simsnp.Product{simsnp.Milan, simsnp.Turin} {
-		if _, err := s.Endorsement(t.Context(), keyOf(w.chips[p])); err != nil {
-			t.Fatal(err)
-		}
+		fetchAndKeep(t, s, keyOf(w.chips[p]))
 	}
 	check(t, s.Refresh(t.Context(), "milan", "vcek"))
 	check(t, os.WriteFile(only(t, dir, "vcek.turin.*"), []byte("x"), 0o600))

@@ -77,17 +77,22 @@ func removeStale(dir *os.Root, now time.Time) error {
 }
 
 // readFile reads a regular file of at most limit bytes that only its owner may
-// write. It returns the file's date even with an error, where there is one.
+// write. It returns the file's date even with an error, where there is one. The
+// error is an *unreadError where the system failed, but for a file that is gone
+// (fs.ErrNotExist); any other is the file's own fault.
 func readFile(dir *os.Root, name string, limit int64) (b []byte, modified time.Time, err error) {
 	// O_NONBLOCK: a named pipe must not hold us up.
 	f, err := dir.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, time.Time{}, err
+	}
+	if err != nil {
+		return nil, time.Time{}, &unreadError{err}
 	}
 	defer func() { _ = f.Close() }() // only read
 	info, err := f.Stat()
 	if err != nil {
-		return nil, time.Time{}, err
+		return nil, time.Time{}, &unreadError{err}
 	}
 	modified = info.ModTime()
 	switch {
@@ -99,7 +104,7 @@ func readFile(dir *os.Root, name string, limit int64) (b []byte, modified time.T
 		return nil, modified, fmt.Errorf("it has %d bytes, at most %d are read", info.Size(), limit)
 	}
 	if b, err = io.ReadAll(io.LimitReader(f, limit+1)); err != nil {
-		return nil, modified, err
+		return nil, modified, &unreadError{err}
 	}
 	if int64(len(b)) > limit {
 		return nil, modified, fmt.Errorf("it has more than %d bytes", limit)

@@ -90,6 +90,16 @@ func (w *world) source(t testing.TB, dir string, change func(*collateral.Config,
 	return s
 }
 
+// fetchAndKeep has an endorsement fetched, and says as a verifier does that a
+// report has verified with it.
+func fetchAndKeep(t testing.TB, s *collateral.Source, k sevsnp.Key) []byte {
+	t.Helper()
+	der, err := s.Endorsement(t.Context(), k)
+	check(t, err)
+	s.Keep(t.Context(), k, der)
+	return der
+}
+
 // offline is a source that knows no KDS.
 func (w *world) offline(t testing.TB, dir string) *collateral.Source {
 	t.Helper()

@@ -83,7 +83,7 @@ func TestTenThousandChipsFitIntoMemoryAndAreAnsweredFromThere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.remember(w.id(), &Object{DER: cert.Raw, NotBefore: cert.NotBefore, NotAfter: cert.NotAfter})
+		c.remember(w.id(), &Object{DER: cert.Raw, NotBefore: cert.NotBefore, NotAfter: cert.NotAfter}, 0)
 	}
 	after := heap()
 	t.Logf("%d chips: index %d KiB, certificates %d KiB", n, (index-before)>>10, (after-index)>>10)

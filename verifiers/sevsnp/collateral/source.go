@@ -23,7 +23,8 @@ import (
 const (
 	chipBurst    = 2                // requests at once for one chip
 	chipInterval = 10 * time.Minute // one further request for each
-	maxTCBs      = 256              // endorsements that are fetched for one chip in all
+	maxTCBs      = 256              // endorsements of one chip that are written
+	maxPending   = 1024             // fetched endorsements that have verified no report yet, in memory
 	maxChips     = 16_384           // chips whose rate is remembered
 	maxNegatives = 4096             // answers "there is none" that are remembered
 	negativeLife = time.Hour        // and how long
@@ -58,20 +59,24 @@ type Source struct {
 	mu      sync.Mutex
 	flights map[objectKey]*flight
 	none    *lru.Cache[objectKey, time.Time] // until when the KDS is not asked again
+	pending *lru.Cache[objectKey, *held]     // fetched, but no report has verified with it yet
 	chips   *lru.Cache[chipKey, *rate.Limiter]
 
 	notAllowed, negative, chipLimited, fetched, fetchFailed, refused, joined atomic.Uint64
 	refreshed, refreshFailed                                                 atomic.Uint64
 }
 
-var _ sevsnp.Collateral = (*Source)(nil)
+var (
+	_ sevsnp.Collateral   = (*Source)(nil)
+	_ sevsnp.IssuerSource = (*Source)(nil)
+	_ sevsnp.Keeper       = (*Source)(nil)
+)
 
 // flight is a fetch that others may wait for.
 type flight struct {
 	done chan struct{}
 	der  []byte
 	err  error
-	gone bool // its caller gave up: no answer for anybody
 }
 
 // New makes a source. It starts nothing: see [Source.Run].
@@ -98,6 +103,7 @@ func New(c Config) (*Source, error) {
 		cache: c.Cache, kds: c.KDS, allowed: c.Allowed, refresh: c.Refresh, now: c.Now, log: c.Log,
 		flights: make(map[objectKey]*flight),
 		none:    lru.New[objectKey, time.Time](maxNegatives),
+		pending: lru.New[objectKey, *held](maxPending),
 		chips:   lru.New[chipKey, *rate.Limiter](maxChips),
 	}, nil
 }
@@ -111,7 +117,11 @@ func New(c Config) (*Source, error) {
 //  3. A VLEK, and a chip that the operator has not named, is never fetched.
 //  4. What the KDS did not have lately is not asked for again.
 //  5. One request for all who wait for the same, if the chip's rate and the KDS's
-//     permit; what comes is verified, must be what was asked for, and is kept.
+//     permit; what comes is verified and must be what was asked for. It is held in
+//     memory; the cache gets it when a report has verified with it ([Source.Keep]).
+//
+// A request that has begun ends by itself: whoever hangs up leaves its result to
+// the next one who asks, and cannot use up a chip's requests by asking.
 //
 // The error is [ErrNone], or of kind Unavailable.
 func (s *Source) Endorsement(ctx context.Context, k sevsnp.Key) ([]byte, error) {
@@ -119,15 +129,50 @@ func (s *Source) Endorsement(ctx context.Context, k sevsnp.Key) ([]byte, error) 
 	if !ok {
 		return nil, ErrNone
 	}
-	h := s.cache.endorsement(w)
+	h, unread := s.held(w)
 	if h != nil && h.validAt(s.now()) {
 		return h.der, nil
 	}
 	der, err := s.fetch(ctx, k, w)
-	if err != nil && h != nil {
+	switch {
+	case err != nil && h != nil:
 		return h.der, nil // the verifier says "expired", which tells more than "there is none"
+	case err != nil && unread != nil:
+		return nil, &attest.Error{Kind: attest.Unavailable, Check: "cache", Err: unread, Hint: "it is there: see the server's log for why it cannot be read"}
 	}
 	return der, err
+}
+
+// held is what there is without the KDS: in the cache, or fetched before.
+func (s *Source) held(w wanted) (*held, error) {
+	h, unread := s.cache.endorsement(w)
+	if h != nil && h.validAt(s.now()) {
+		return h, nil
+	}
+	if p, ok := s.pending.Get(w.id()); ok && p.validAt(s.now()) {
+		return p, nil
+	}
+	return h, unread
+}
+
+// Keep writes an endorsement that was fetched into the cache. The verifier calls
+// it with what has verified a report, and only that is kept for good: which TCBs
+// are asked for is a stranger's choice, and a directory full of those that no chip
+// ever had would hold up the true one. Beyond 256 of one chip, memory has to do.
+func (s *Source) Keep(_ context.Context, k sevsnp.Key, der []byte) {
+	w, ok := want(k)
+	if !ok {
+		return
+	}
+	p, ok := s.pending.Get(w.id())
+	if !ok || !bytes.Equal(p.der, der) || s.cache.tcbsOf(w.chip()) >= maxTCBs {
+		return
+	}
+	if _, _, err := s.cache.PutCertificate(der); err != nil {
+		s.log.Error("a fetched certificate could not be kept", "error", err.Error())
+		return
+	}
+	s.pending.Remove(w.id())
 }
 
 func (s *Source) fetch(ctx context.Context, k sevsnp.Key, w wanted) ([]byte, error) {
@@ -138,56 +183,58 @@ func (s *Source) fetch(ctx context.Context, k sevsnp.Key, w wanted) ([]byte, err
 		s.notAllowed.Add(1)
 		return nil, ErrNone
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, &attest.Error{Kind: attest.Unavailable, Check: "kds", Err: err}
+	}
 	id := w.id()
-	for {
-		if until, ok := s.none.Get(id); ok && s.now().Before(until) {
-			s.negative.Add(1)
-			return nil, ErrNone
-		}
-		s.mu.Lock()
-		f, others := s.flights[id]
-		if !others {
-			f = &flight{done: make(chan struct{})}
-			s.flights[id] = f
-		}
-		s.mu.Unlock()
-		if !others {
-			s.lead(ctx, f, k, w)
-			return f.der, f.err
-		}
+	if until, ok := s.none.Get(id); ok && s.now().Before(until) {
+		s.negative.Add(1)
+		return nil, ErrNone
+	}
+	s.mu.Lock()
+	f, others := s.flights[id]
+	if !others {
+		f = &flight{done: make(chan struct{})}
+		s.flights[id] = f
+	}
+	s.mu.Unlock()
+	if others {
 		s.joined.Add(1)
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-			return nil, &attest.Error{Kind: attest.Unavailable, Check: "kds", Err: ctx.Err()}
-		}
-		if !f.gone {
-			return f.der, f.err
-		}
+	} else {
+		// Not the caller's context: the KDS client has a time limit of its own.
+		go s.lead(context.WithoutCancel(ctx), f, k, w)
+	}
+	select {
+	case <-f.done:
+		return f.der, f.err
+	case <-ctx.Done():
+		return nil, &attest.Error{Kind: attest.Unavailable, Check: "kds", Err: ctx.Err()}
 	}
 }
 
-// lead makes the request for all who wait. If its own caller gives up, the next
-// one of them takes over.
+// lead makes the request for all who wait. It outlives its caller, for ten seconds
+// at most, so that it must not take the server along if it panics.
 func (s *Source) lead(ctx context.Context, f *flight, k sevsnp.Key, w wanted) {
-	f.err = errors.New("collateral: the fetch ended without a result")
 	defer func() {
+		if p := recover(); p != nil {
+			f.der, f.err = nil, fmt.Errorf("collateral: a fetch panicked: %v", p)
+			s.log.ErrorContext(ctx, "a fetch of an endorsement panicked", "product", w.product, "panic", fmt.Sprint(p))
+		}
 		s.mu.Lock()
 		delete(s.flights, w.id())
 		s.mu.Unlock()
 		close(f.done)
 	}()
 	f.der, f.err = s.ask(ctx, k, w)
-	f.gone = f.err != nil && ctx.Err() != nil
 }
 
-// ask fetches one VCEK, verifies it and keeps it.
+// ask fetches one VCEK, verifies it, and holds it until a report verifies with it.
 func (s *Source) ask(ctx context.Context, k sevsnp.Key, w wanted) ([]byte, error) {
 	// Whoever led before us may have brought it.
-	if h := s.cache.endorsement(w); h != nil && h.validAt(s.now()) {
+	if h, _ := s.held(w); h != nil && h.validAt(s.now()) {
 		return h.der, nil
 	}
-	if s.cache.tcbsOf(w.chip()) >= maxTCBs || !s.chipRate(w.chip()).AllowN(s.now(), 1) {
+	if !s.chipRate(w.chip()).AllowN(s.now(), 1) {
 		s.chipLimited.Add(1)
 		return nil, &attest.Error{Kind: attest.Unavailable, Check: "kds", Err: errors.New("this chip's limit on requests is reached"), Hint: "try again later, or use `assay collateral fetch`"}
 	}
@@ -200,29 +247,25 @@ func (s *Source) ask(ctx context.Context, k sevsnp.Key, w wanted) ([]byte, error
 		s.fetchFailed.Add(1)
 		return nil, err
 	}
-	o, err := s.keep(der, w)
+	o, err := s.right(der, w)
 	if err != nil {
 		s.refused.Add(1)
 		s.log.WarnContext(ctx, "the KDS answered with something else than was asked for", "product", w.product, "error", err.Error())
 		return nil, s.kds.wrong("its answer is not what was asked for")
 	}
 	s.fetched.Add(1)
+	s.pending.Put(w.id(), &held{der: o.DER, notBefore: o.NotBefore, notAfter: o.NotAfter})
 	return o.DER, nil
 }
 
-// keep verifies a fetched VCEK, demands that it is the one that was asked for,
-// and puts it into the cache. A cache that cannot be written does not keep the
-// certificate from being used.
-func (s *Source) keep(der []byte, w wanted) (*Object, error) {
+// right verifies a fetched VCEK, and demands that it is the one that was asked for.
+func (s *Source) right(der []byte, w wanted) (*Object, error) {
 	o, err := s.cache.trust.certificate(der)
 	if err != nil {
 		return nil, err
 	}
 	if o.Kind != VCEK || o.Product != w.product || !bytes.Equal(o.ChipID, w.hwid) || keyOf(*o.TCB) != keyOf(w.tcb) {
 		return nil, fmt.Errorf("it is for %s, chip %.16s…, TCB %s", o.Product, o.ChipID, tcbName(o.Product, *o.TCB))
-	}
-	if _, _, err := s.cache.PutCertificate(der); err != nil {
-		s.log.Error("a fetched certificate could not be kept", "error", err.Error())
 	}
 	return o, nil
 }
