@@ -47,7 +47,8 @@ func TestACertificateTableIsSplitIntoItsItems(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	for name, b := range map[string][]byte{
-		"no table": nil, "no entries": make([]byte, 24), "an empty entry": certTable(tableEntry{unhex(t, guidVCEK), nil}), "zeros": make([]byte, 4096),
+		"no table": nil, "no entries": make([]byte, 24), "an empty entry": certTable(tableEntry{unhex(t, guidVCEK), nil}),
+		"an empty entry that lies nowhere": append(unhex(t, guidVCEK), make([]byte, 8+24)...), "zeros": make([]byte, 4096),
 	} {
 		if got, err := sevsnp.ParseCertTable(b); err != nil || len(got) != 0 {
 			t.Errorf("%s: %d items, %v", name, len(got), err)

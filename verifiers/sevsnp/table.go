@@ -48,6 +48,9 @@ func ParseCertTable(table []byte) ([][]byte, error) {
 	for at := 0; at < end; at += tableEntrySize {
 		entry := table[at : at+tableEntrySize]
 		from, size := uint64(binary.LittleEndian.Uint32(entry[16:])), uint64(binary.LittleEndian.Uint32(entry[20:]))
+		if size == 0 {
+			continue // it holds nothing, wherever that is
+		}
 		if from < uint64(end+tableEntrySize) || from+size > uint64(len(table)) {
 			return nil, refuse(CheckCertTable, detail{
 				err:      fmt.Errorf("entry %d lies outside the table's certificates", at/tableEntrySize),

@@ -48,6 +48,11 @@ func openDir(path string) (*os.Root, error) {
 		err = fmt.Errorf("%s is writable for others (mode %04o): chmod go-w %s", path, info.Mode().Perm(), path)
 	}
 	if err == nil {
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && !mayOwn(int(st.Uid), os.Geteuid()) {
+			err = fmt.Errorf("%s belongs to the user %d, who could put older files into it: name a directory of your own", path, st.Uid)
+		}
+	}
+	if err == nil {
 		err = removeStale(dir, time.Now())
 	}
 	if err != nil {
@@ -56,6 +61,11 @@ func openDir(path string) (*os.Root, error) {
 	}
 	return dir, nil
 }
+
+// mayOwn reports whether a user may work with the directory of an owner: with his
+// own, and root's, who can do anything anyhow. Root works with everybody's, as an
+// operator who imports a bundle for a server does.
+func mayOwn(owner, user int) bool { return owner == user || owner == 0 || user == 0 }
 
 func removeStale(dir *os.Root, now time.Time) error {
 	files, err := fs.ReadDir(dir.FS(), ".")

@@ -76,3 +76,14 @@ func TestAnIssuerWhoseFileCannotBeReadForAMomentIsNotForgotten(t *testing.T) {
 		t.Errorf("after a rescan: %d issuers, to be read again: %t; want 1, false", got, c.unread)
 	}
 }
+
+func TestTheDirectoryOfAnotherUserIsRefused(t *testing.T) {
+	for _, c := range []struct {
+		owner, user int
+		want        bool
+	}{{1000, 1000, true}, {0, 1000, true}, {1000, 0, true}, {0, 0, true}, {1001, 1000, false}, {65534, 1000, false}} {
+		if got := mayOwn(c.owner, c.user); got != c.want {
+			t.Errorf("user %d with the directory of %d: %t, want %t", c.user, c.owner, got, c.want)
+		}
+	}
+}
