@@ -80,6 +80,8 @@ type held struct {
 	// scan is the index from which this was found to be the best there is, though
 	// it is not valid; 0 if it was valid or nobody looked.
 	scan uint64
+	// retry is when to try again to write it, after that failed; see [Source.Keep].
+	retry time.Time
 }
 
 func (h *held) validAt(t time.Time) bool { return !t.Before(h.notBefore) && !t.After(h.notAfter) }

@@ -3,7 +3,10 @@ package collateral_test
 import (
 	"bytes"
 	"context"
+	"log/slog"
 	"net/http"
+	"os"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -95,6 +98,33 @@ func TestWhoeverHangsUpDoesNotUseUpTheChipsRequests(t *testing.T) {
 		synctest.Wait()
 		if n := w.kds.RequestCount(); n != 1 {
 			t.Errorf("somebody who was gone already caused a request")
+		}
+	})
+}
+
+func TestACacheThatCannotBeWrittenIsTriedOnceAMinuteAndHoldsNobodyUp(t *testing.T) {
+	w := newWorld(t, simsnp.KDSOptions{Burst: -1})
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		var log bytes.Buffer
+		s := w.source(t, dir, func(c *collateral.Config, _ *collateral.KDSConfig) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+		k := keyOf(w.chips[simsnp.Milan])
+		away := dir + "-away"
+		check(t, os.Rename(dir, away))
+		check(t, os.Remove(away)) // nothing can be made in it any more
+		for range 5 {
+			fetchAndKeep(t, s, k)
+		}
+		if n := strings.Count(log.String(), "could not be kept"); n != 1 {
+			t.Errorf("tried %d times at once, want once", n)
+		}
+		time.Sleep(time.Minute)
+		fetchAndKeep(t, s, k)
+		if n := strings.Count(log.String(), "could not be kept"); n != 2 {
+			t.Errorf("tried %d times within a minute, want twice", n)
+		}
+		if n := w.kds.RequestCount(); n != 1 {
+			t.Errorf("%d requests, want 1", n)
 		}
 	})
 }

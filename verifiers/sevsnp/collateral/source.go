@@ -25,6 +25,7 @@ const (
 	chipInterval = 10 * time.Minute // one further request for each
 	maxTCBs      = 256              // endorsements of one chip that are written
 	maxPending   = 1024             // fetched endorsements that have verified no report yet, in memory
+	keepRetry    = time.Minute      // until the next attempt to write one of them, after a failure
 	maxChips     = 16_384           // chips whose rate is remembered
 	maxNegatives = 4096             // answers "there is none" that are remembered
 	negativeLife = time.Hour        // and how long
@@ -135,10 +136,10 @@ func (s *Source) Endorsement(ctx context.Context, k sevsnp.Key) ([]byte, error) 
 	}
 	der, err := s.fetch(ctx, k, w)
 	switch {
-	case err != nil && h != nil:
-		return h.der, nil // the verifier says "expired", which tells more than "there is none"
 	case err != nil && unread != nil:
 		return nil, &attest.Error{Kind: attest.Unavailable, Check: "cache", Err: unread, Hint: "it is there: see the server's log for why it cannot be read"}
+	case err != nil && h != nil:
+		return h.der, nil // the verifier says "expired", which tells more than "there is none"
 	}
 	return der, err
 }
@@ -159,17 +160,19 @@ func (s *Source) held(w wanted) (*held, error) {
 // it with what has verified a report, and only that is kept for good: which TCBs
 // are asked for is a stranger's choice, and a directory full of those that no chip
 // ever had would hold up the true one. Beyond 256 of one chip, memory has to do.
-func (s *Source) Keep(_ context.Context, k sevsnp.Key, der []byte) {
+func (s *Source) Keep(ctx context.Context, k sevsnp.Key, der []byte) {
 	w, ok := want(k)
 	if !ok {
 		return
 	}
 	p, ok := s.pending.Get(w.id())
-	if !ok || !bytes.Equal(p.der, der) || s.cache.tcbsOf(w.chip()) >= maxTCBs {
+	now := s.now()
+	if !ok || !bytes.Equal(p.der, der) || now.Before(p.retry) || s.cache.tcbsOf(w.chip()) >= maxTCBs {
 		return
 	}
 	if _, _, err := s.cache.PutCertificate(der); err != nil {
-		s.log.Error("a fetched certificate could not be kept", "error", err.Error())
+		s.log.ErrorContext(ctx, "a fetched certificate could not be kept", "error", err.Error(), "retry", now.Add(keepRetry))
+		s.pending.Put(w.id(), &held{der: p.der, notBefore: p.notBefore, notAfter: p.notAfter, retry: now.Add(keepRetry)})
 		return
 	}
 	s.pending.Remove(w.id())
