@@ -97,12 +97,12 @@ func readFile(dir *os.Root, name string, limit int64) (b []byte, modified time.T
 		return nil, time.Time{}, err
 	}
 	if err != nil {
-		return nil, time.Time{}, &unreadError{err}
+		return nil, time.Time{}, unreadable(err)
 	}
 	defer func() { _ = f.Close() }() // only read
 	info, err := f.Stat()
 	if err != nil {
-		return nil, time.Time{}, &unreadError{err}
+		return nil, time.Time{}, unreadable(err)
 	}
 	modified = info.ModTime()
 	switch {
@@ -114,7 +114,7 @@ func readFile(dir *os.Root, name string, limit int64) (b []byte, modified time.T
 		return nil, modified, fmt.Errorf("it has %d bytes, at most %d are read", info.Size(), limit)
 	}
 	if b, err = io.ReadAll(io.LimitReader(f, limit+1)); err != nil {
-		return nil, modified, &unreadError{err}
+		return nil, modified, unreadable(err)
 	}
 	if int64(len(b)) > limit {
 		return nil, modified, fmt.Errorf("it has more than %d bytes", limit)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -107,6 +108,9 @@ func TestAFileThatCannotBeReadForAMomentIsNotForgotten(t *testing.T) {
 	blind(t, func() { _, blinded = s.Endorsement(context.Background(), k) })
 	if attest.KindOf(blinded) != attest.Unavailable {
 		t.Errorf("while it cannot be read: %v, want kind unavailable", blinded)
+	}
+	if blinded != nil && strings.Contains(blinded.Error(), "vcek.") {
+		t.Errorf("%q names the chip", blinded)
 	}
 	if got, err := s.Endorsement(t.Context(), k); err != nil || !bytes.Equal(got, der) {
 		t.Errorf("afterwards: %v", err)
