@@ -149,7 +149,17 @@ func printRow(c *cobra.Command, i ledger.Item) error {
 			what += ": " + near[0].Name + ": " + failingRules(near[0].Rules)
 		}
 	}
-	what += " (" + string(i.Entry.Instance) + ")"
+	what += " (" + shortInstance(string(i.Entry.Instance)) + ")"
 	_, err := fmt.Fprintf(c.OutOrStdout(), rowFormat, stamp(i.Entry.Time), cli.Escape(i.Entry.Outcome), cli.Escape(i.Entry.Reference), sequence, cli.Escape(what))
 	return err
+}
+
+// shortInstance keeps a table's line readable: an SEV-SNP instance names guest
+// and chip with 192 digits. `ledger show` and JSON have all of it.
+func shortInstance(s string) string {
+	const most = 64
+	if len(s) <= most {
+		return s
+	}
+	return s[:most-1] + "…"
 }
