@@ -1,6 +1,7 @@
 package verifiers
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -73,7 +74,8 @@ func (s Set) Authenticate(ctx context.Context, ev attest.Evidence, at time.Time)
 	if err != nil {
 		return nil, err
 	}
-	return s.authenticate(ctx, v, ev, at)
+	claims, _, err := s.authenticate(ctx, v, ev, at)
+	return claims, err
 }
 
 // Verify authenticates the evidence and checks that it is bound to the
@@ -100,7 +102,7 @@ func (s Set) Verify(ctx context.Context, ev attest.Evidence, ch attest.Challenge
 	if err != nil {
 		return nil, err
 	}
-	claims, err := s.authenticate(ctx, v, ev, at)
+	claims, ev, err := s.authenticate(ctx, v, ev, at)
 	if err != nil {
 		return nil, err
 	}
@@ -130,23 +132,28 @@ func (s Set) verifier(p attest.Platform) (Verifier, error) {
 }
 
 // authenticate enforces the Verifier contract: claims of the right platform and
-// kind, or an error.
-func (s Set) authenticate(ctx context.Context, v Verifier, ev attest.Evidence, at time.Time) (*attest.Claims, error) {
+// kind, and the same evidence with all that vouched for it; or an error.
+func (s Set) authenticate(ctx context.Context, v Verifier, ev attest.Evidence, at time.Time) (*attest.Claims, attest.Evidence, error) {
 	var claims *attest.Claims
+	whole := ev
 	err := s.guard(func() (err error) {
+		if c, ok := v.(Completer); ok {
+			claims, whole, err = c.AuthenticateComplete(ctx, ev, at)
+			return err
+		}
 		claims, err = v.Authenticate(ctx, ev, at)
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, attest.Evidence{}, err
 	}
-	if claims == nil || claims.Platform != ev.Platform || claims.Simulated != s.simulated {
-		return nil, &attest.Error{
+	if claims == nil || claims.Platform != ev.Platform || claims.Simulated != s.simulated || whole.Platform != ev.Platform || !bytes.Equal(whole.Body, ev.Body) {
+		return nil, attest.Evidence{}, &attest.Error{
 			Kind: attest.Internal, Check: "claims",
-			Err: errors.New("the verifier returned claims of another platform or kind than its own"),
+			Err: errors.New("the verifier returned claims or evidence of another platform or kind than its own"),
 		}
 	}
-	return claims, nil
+	return claims, whole, nil
 }
 
 // guard turns a panic into a Malformed error: evidence comes from strangers,

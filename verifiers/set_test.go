@@ -127,6 +127,34 @@ func TestClaimsOfAnotherPlatformOrKindNeverBecomeVerified(t *testing.T) {
 	}
 }
 
+// completing is a hostile verifier that returns evidence of its own making.
+type completing struct {
+	hostile
+	whole attest.Evidence
+}
+
+func (c completing) AuthenticateComplete(context.Context, attest.Evidence, time.Time) (*attest.Claims, attest.Evidence, error) {
+	claims, err := c.authenticate()
+	return claims, c.whole, err
+}
+
+func TestTheRecordedEvidenceIsThatWhichWasSent(t *testing.T) {
+	good := evidence
+	good.Endorsements = [][]byte{[]byte("found elsewhere")}
+	v, err := verify(t, completing{honest(), good})
+	if err != nil || len(v.Evidence().Endorsements) != 1 || v.EvidenceDigest() != evidence.Digest() {
+		t.Errorf("with what was found elsewhere: %v", err)
+	}
+	for name, other := range map[string]attest.Evidence{
+		"another body":     {Platform: attest.AWSNitro, Body: []byte("other")},
+		"another platform": {Platform: attest.TPM2, Body: evidence.Body},
+	} {
+		if got, err := verify(t, completing{honest(), other}); got != nil || attest.KindOf(err) != attest.Internal {
+			t.Errorf("%s: got %v, %v", name, got, err)
+		}
+	}
+}
+
 func TestEvidenceThatIsNotBoundIsNotVerified(t *testing.T) {
 	v := honest()
 	v.bound = func() error { return &attest.Error{Kind: attest.Untrusted, Check: "binding"} }

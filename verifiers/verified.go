@@ -52,7 +52,8 @@ func (v *Verified) Challenge() attest.Challenge {
 	return v.v.challenge
 }
 
-// Evidence returns the evidence as it was received.
+// Evidence returns the evidence as it was received, with the endorsements that
+// the verifier found elsewhere beside those that came along.
 func (v *Verified) Evidence() attest.Evidence {
 	if v == nil || v.v == nil {
 		return attest.Evidence{}

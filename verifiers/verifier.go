@@ -28,6 +28,14 @@ type Verifier interface {
 // (TPM credential activation). It is nil where no second round is possible.
 type Exchange func(ctx context.Context, challenge []byte) (proof []byte, err error)
 
+// Completer is implemented by verifiers that look beyond what the attester
+// brought, such as into collateral. AuthenticateComplete is Authenticate, and
+// also returns the evidence together with everything that vouched for it: what is
+// recorded can be verified again by itself.
+type Completer interface {
+	AuthenticateComplete(ctx context.Context, ev attest.Evidence, at time.Time) (*attest.Claims, attest.Evidence, error)
+}
+
 // Activator is implemented by verifiers that may need a second round. Activate
 // runs after Authenticate and Bound, and before a Verified exists.
 type Activator interface {

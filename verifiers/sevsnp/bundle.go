@@ -7,6 +7,7 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
@@ -108,6 +109,7 @@ type bundle struct {
 
 	lent    []byte // the endorsement, if the collateral gave it
 	lentFor Key
+	held    []byte // the CRL that the collateral gave, or nil
 }
 
 type freshCRL struct {
@@ -132,6 +134,29 @@ func bring(ders [][]byte) (*bundle, error) {
 		b.items[i].der = der
 	}
 	return b, nil
+}
+
+// complete lists all that vouched for the report, and then what else came along
+// while there is room: what is recorded must be readable again.
+func (b *bundle) complete(e *endorsement) [][]byte {
+	var out [][]byte
+	add := func(der []byte) {
+		known := slices.ContainsFunc(out, func(o []byte) bool { return bytes.Equal(o, der) })
+		if len(der) > 0 && !known && len(out) < maxEndorsements {
+			out = append(out, der)
+		}
+	}
+	add(b.lent)
+	add(e.issuer.cert.Raw)
+	add(b.held)
+	for _, used := range []bool{true, false} {
+		for i := range b.items {
+			if b.items[i].used == used {
+				add(b.items[i].der)
+			}
+		}
+	}
+	return out
 }
 
 // unused lists the items that the verification did not need. The chain's own

@@ -69,7 +69,7 @@ func (v *Verifier) revocation(ctx context.Context, e *endorsement, b *bundle, at
 	var failed error
 	if v.collateral != nil {
 		var err error
-		if held, err = v.collateralCRL(ctx, e); err != nil && attest.KindOf(err) != attest.Unavailable {
+		if held, b.held, err = v.collateralCRL(ctx, e); err != nil && attest.KindOf(err) != attest.Unavailable {
 			return "", err
 		} else if err != nil {
 			failed = err
@@ -164,26 +164,29 @@ func (s *crlState) consult(c *crl, e *endorsement, newest *crl) error {
 	return nil
 }
 
-// collateralCRL asks the collateral for the newest CRL. The stranger has no
-// influence on these bytes, so they are remembered at once.
-func (v *Verifier) collateralCRL(ctx context.Context, e *endorsement) (*crl, error) {
+// collateralCRL asks the collateral for the newest CRL, and also returns its
+// bytes. The stranger has no influence on these, so they are remembered at once.
+func (v *Verifier) collateralCRL(ctx context.Context, e *endorsement) (*crl, []byte, error) {
 	l := e.issuer.line
 	der, err := v.collateral.CRL(ctx, l.product, e.kind)
 	if err != nil {
 		if attest.KindOf(err) == attest.Unavailable {
-			return nil, refuse(CheckCRLUnavailable, detail{err: fmt.Errorf("the source of CRLs failed: %w", err), hint: "try again later, or bring the CRL along"})
+			return nil, nil, refuse(CheckCRLUnavailable, detail{err: fmt.Errorf("the source of CRLs failed: %w", err), hint: "try again later, or bring the CRL along"})
 		}
-		return nil, nil
+		return nil, nil, nil
 	}
 	if der == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
 	it := &item{der: der}
 	c, fresh, err := v.crl(it, l)
 	if err == nil && fresh {
 		v.cache.crls.Put(it.digest(), c)
 	}
-	return c, err
+	if c == nil || err != nil {
+		return nil, nil, err
+	}
+	return c, der, nil
 }
 
 // crl returns the item as a verified CRL of the line's ARK, from memory or

@@ -91,6 +91,17 @@ func (v *Verifier) Authenticate(ctx context.Context, ev attest.Evidence, at time
 	return c, err
 }
 
+// AuthenticateComplete implements [verifiers.Completer]: the certificate, its
+// issuer and the CRL that the collateral gave are in the evidence it returns.
+func (v *Verifier) AuthenticateComplete(ctx context.Context, ev attest.Evidence, at time.Time) (*attest.Claims, attest.Evidence, error) {
+	c, e, b, err := v.authenticate(ctx, ev, at)
+	if err != nil {
+		return nil, attest.Evidence{}, err
+	}
+	ev.Endorsements = b.complete(e)
+	return c, ev, nil
+}
+
 // AuthenticateWithUse is Authenticate, and says which of the endorsements did
 // not belong: their indexes, ascending.
 func (v *Verifier) AuthenticateWithUse(ctx context.Context, ev attest.Evidence, at time.Time) (c *attest.Claims, unused []int, err error) {

@@ -46,7 +46,8 @@ type AdminClient interface {
 	// ListCheckpoints streams the signed checkpoints, oldest first, and the key
 	// that signed them, so that a client can verify the chain by itself.
 	ListCheckpoints(ctx context.Context, in *ListCheckpointsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Checkpoint], error)
-	// GetEvidence returns recorded evidence by its digest, as it was received.
+	// GetEvidence returns recorded evidence by its digest: the body as it was
+	// received, and the endorsements with which it verified.
 	// NOT_FOUND when it was never kept or its retention has ended.
 	GetEvidence(ctx context.Context, in *GetEvidenceRequest, opts ...grpc.CallOption) (*GetEvidenceResponse, error)
 	// GetBundle returns the trust domain's bundle and verifier keys.
@@ -155,7 +156,8 @@ type AdminServer interface {
 	// ListCheckpoints streams the signed checkpoints, oldest first, and the key
 	// that signed them, so that a client can verify the chain by itself.
 	ListCheckpoints(*ListCheckpointsRequest, grpc.ServerStreamingServer[Checkpoint]) error
-	// GetEvidence returns recorded evidence by its digest, as it was received.
+	// GetEvidence returns recorded evidence by its digest: the body as it was
+	// received, and the endorsements with which it verified.
 	// NOT_FOUND when it was never kept or its retention has ended.
 	GetEvidence(context.Context, *GetEvidenceRequest) (*GetEvidenceResponse, error)
 	// GetBundle returns the trust domain's bundle and verifier keys.
