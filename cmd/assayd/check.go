@@ -43,10 +43,18 @@ func checkCommand() *cobra.Command {
 			for _, w := range b.Warnings() {
 				_, _ = fmt.Fprintf(c.ErrOrStderr(), "warning: %s", w.Render())
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "ok: trust domain %s, of %s; policy %s with %d workloads\n", cfg.TrustDomain, kind, b.Version(), len(b.Workloads()))
+			_, err = fmt.Fprintf(c.OutOrStdout(), "ok: trust domain %s, of %s; policy %s with %s\n", cfg.TrustDomain, kind, b.Version(), counted(len(b.Workloads()), "workload"))
 			return err
 		},
 	}
 	flags.add(c)
 	return c
+}
+
+// counted writes "1 workload", "2 workloads".
+func counted(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
 }

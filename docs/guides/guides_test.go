@@ -141,8 +141,9 @@ func guideScript(t *testing.T, name, dir string) string {
 	for _, loc := range blocks {
 		line := 1 + strings.Count(string(b[:loc[0]]), "\n")
 		fmt.Fprintf(&script, "echo '### %s:%d'\n%s", name, line, changes.Replace(string(b[loc[2]:loc[3]])))
-		// The server's configuration listens on fixed ports, which may be taken.
-		fmt.Fprintf(&script, "[ ! -f assay/assayd.yaml ] || sed -i 's/:8443\"/:%s\"/; s/127.0.0.1:9464//; s#/run/assay/agent.sock#%s/run/agent.sock#' assay/assayd.yaml\n", server, dir)
+		// The server's configuration listens on fixed ports, which may be taken,
+		// and on every address, where this machine's own is enough.
+		fmt.Fprintf(&script, "[ ! -f assay/assayd.yaml ] || sed -i 's/\":8443\"/\"127.0.0.1:%s\"/; s/127.0.0.1:9464//; s#/run/assay/agent.sock#%s/run/agent.sock#' assay/assayd.yaml\n", server, dir)
 		fmt.Fprintf(&script, "[ ! -f image/assay-agent.yaml ] || sed -i 's#/run/assay/agent.sock#%s/run/agent.sock#' image/assay-agent.yaml\n", dir)
 	}
 	return script.String()
