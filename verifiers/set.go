@@ -74,7 +74,10 @@ func (s Set) Authenticate(ctx context.Context, ev attest.Evidence, at time.Time)
 	if err != nil {
 		return nil, err
 	}
-	claims, _, err := s.authenticate(ctx, v, ev, at)
+	claims, _, err := s.held(ev, func() (*attest.Claims, attest.Evidence, error) {
+		c, err := v.Authenticate(ctx, ev, at)
+		return c, ev, err
+	})
 	return claims, err
 }
 
@@ -102,7 +105,13 @@ func (s Set) Verify(ctx context.Context, ev attest.Evidence, ch attest.Challenge
 	if err != nil {
 		return nil, err
 	}
-	claims, ev, err := s.authenticate(ctx, v, ev, at)
+	claims, ev, err := s.held(ev, func() (*attest.Claims, attest.Evidence, error) {
+		if c, ok := v.(Completer); ok {
+			return c.AuthenticateComplete(ctx, ev, at)
+		}
+		c, err := v.Authenticate(ctx, ev, at)
+		return c, ev, err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -131,17 +140,12 @@ func (s Set) verifier(p attest.Platform) (Verifier, error) {
 	return v, nil
 }
 
-// authenticate enforces the Verifier contract: claims of the right platform and
-// kind, and the same evidence with all that vouched for it; or an error.
-func (s Set) authenticate(ctx context.Context, v Verifier, ev attest.Evidence, at time.Time) (*attest.Claims, attest.Evidence, error) {
-	var claims *attest.Claims
-	whole := ev
-	err := s.guard(func() (err error) {
-		if c, ok := v.(Completer); ok {
-			claims, whole, err = c.AuthenticateComplete(ctx, ev, at)
-			return err
-		}
-		claims, err = v.Authenticate(ctx, ev, at)
+// held runs a verifier's authentication and holds it to its contract: claims of
+// the right platform and kind, and the same evidence with all that vouched for
+// it; or an error.
+func (s Set) held(ev attest.Evidence, authenticate func() (*attest.Claims, attest.Evidence, error)) (claims *attest.Claims, whole attest.Evidence, err error) {
+	err = s.guard(func() (err error) {
+		claims, whole, err = authenticate()
 		return err
 	})
 	if err != nil {

@@ -63,7 +63,7 @@ every item under AMD's pinned roots. What does not verify is not exported.`,
 			return err
 		}
 		if bad > 0 {
-			cli.Warn(c.ErrOrStderr(), "%s in %s cannot be used, and is not exported", plural(bad, "file"), f.cache)
+			cli.Warn(c.ErrOrStderr(), "%s in %s cannot be used, and is not exported", cli.Count(bad, "file"), f.cache)
 		}
 		if len(objects) == 0 {
 			return cli.Usagef("fill it with `assay collateral fetch`", "--cache %s: nothing in it can be exported", f.cache)
@@ -77,7 +77,7 @@ every item under AMD's pinned roots. What does not verify is not exported.`,
 			return err
 		}
 		p := cli.NewPage(c.OutOrStdout())
-		p.Linef("wrote %s: %s, %s, %s", out, plural(len(b.Certificates), "certificate"), plural(len(b.CRLs), "CRL"), plural(len(doc), "byte"))
+		p.Linef("wrote %s: %s, %s, %s", out, cli.Count(len(b.Certificates), "certificate"), cli.Count(len(b.CRLs), "CRL"), cli.Count(len(doc), "byte"))
 		p.Facts(cli.Fact{Name: "sequence", Value: fmt.Sprint(b.Sequence)}, cli.Fact{Name: "expires", Value: stamp(b.Expires)})
 		return p.Err()
 	}

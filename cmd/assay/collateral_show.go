@@ -86,7 +86,7 @@ are none of the cache's, are counted as bad, and a server does not use them.`,
 			return cli.PrintJSON(c.OutOrStdout(), collateralShown{f.cache, entries, bad})
 		}
 		if bad > 0 {
-			cli.Warn(c.ErrOrStderr(), "%s in %s cannot be used: damaged, under other roots, or none of the cache's", plural(bad, "file"), f.cache)
+			cli.Warn(c.ErrOrStderr(), "%s in %s cannot be used: damaged, under other roots, or none of the cache's", cli.Count(bad, "file"), f.cache)
 		}
 		return showCollateral(cli.NewPage(c.OutOrStdout()), entries, f.cache)
 	}
@@ -102,7 +102,7 @@ func showCollateral(p *cli.Page, entries []collateralEntry, dir string) error {
 		}
 		certs = append(certs, []string{e.Kind, e.Product, chipText(e.object), tcbText(e.object), stamp(e.NotAfter), e.State})
 	}
-	p.Linef("%s: %s, %s", dir, plural(len(certs), "certificate"), plural(len(crls), "CRL"))
+	p.Linef("%s: %s, %s", dir, cli.Count(len(certs), "certificate"), cli.Count(len(crls), "CRL"))
 	if len(certs) > 0 {
 		p.Title("Certificates")
 		p.Table([]string{"kind", "product", "chip or provider", "TCB", "not after", "state"}, certs)

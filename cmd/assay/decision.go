@@ -67,7 +67,7 @@ func failures(w policy.WorkloadResult) string {
 	if w.Failures() == 1 {
 		verb = "fails"
 	}
-	return fmt.Sprintf("%d of %s %s", w.Failures(), plural(len(w.Rules), "rule"), verb)
+	return fmt.Sprintf("%d of %s %s", w.Failures(), cli.Count(len(w.Rules), "rule"), verb)
 }
 
 func orNone(s string) string {

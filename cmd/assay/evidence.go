@@ -69,7 +69,7 @@ table behind it. - is standard input.`,
 
 func printInspection(p *cli.Page, t tee, size int, seen *inspection) error {
 	p.Linef("NOT VERIFIED: nothing below was checked, and whoever made the file may have written it")
-	p.Title("%s evidence, %s", t.title, plural(size, "byte"))
+	p.Title("%s evidence, %s", t.title, cli.Count(size, "byte"))
 	seen.print(p)
 	printChain(p, seen.chain)
 	return p.Err()

@@ -146,7 +146,7 @@ func printCollected(p *cli.Page, t tee, out collected, size, endorsements int) e
 	p.Linef("COLLECTED, not verified: %s evidence", t.title)
 	facts := []cli.Fact{
 		{Name: "from", Value: out.Device},
-		{Name: "evidence", Value: fmt.Sprintf("%s (%s)", out.Evidence, plural(size, "byte"))},
+		{Name: "evidence", Value: fmt.Sprintf("%s (%s)", out.Evidence, cli.Count(size, "byte"))},
 	}
 	if out.Endorsements != nil {
 		verify += " --endorsement " + *out.Endorsements

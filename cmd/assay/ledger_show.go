@@ -61,7 +61,7 @@ FILE.endorsements.pem.`,
 // saveEvidence writes the evidence behind a record, and says how to verify it.
 func saveEvidence(c *cobra.Command, src ledgerSource, e ledger.Entry, file string) error {
 	if len(e.EvidenceDigest) != 32 {
-		return fmt.Errorf("the record's evidence digest has %s", plural(len(e.EvidenceDigest), "byte"))
+		return fmt.Errorf("the record's evidence digest has %s", cli.Count(len(e.EvidenceDigest), "byte"))
 	}
 	digest := [32]byte(e.EvidenceDigest)
 	ev, _, err := src.evidence(c.Context(), digest)

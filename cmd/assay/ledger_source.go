@@ -213,7 +213,7 @@ func openDB(ctx context.Context, path string) (ledgerSource, error) {
 	}
 	if len(tds) != 1 {
 		_ = db.Close() // the error that matters is returned
-		return nil, cli.Usagef("", "--db %s holds %s, want one", path, plural(len(tds), "trust domain"))
+		return nil, cli.Usagef("", "--db %s holds %s, want one", path, cli.Count(len(tds), "trust domain"))
 	}
 	return dbSource{SQLite: db, reader: ledger.NewReader(db, tds[0].Name, ""), td: tds[0].Name, path: path}, nil
 }

@@ -214,11 +214,11 @@ func (v *chainVerification) verdict(r ledger.Report, err error) chainVerdict {
 }
 
 func (v *chainVerification) print(p *cli.Page, r ledger.Report) error {
-	p.Linef("ok: %s of %s, every hash and every checkpoint holds", plural64(r.Entries, "entry", "entries"), ledger.ChainName(v.trustDomain, v.chain))
+	p.Linef("ok: %s of %s, every hash and every checkpoint holds", cli.Count(r.Entries, "entry", "entries"), ledger.ChainName(v.trustDomain, v.chain))
 	p.Facts(
 		cli.Fact{Name: "head", Value: r.Head.String()},
 		cli.Fact{Name: "checkpoints", Value: fmt.Sprintf("%d, of which %d were kept elsewhere", r.Checkpoints, v.elsewhere)},
-		cli.Fact{Name: "covered", Value: fmt.Sprintf("%s, %d since", plural64(r.Covered, "entry", "entries"), r.Entries-r.Covered)},
+		cli.Fact{Name: "covered", Value: fmt.Sprintf("%s, %d since", cli.Count(r.Covered, "entry", "entries"), r.Entries-r.Covered)},
 	)
 	return p.Err()
 }

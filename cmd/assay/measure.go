@@ -119,7 +119,7 @@ func printMeasured(p *cli.Page, m *snpMeasured) error {
 	p.Linef("%s", m.Measurement)
 	p.Title("Measured")
 	file := func(f measuredFile) string {
-		return fmt.Sprintf("%s, %s, SHA-256 %s", f.Name, plural(int(f.Size), "byte"), f.SHA256)
+		return fmt.Sprintf("%s, %s, SHA-256 %s", f.Name, cli.Count(int(f.Size), "byte"), f.SHA256)
 	}
 	facts := []cli.Fact{{Name: "ovmf", Value: file(m.OVMF)}}
 	if m.Kernel != nil {
@@ -149,7 +149,7 @@ func printMeasured(p *cli.Page, m *snpMeasured) error {
 // printReference prints what goes into a policy: a reference set, and, in a
 // comment, the rule that uses it.
 func printReference(p *cli.Page, name string, m *snpMeasured) error {
-	note := fmt.Sprintf("%s, %s", m.OVMF.Name, plural(m.VCPUs, "vCPU"))
+	note := fmt.Sprintf("%s, %s", m.OVMF.Name, cli.Count(m.VCPUs, "vCPU"))
 	if m.VCPUType != nil {
 		note += " " + *m.VCPUType
 	}

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+
+	"github.com/assay-project/assay/internal/cli"
 )
 
 // The end of an OVMF image (edk2, OvmfPkg/ResetVector): 32 bytes before the end
@@ -71,7 +73,7 @@ func parseFirmware(b []byte) (*firmware, error) {
 	case len(b) > ovmfMaxSize:
 		return nil, fmt.Errorf("it has more than %d MiB", ovmfMaxSize>>20)
 	case len(b) == 0 || len(b)%ovmfPage != 0:
-		return nil, fmt.Errorf("its size, %s, is not a multiple of 4096", plural(len(b), "byte"))
+		return nil, fmt.Errorf("its size, %s, is not a multiple of 4096", cli.Count(len(b), "byte"))
 	}
 	table, err := footerTable(b)
 	if err != nil {

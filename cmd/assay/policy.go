@@ -84,7 +84,7 @@ the time of the check are warnings.`,
 		p := cli.NewPage(c.OutOrStdout())
 		digest := b.Digest()
 		ws := b.Workloads()
-		p.Linef("ok: %s, %s", b.Version(), plural(len(ws), "workload"))
+		p.Linef("ok: %s, %s", b.Version(), cli.Count(len(ws), "workload"))
 		p.Facts(cli.Fact{Name: "trust domain", Value: b.TrustDomain()}, cli.Fact{Name: "digest", Value: attest.Bytes(digest[:]).String()})
 		var rows [][]string
 		for _, w := range ws {

@@ -31,7 +31,7 @@ func printRegisters(p *cli.Page, title string, regs map[int]attest.Bytes) {
 			name = fmt.Sprintf("%d-%d", index[from], index[i])
 		}
 		if zero(regs[index[from]]) {
-			value = fmt.Sprintf("all zero (%s)", plural(len(regs[index[from]]), "byte"))
+			value = fmt.Sprintf("all zero (%s)", cli.Count(len(regs[index[from]]), "byte"))
 		}
 		rows = append(rows, []string{name, value})
 	}

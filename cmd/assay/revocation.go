@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/internal/cli"
 )
 
 // Revocation checks the CRLs that the user brought against a chain that has
@@ -209,14 +210,14 @@ func coverage(chain []*x509.Certificate, covered []bool, require bool) (revocati
 		}
 	}
 	r := revocation{State: revocationOK, Detail: fmt.Sprintf("%s of %d that have a CRL are not revoked; %s published none",
-		plural(have, "certificate"), named, plural(len(chain)-1-named, "certificate"))}
+		cli.Count(have, "certificate"), named, cli.Count(len(chain)-1-named, "certificate"))}
 	switch {
 	case named == 0:
 		r = revocation{revocationNone, "no certificate of the chain names a CRL"}
 	case have == 0:
-		r = revocation{revocationNone, fmt.Sprintf("no CRL was given (--endorsement FILE); %s of the chain name one", plural(named, "certificate"))}
+		r = revocation{revocationNone, fmt.Sprintf("no CRL was given (--endorsement FILE); %s of the chain name one", cli.Count(named, "certificate"))}
 	case len(missing) > 0:
-		r = revocation{revocationPartial, fmt.Sprintf("%d of %s that name a CRL were looked up", have, plural(named, "certificate"))}
+		r = revocation{revocationPartial, fmt.Sprintf("%d of %s that name a CRL were looked up", have, cli.Count(named, "certificate"))}
 	}
 	if !require || r.State == revocationOK {
 		return r, nil

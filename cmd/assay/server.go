@@ -102,7 +102,7 @@ warnings on standard error too.`,
 			cli.Fact{Name: "policy digest", Value: s.PolicyDigest.String()},
 			cli.Fact{Name: "issued since start", Value: fmt.Sprint(s.IssuedTotal)},
 			cli.Fact{Name: "denied since start", Value: fmt.Sprint(s.DeniedTotal)},
-			cli.Fact{Name: "ledger", Value: fmt.Sprintf("%s, %d under a signed checkpoint", plural64(s.LedgerSize, "entry", "entries"), s.CheckpointSize)},
+			cli.Fact{Name: "ledger", Value: fmt.Sprintf("%s, %d under a signed checkpoint", cli.Count(s.LedgerSize, "entry", "entries"), s.CheckpointSize)},
 			cli.Fact{Name: "authority ends", Value: stamp(s.AuthorityNotAfter)},
 			cli.Fact{Name: "server certificate ends", Value: stamp(s.ServerCertificateNotAfter)},
 			cli.Fact{Name: "attestations in flight", Value: fmt.Sprint(s.AttestationsInFlight)},
@@ -111,11 +111,4 @@ warnings on standard error too.`,
 		return p.Err()
 	}
 	return c
-}
-
-func plural64(n uint64, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
 }

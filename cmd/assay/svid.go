@@ -157,7 +157,7 @@ private key, are left alone), or one DER certificate; - is standard input.`,
 		}
 		p := cli.NewPage(c.OutOrStdout())
 		p.Linef("NOT VERIFIED: nothing below was checked, and whoever made the file may have written it")
-		p.Title("Leaf certificate, of %s", plural(len(chain), "certificate"))
+		p.Title("Leaf certificate, of %s", cli.Count(len(chain), "certificate"))
 		p.Facts(describe(chain[0]).facts()...)
 		if rerr == nil {
 			p.Title("Attestation result, said to be signed by verifier key %s", u.KeyID)

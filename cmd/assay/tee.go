@@ -124,16 +124,9 @@ func short(b attest.Bytes) string {
 	case len(b) == 0:
 		return "empty"
 	case len(b) <= 64:
-		return fmt.Sprintf("%s (%s)", b, plural(len(b), "byte"))
+		return fmt.Sprintf("%s (%s)", b, cli.Count(len(b), "byte"))
 	}
-	return fmt.Sprintf("%s… (%s)", b[:32], plural(len(b), "byte"))
-}
-
-func plural(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return fmt.Sprintf("%s… (%s)", b[:32], cli.Count(len(b), "byte"))
 }
 
 func yesNo(b bool) string {

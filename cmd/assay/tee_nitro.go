@@ -50,7 +50,7 @@ func nitroOpen(o opening) (*opened, error) {
 		if roots, err = nitro.SimulatedRoots(o.rootsPEM); err != nil {
 			return nil, err
 		}
-		about = fmt.Sprintf("a root given by --roots (%s)", plural(len(roots.Fingerprints()), "root"))
+		about = fmt.Sprintf("a root given by --roots (%s)", cli.Count(len(roots.Fingerprints()), "root"))
 	}
 	v, err := nitro.New(roots)
 	if err != nil {
@@ -163,7 +163,7 @@ func nitroKey(b attest.Bytes) string {
 		return short(b)
 	}
 	sum := sha256.Sum256(b)
-	return fmt.Sprintf("%s, SHA-256 of the SPKI %x (%s)", keyName(k), sum, plural(len(b), "byte"))
+	return fmt.Sprintf("%s, SHA-256 of the SPKI %x (%s)", keyName(k), sum, cli.Count(len(b), "byte"))
 }
 
 // nitroUserData adds what the bytes are when they read as text, or as the

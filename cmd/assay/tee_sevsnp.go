@@ -316,7 +316,7 @@ func snpIdentity(s attest.SNP) []cli.Fact {
 // digest writes all of a value of fixed length: these are what people compare.
 func digest(b attest.Bytes) string {
 	if zero(b) {
-		return fmt.Sprintf("all zero (%s)", plural(len(b), "byte"))
+		return fmt.Sprintf("all zero (%s)", cli.Count(len(b), "byte"))
 	}
 	return b.String()
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/assay-project/assay/internal/cli"
 	"github.com/assay-project/assay/issuer"
 )
 
@@ -43,18 +44,10 @@ func checkCommand() *cobra.Command {
 			for _, w := range b.Warnings() {
 				_, _ = fmt.Fprintf(c.ErrOrStderr(), "warning: %s", w.Render())
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "ok: trust domain %s, of %s; policy %s with %s\n", cfg.TrustDomain, kind, b.Version(), counted(len(b.Workloads()), "workload"))
+			_, err = fmt.Fprintf(c.OutOrStdout(), "ok: trust domain %s, of %s; policy %s with %s\n", cfg.TrustDomain, kind, b.Version(), cli.Count(len(b.Workloads()), "workload"))
 			return err
 		},
 	}
 	flags.add(c)
 	return c
-}
-
-// counted writes "1 workload", "2 workloads".
-func counted(n int, noun string) string {
-	if n != 1 {
-		noun += "s"
-	}
-	return fmt.Sprintf("%d %s", n, noun)
 }
