@@ -21,6 +21,9 @@ import (
 func main() {
 	keep := flag.Bool("keep", false, "leave the demo's directory behind, to look around in")
 	flag.Parse()
+	// A reader who has seen enough (`make demo | head`) must not leave servers
+	// behind: without this, the next line printed would end the demo at once.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *keep); err != nil {
