@@ -119,7 +119,7 @@ func TestEveryUnsafeKeyFileIsRefusedForItsOwnReason(t *testing.T) {
 
 func TestAKeyOfAnotherUserIsRefused(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can give a file away")
+		t.Skip("SKIPPED WITHOUT ROOT: only root can give a file away")
 	}
 	d, ctx := newDir(t), context.Background()
 	if _, err := d.Create(ctx, "x", P256); err != nil {
