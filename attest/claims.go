@@ -1,6 +1,9 @@
 package attest
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Claims are the verified facts of one piece of evidence. Exactly one of the
 // platform pointers is set, the one that Platform names.
@@ -12,6 +15,7 @@ type Claims struct {
 	Simulated bool   `json:"simulated"`
 	Nitro     *Nitro `json:"nitro,omitempty"`
 	SNP       *SNP   `json:"snp,omitempty"`
+	TPM       *TPM   `json:"tpm,omitempty"`
 }
 
 // Nitro holds the claims of an AWS Nitro Enclaves attestation document.
@@ -38,7 +42,9 @@ type Nitro struct {
 // Durability: a Nitro module id lasts until the enclave is terminated; a
 // relaunch of the same image is another instance. An SNP report id lasts until
 // the guest ends, and is named together with its chip: a guest that is migrated
-// or launched again is another instance.
+// or launched again is another instance. A TPM's endorsement key lasts as long as
+// the chip; where only a cloud's certificate vouches for the AK, the instance is
+// the cloud's own; an AK that neither vouches for (offline tools) names itself.
 type Instance string
 
 // Instance derives the instance from verified claims. It is empty only for
@@ -49,6 +55,16 @@ func (c Claims) Instance() Instance {
 	}
 	if c.SNP != nil {
 		return Instance(string(AMDSEVSNP) + ":" + c.SNP.ReportID.String() + "@" + c.SNP.ChipID.String())
+	}
+	if t := c.TPM; t != nil {
+		switch {
+		case t.EK != nil:
+			return Instance(string(TPM2) + ":ek:" + t.EK.String())
+		case t.Cloud != nil:
+			return Instance(strings.Join([]string{string(TPM2), t.Cloud.Provider, t.Cloud.ProjectID, t.Cloud.Zone, t.Cloud.InstanceID}, ":"))
+		case t.AK != nil:
+			return Instance(string(TPM2) + ":ak:" + t.AK.String())
+		}
 	}
 	return ""
 }

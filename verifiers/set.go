@@ -109,7 +109,11 @@ func (s Set) Verify(ctx context.Context, ev attest.Evidence, ch attest.Challenge
 		if c, ok := v.(Completer); ok {
 			return c.AuthenticateComplete(ctx, ev, at)
 		}
-		c, err := v.Authenticate(ctx, ev, at)
+		authenticate := v.Authenticate
+		if a, ok := v.(Activator); ok {
+			authenticate = a.AuthenticatePending
+		}
+		c, err := authenticate(ctx, ev, at)
 		return c, ev, err
 	})
 	if err != nil {
@@ -119,7 +123,7 @@ func (s Set) Verify(ctx context.Context, ev attest.Evidence, ch attest.Challenge
 		return nil, err
 	}
 	if a, ok := v.(Activator); ok {
-		if err := s.guard(func() error { return a.Activate(ctx, claims, want, x, at) }); err != nil {
+		if err := s.guard(func() error { return a.Activate(ctx, ev, claims, want, x, at) }); err != nil {
 			return nil, err
 		}
 	}

@@ -35,7 +35,16 @@ type activating struct {
 	activate func(verifiers.Exchange) error
 }
 
-func (a activating) Activate(_ context.Context, _ *attest.Claims, _ attest.Binding, x verifiers.Exchange, _ time.Time) error {
+func (a activating) AuthenticatePending(context.Context, attest.Evidence, time.Time) (*attest.Claims, error) {
+	return a.hostile.authenticate()
+}
+
+// Authenticate refuses: without the second round nothing is known.
+func (a activating) Authenticate(context.Context, attest.Evidence, time.Time) (*attest.Claims, error) {
+	return nil, &attest.Error{Kind: attest.Untrusted, Check: "ak_unactivated"}
+}
+
+func (a activating) Activate(_ context.Context, _ attest.Evidence, _ *attest.Claims, _ attest.Binding, x verifiers.Exchange, _ time.Time) error {
 	return a.activate(x)
 }
 

@@ -36,8 +36,12 @@ type Completer interface {
 	AuthenticateComplete(ctx context.Context, ev attest.Evidence, at time.Time) (*attest.Claims, attest.Evidence, error)
 }
 
-// Activator is implemented by verifiers that may need a second round. Activate
-// runs after Authenticate and Bound, and before a Verified exists.
+// Activator is implemented by verifiers that may need a second round. In
+// [Set.Verify], AuthenticatePending stands in for Authenticate: it checks all that
+// can be checked before that round, and its claims alone vouch for nothing, which
+// is why Authenticate refuses where only the round would tell. Activate runs after
+// Bound, and before a Verified exists; x may be nil.
 type Activator interface {
-	Activate(ctx context.Context, c *attest.Claims, want attest.Binding, x Exchange, at time.Time) error
+	AuthenticatePending(ctx context.Context, ev attest.Evidence, at time.Time) (*attest.Claims, error)
+	Activate(ctx context.Context, ev attest.Evidence, c *attest.Claims, want attest.Binding, x Exchange, at time.Time) error
 }

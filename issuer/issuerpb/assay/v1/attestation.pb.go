@@ -139,16 +139,19 @@ func (x Reattest_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Reattest_Reason.Descriptor instead.
 func (Reattest_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{15, 0}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{19, 0}
 }
 
-// AttestRequest is what the client sends: a Hello, then an Evidence.
+// AttestRequest is what the client sends: a Hello, then an Evidence; for a TPM,
+// then the event log, and the proof of a second round where it is asked for.
 type AttestRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
 	//
 	//	*AttestRequest_Hello
 	//	*AttestRequest_Evidence
+	//	*AttestRequest_EventLog
+	//	*AttestRequest_CredentialProof
 	Message       isAttestRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -209,6 +212,24 @@ func (x *AttestRequest) GetEvidence() *Evidence {
 	return nil
 }
 
+func (x *AttestRequest) GetEventLog() *EventLogChunk {
+	if x != nil {
+		if x, ok := x.Message.(*AttestRequest_EventLog); ok {
+			return x.EventLog
+		}
+	}
+	return nil
+}
+
+func (x *AttestRequest) GetCredentialProof() *CredentialProof {
+	if x != nil {
+		if x, ok := x.Message.(*AttestRequest_CredentialProof); ok {
+			return x.CredentialProof
+		}
+	}
+	return nil
+}
+
 type isAttestRequest_Message interface {
 	isAttestRequest_Message()
 }
@@ -221,17 +242,31 @@ type AttestRequest_Evidence struct {
 	Evidence *Evidence `protobuf:"bytes,2,opt,name=evidence,proto3,oneof"`
 }
 
+type AttestRequest_EventLog struct {
+	EventLog *EventLogChunk `protobuf:"bytes,3,opt,name=event_log,json=eventLog,proto3,oneof"`
+}
+
+type AttestRequest_CredentialProof struct {
+	CredentialProof *CredentialProof `protobuf:"bytes,4,opt,name=credential_proof,json=credentialProof,proto3,oneof"`
+}
+
 func (*AttestRequest_Hello) isAttestRequest_Message() {}
 
 func (*AttestRequest_Evidence) isAttestRequest_Message() {}
 
-// AttestResponse is what the server sends: a Challenge, then an Issued.
+func (*AttestRequest_EventLog) isAttestRequest_Message() {}
+
+func (*AttestRequest_CredentialProof) isAttestRequest_Message() {}
+
+// AttestResponse is what the server sends: a Challenge, then an Issued; for a TPM
+// that it does not know yet, a CredentialChallenge in between.
 type AttestResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
 	//
 	//	*AttestResponse_Challenge
 	//	*AttestResponse_Issued
+	//	*AttestResponse_CredentialChallenge
 	Message       isAttestResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -292,6 +327,15 @@ func (x *AttestResponse) GetIssued() *Issued {
 	return nil
 }
 
+func (x *AttestResponse) GetCredentialChallenge() *CredentialChallenge {
+	if x != nil {
+		if x, ok := x.Message.(*AttestResponse_CredentialChallenge); ok {
+			return x.CredentialChallenge
+		}
+	}
+	return nil
+}
+
 type isAttestResponse_Message interface {
 	isAttestResponse_Message()
 }
@@ -304,9 +348,15 @@ type AttestResponse_Issued struct {
 	Issued *Issued `protobuf:"bytes,2,opt,name=issued,proto3,oneof"`
 }
 
+type AttestResponse_CredentialChallenge struct {
+	CredentialChallenge *CredentialChallenge `protobuf:"bytes,3,opt,name=credential_challenge,json=credentialChallenge,proto3,oneof"`
+}
+
 func (*AttestResponse_Challenge) isAttestResponse_Message() {}
 
 func (*AttestResponse_Issued) isAttestResponse_Message() {}
+
+func (*AttestResponse_CredentialChallenge) isAttestResponse_Message() {}
 
 // Hello opens an attestation.
 type Hello struct {
@@ -541,6 +591,7 @@ type Evidence struct {
 	//
 	//	*Evidence_Nitro
 	//	*Evidence_Snp
+	//	*Evidence_Tpm
 	Body isEvidence_Body `protobuf_oneof:"body"`
 	// Certificates and CRLs that the attester brings along, DER, in any order.
 	Endorsements [][]byte `protobuf:"bytes,8,rep,name=endorsements,proto3" json:"endorsements,omitempty"`
@@ -605,6 +656,15 @@ func (x *Evidence) GetSnp() *SnpEvidence {
 	return nil
 }
 
+func (x *Evidence) GetTpm() *TpmEvidence {
+	if x != nil {
+		if x, ok := x.Body.(*Evidence_Tpm); ok {
+			return x.Tpm
+		}
+	}
+	return nil
+}
+
 func (x *Evidence) GetEndorsements() [][]byte {
 	if x != nil {
 		return x.Endorsements
@@ -631,9 +691,15 @@ type Evidence_Snp struct {
 	Snp *SnpEvidence `protobuf:"bytes,2,opt,name=snp,proto3,oneof"`
 }
 
+type Evidence_Tpm struct {
+	Tpm *TpmEvidence `protobuf:"bytes,3,opt,name=tpm,proto3,oneof"`
+}
+
 func (*Evidence_Nitro) isEvidence_Body() {}
 
 func (*Evidence_Snp) isEvidence_Body() {}
+
+func (*Evidence_Tpm) isEvidence_Body() {}
 
 // NitroEvidence is evidence of an AWS Nitro Enclave.
 type NitroEvidence struct {
@@ -737,6 +803,207 @@ func (x *SnpEvidence) GetReport() []byte {
 	return nil
 }
 
+// TpmEvidence is evidence of a machine with a TPM 2.0.
+type TpmEvidence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Quote, signature, keys, certificates and register values, in the
+	// deterministic CBOR of docs/spec/tpm-evidence.md, at most 48 KiB. The quote's
+	// qualifyingData is the binding. Certificates between the key's and the
+	// manufacturer's root go into Evidence.endorsements.
+	Body []byte `protobuf:"bytes,1,opt,name=body,proto3" json:"body,omitempty"`
+	// The length of the boot event log, at most 1 MiB; 0 without one. The log
+	// follows in EventLogChunk messages. Its SHA-256 is in the body.
+	EventLogSize  uint32 `protobuf:"varint,2,opt,name=event_log_size,json=eventLogSize,proto3" json:"event_log_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TpmEvidence) Reset() {
+	*x = TpmEvidence{}
+	mi := &file_assay_v1_attestation_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TpmEvidence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TpmEvidence) ProtoMessage() {}
+
+func (x *TpmEvidence) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_attestation_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TpmEvidence.ProtoReflect.Descriptor instead.
+func (*TpmEvidence) Descriptor() ([]byte, []int) {
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *TpmEvidence) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *TpmEvidence) GetEventLogSize() uint32 {
+	if x != nil {
+		return x.EventLogSize
+	}
+	return 0
+}
+
+// EventLogChunk is the next part of the event log: every chunk but the last one
+// is full.
+type EventLogChunk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 48 KiB.
+	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventLogChunk) Reset() {
+	*x = EventLogChunk{}
+	mi := &file_assay_v1_attestation_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventLogChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventLogChunk) ProtoMessage() {}
+
+func (x *EventLogChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_attestation_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventLogChunk.ProtoReflect.Descriptor instead.
+func (*EventLogChunk) Descriptor() ([]byte, []int) {
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *EventLogChunk) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// CredentialChallenge asks a TPM to show that the attestation key and the
+// endorsement key are in one TPM (TPM2_ActivateCredential).
+type CredentialChallenge struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET, as TPM2_MakeCredential returns
+	// them, the one after the other, each with its size in front.
+	Credential    []byte `protobuf:"bytes,1,opt,name=credential,proto3" json:"credential,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CredentialChallenge) Reset() {
+	*x = CredentialChallenge{}
+	mi := &file_assay_v1_attestation_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CredentialChallenge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CredentialChallenge) ProtoMessage() {}
+
+func (x *CredentialChallenge) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_attestation_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CredentialChallenge.ProtoReflect.Descriptor instead.
+func (*CredentialChallenge) Descriptor() ([]byte, []int) {
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *CredentialChallenge) GetCredential() []byte {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+// CredentialProof answers a CredentialChallenge.
+type CredentialProof struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// HMAC-SHA256 with the activated secret as the key, over "assay/v1 activate"
+	// followed by the binding.
+	Proof         []byte `protobuf:"bytes,1,opt,name=proof,proto3" json:"proof,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CredentialProof) Reset() {
+	*x = CredentialProof{}
+	mi := &file_assay_v1_attestation_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CredentialProof) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CredentialProof) ProtoMessage() {}
+
+func (x *CredentialProof) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_attestation_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CredentialProof.ProtoReflect.Descriptor instead.
+func (*CredentialProof) Descriptor() ([]byte, []int) {
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *CredentialProof) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
 // Renewal proves that the agent holds the key of the SVID it renews.
 type Renewal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -752,7 +1019,7 @@ type Renewal struct {
 
 func (x *Renewal) Reset() {
 	*x = Renewal{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[8]
+	mi := &file_assay_v1_attestation_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +1031,7 @@ func (x *Renewal) String() string {
 func (*Renewal) ProtoMessage() {}
 
 func (x *Renewal) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[8]
+	mi := &file_assay_v1_attestation_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +1044,7 @@ func (x *Renewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
 func (*Renewal) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{8}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Renewal) GetCertificate() []byte {
@@ -817,7 +1084,7 @@ type Issued struct {
 
 func (x *Issued) Reset() {
 	*x = Issued{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[9]
+	mi := &file_assay_v1_attestation_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +1096,7 @@ func (x *Issued) String() string {
 func (*Issued) ProtoMessage() {}
 
 func (x *Issued) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[9]
+	mi := &file_assay_v1_attestation_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +1109,7 @@ func (x *Issued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issued.ProtoReflect.Descriptor instead.
 func (*Issued) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{9}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Issued) GetSvids() []*X509SVID {
@@ -909,7 +1176,7 @@ type X509SVID struct {
 
 func (x *X509SVID) Reset() {
 	*x = X509SVID{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[10]
+	mi := &file_assay_v1_attestation_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -921,7 +1188,7 @@ func (x *X509SVID) String() string {
 func (*X509SVID) ProtoMessage() {}
 
 func (x *X509SVID) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[10]
+	mi := &file_assay_v1_attestation_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -934,7 +1201,7 @@ func (x *X509SVID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use X509SVID.ProtoReflect.Descriptor instead.
 func (*X509SVID) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{10}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *X509SVID) GetKey() uint32 {
@@ -983,7 +1250,7 @@ type TrustBundle struct {
 
 func (x *TrustBundle) Reset() {
 	*x = TrustBundle{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[11]
+	mi := &file_assay_v1_attestation_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1262,7 @@ func (x *TrustBundle) String() string {
 func (*TrustBundle) ProtoMessage() {}
 
 func (x *TrustBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[11]
+	mi := &file_assay_v1_attestation_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1275,7 @@ func (x *TrustBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustBundle.ProtoReflect.Descriptor instead.
 func (*TrustBundle) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{11}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TrustBundle) GetTrustDomain() string {
@@ -1065,7 +1332,7 @@ type Denied struct {
 
 func (x *Denied) Reset() {
 	*x = Denied{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[12]
+	mi := &file_assay_v1_attestation_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1077,7 +1344,7 @@ func (x *Denied) String() string {
 func (*Denied) ProtoMessage() {}
 
 func (x *Denied) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[12]
+	mi := &file_assay_v1_attestation_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1090,7 +1357,7 @@ func (x *Denied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Denied.ProtoReflect.Descriptor instead.
 func (*Denied) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{12}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Denied) GetKind() string {
@@ -1130,7 +1397,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[13]
+	mi := &file_assay_v1_attestation_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1142,7 +1409,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[13]
+	mi := &file_assay_v1_attestation_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1155,7 +1422,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{13}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{17}
 }
 
 // WatchEvent tells the agent something.
@@ -1172,7 +1439,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[14]
+	mi := &file_assay_v1_attestation_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1184,7 +1451,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[14]
+	mi := &file_assay_v1_attestation_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1197,7 +1464,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{14}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchEvent) GetEvent() isWatchEvent_Event {
@@ -1254,7 +1521,7 @@ type Reattest struct {
 
 func (x *Reattest) Reset() {
 	*x = Reattest{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[15]
+	mi := &file_assay_v1_attestation_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1266,7 +1533,7 @@ func (x *Reattest) String() string {
 func (*Reattest) ProtoMessage() {}
 
 func (x *Reattest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[15]
+	mi := &file_assay_v1_attestation_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1279,7 +1546,7 @@ func (x *Reattest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reattest.ProtoReflect.Descriptor instead.
 func (*Reattest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{15}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Reattest) GetReason() Reattest_Reason {
@@ -1300,14 +1567,17 @@ var File_assay_v1_attestation_proto protoreflect.FileDescriptor
 
 const file_assay_v1_attestation_proto_rawDesc = "" +
 	"\n" +
-	"\x1aassay/v1/attestation.proto\x12\bassay.v1\"u\n" +
+	"\x1aassay/v1/attestation.proto\x12\bassay.v1\"\xf5\x01\n" +
 	"\rAttestRequest\x12'\n" +
 	"\x05hello\x18\x01 \x01(\v2\x0f.assay.v1.HelloH\x00R\x05hello\x120\n" +
-	"\bevidence\x18\x02 \x01(\v2\x12.assay.v1.EvidenceH\x00R\bevidenceB\t\n" +
-	"\amessage\"|\n" +
+	"\bevidence\x18\x02 \x01(\v2\x12.assay.v1.EvidenceH\x00R\bevidence\x126\n" +
+	"\tevent_log\x18\x03 \x01(\v2\x17.assay.v1.EventLogChunkH\x00R\beventLog\x12F\n" +
+	"\x10credential_proof\x18\x04 \x01(\v2\x19.assay.v1.CredentialProofH\x00R\x0fcredentialProofB\t\n" +
+	"\amessage\"\xd0\x01\n" +
 	"\x0eAttestResponse\x123\n" +
 	"\tchallenge\x18\x01 \x01(\v2\x13.assay.v1.ChallengeH\x00R\tchallenge\x12*\n" +
-	"\x06issued\x18\x02 \x01(\v2\x10.assay.v1.IssuedH\x00R\x06issuedB\t\n" +
+	"\x06issued\x18\x02 \x01(\v2\x10.assay.v1.IssuedH\x00R\x06issued\x12R\n" +
+	"\x14credential_challenge\x18\x03 \x01(\v2\x1d.assay.v1.CredentialChallengeH\x00R\x13credentialChallengeB\t\n" +
 	"\amessage\"\xad\x01\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12!\n" +
@@ -1325,17 +1595,29 @@ const file_assay_v1_attestation_proto_rawDesc = "" +
 	"timeUnixMs\x12(\n" +
 	"\x10deadline_unix_ms\x18\x03 \x01(\x03R\x0edeadlineUnixMs\x12\x19\n" +
 	"\bpcr_bank\x18\x04 \x01(\tR\apcrBank\x12\x12\n" +
-	"\x04pcrs\x18\x05 \x03(\rR\x04pcrs\"\xbf\x01\n" +
+	"\x04pcrs\x18\x05 \x03(\rR\x04pcrs\"\xea\x01\n" +
 	"\bEvidence\x12/\n" +
 	"\x05nitro\x18\x01 \x01(\v2\x17.assay.v1.NitroEvidenceH\x00R\x05nitro\x12)\n" +
-	"\x03snp\x18\x02 \x01(\v2\x15.assay.v1.SnpEvidenceH\x00R\x03snp\x12\"\n" +
+	"\x03snp\x18\x02 \x01(\v2\x15.assay.v1.SnpEvidenceH\x00R\x03snp\x12)\n" +
+	"\x03tpm\x18\x03 \x01(\v2\x15.assay.v1.TpmEvidenceH\x00R\x03tpm\x12\"\n" +
 	"\fendorsements\x18\b \x03(\fR\fendorsements\x12+\n" +
 	"\arenewal\x18\t \x01(\v2\x11.assay.v1.RenewalR\arenewalB\x06\n" +
 	"\x04body\"+\n" +
 	"\rNitroEvidence\x12\x1a\n" +
 	"\bdocument\x18\x01 \x01(\fR\bdocument\"%\n" +
 	"\vSnpEvidence\x12\x16\n" +
-	"\x06report\x18\x01 \x01(\fR\x06report\"I\n" +
+	"\x06report\x18\x01 \x01(\fR\x06report\"G\n" +
+	"\vTpmEvidence\x12\x12\n" +
+	"\x04body\x18\x01 \x01(\fR\x04body\x12$\n" +
+	"\x0eevent_log_size\x18\x02 \x01(\rR\feventLogSize\"#\n" +
+	"\rEventLogChunk\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"5\n" +
+	"\x13CredentialChallenge\x12\x1e\n" +
+	"\n" +
+	"credential\x18\x01 \x01(\fR\n" +
+	"credential\"'\n" +
+	"\x0fCredentialProof\x12\x14\n" +
+	"\x05proof\x18\x01 \x01(\fR\x05proof\"I\n" +
 	"\aRenewal\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x93\x02\n" +
@@ -1402,51 +1684,59 @@ func file_assay_v1_attestation_proto_rawDescGZIP() []byte {
 }
 
 var file_assay_v1_attestation_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_assay_v1_attestation_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_assay_v1_attestation_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_assay_v1_attestation_proto_goTypes = []any{
-	(Purpose)(0),           // 0: assay.v1.Purpose
-	(Reattest_Reason)(0),   // 1: assay.v1.Reattest.Reason
-	(*AttestRequest)(nil),  // 2: assay.v1.AttestRequest
-	(*AttestResponse)(nil), // 3: assay.v1.AttestResponse
-	(*Hello)(nil),          // 4: assay.v1.Hello
-	(*KeyRequest)(nil),     // 5: assay.v1.KeyRequest
-	(*Challenge)(nil),      // 6: assay.v1.Challenge
-	(*Evidence)(nil),       // 7: assay.v1.Evidence
-	(*NitroEvidence)(nil),  // 8: assay.v1.NitroEvidence
-	(*SnpEvidence)(nil),    // 9: assay.v1.SnpEvidence
-	(*Renewal)(nil),        // 10: assay.v1.Renewal
-	(*Issued)(nil),         // 11: assay.v1.Issued
-	(*X509SVID)(nil),       // 12: assay.v1.X509SVID
-	(*TrustBundle)(nil),    // 13: assay.v1.TrustBundle
-	(*Denied)(nil),         // 14: assay.v1.Denied
-	(*WatchRequest)(nil),   // 15: assay.v1.WatchRequest
-	(*WatchEvent)(nil),     // 16: assay.v1.WatchEvent
-	(*Reattest)(nil),       // 17: assay.v1.Reattest
+	(Purpose)(0),                // 0: assay.v1.Purpose
+	(Reattest_Reason)(0),        // 1: assay.v1.Reattest.Reason
+	(*AttestRequest)(nil),       // 2: assay.v1.AttestRequest
+	(*AttestResponse)(nil),      // 3: assay.v1.AttestResponse
+	(*Hello)(nil),               // 4: assay.v1.Hello
+	(*KeyRequest)(nil),          // 5: assay.v1.KeyRequest
+	(*Challenge)(nil),           // 6: assay.v1.Challenge
+	(*Evidence)(nil),            // 7: assay.v1.Evidence
+	(*NitroEvidence)(nil),       // 8: assay.v1.NitroEvidence
+	(*SnpEvidence)(nil),         // 9: assay.v1.SnpEvidence
+	(*TpmEvidence)(nil),         // 10: assay.v1.TpmEvidence
+	(*EventLogChunk)(nil),       // 11: assay.v1.EventLogChunk
+	(*CredentialChallenge)(nil), // 12: assay.v1.CredentialChallenge
+	(*CredentialProof)(nil),     // 13: assay.v1.CredentialProof
+	(*Renewal)(nil),             // 14: assay.v1.Renewal
+	(*Issued)(nil),              // 15: assay.v1.Issued
+	(*X509SVID)(nil),            // 16: assay.v1.X509SVID
+	(*TrustBundle)(nil),         // 17: assay.v1.TrustBundle
+	(*Denied)(nil),              // 18: assay.v1.Denied
+	(*WatchRequest)(nil),        // 19: assay.v1.WatchRequest
+	(*WatchEvent)(nil),          // 20: assay.v1.WatchEvent
+	(*Reattest)(nil),            // 21: assay.v1.Reattest
 }
 var file_assay_v1_attestation_proto_depIdxs = []int32{
 	4,  // 0: assay.v1.AttestRequest.hello:type_name -> assay.v1.Hello
 	7,  // 1: assay.v1.AttestRequest.evidence:type_name -> assay.v1.Evidence
-	6,  // 2: assay.v1.AttestResponse.challenge:type_name -> assay.v1.Challenge
-	11, // 3: assay.v1.AttestResponse.issued:type_name -> assay.v1.Issued
-	0,  // 4: assay.v1.Hello.purpose:type_name -> assay.v1.Purpose
-	5,  // 5: assay.v1.Hello.keys:type_name -> assay.v1.KeyRequest
-	8,  // 6: assay.v1.Evidence.nitro:type_name -> assay.v1.NitroEvidence
-	9,  // 7: assay.v1.Evidence.snp:type_name -> assay.v1.SnpEvidence
-	10, // 8: assay.v1.Evidence.renewal:type_name -> assay.v1.Renewal
-	12, // 9: assay.v1.Issued.svids:type_name -> assay.v1.X509SVID
-	13, // 10: assay.v1.Issued.bundle:type_name -> assay.v1.TrustBundle
-	17, // 11: assay.v1.WatchEvent.reattest:type_name -> assay.v1.Reattest
-	13, // 12: assay.v1.WatchEvent.bundle:type_name -> assay.v1.TrustBundle
-	1,  // 13: assay.v1.Reattest.reason:type_name -> assay.v1.Reattest.Reason
-	2,  // 14: assay.v1.Attestation.Attest:input_type -> assay.v1.AttestRequest
-	15, // 15: assay.v1.Attestation.Watch:input_type -> assay.v1.WatchRequest
-	3,  // 16: assay.v1.Attestation.Attest:output_type -> assay.v1.AttestResponse
-	16, // 17: assay.v1.Attestation.Watch:output_type -> assay.v1.WatchEvent
-	16, // [16:18] is the sub-list for method output_type
-	14, // [14:16] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	11, // 2: assay.v1.AttestRequest.event_log:type_name -> assay.v1.EventLogChunk
+	13, // 3: assay.v1.AttestRequest.credential_proof:type_name -> assay.v1.CredentialProof
+	6,  // 4: assay.v1.AttestResponse.challenge:type_name -> assay.v1.Challenge
+	15, // 5: assay.v1.AttestResponse.issued:type_name -> assay.v1.Issued
+	12, // 6: assay.v1.AttestResponse.credential_challenge:type_name -> assay.v1.CredentialChallenge
+	0,  // 7: assay.v1.Hello.purpose:type_name -> assay.v1.Purpose
+	5,  // 8: assay.v1.Hello.keys:type_name -> assay.v1.KeyRequest
+	8,  // 9: assay.v1.Evidence.nitro:type_name -> assay.v1.NitroEvidence
+	9,  // 10: assay.v1.Evidence.snp:type_name -> assay.v1.SnpEvidence
+	10, // 11: assay.v1.Evidence.tpm:type_name -> assay.v1.TpmEvidence
+	14, // 12: assay.v1.Evidence.renewal:type_name -> assay.v1.Renewal
+	16, // 13: assay.v1.Issued.svids:type_name -> assay.v1.X509SVID
+	17, // 14: assay.v1.Issued.bundle:type_name -> assay.v1.TrustBundle
+	21, // 15: assay.v1.WatchEvent.reattest:type_name -> assay.v1.Reattest
+	17, // 16: assay.v1.WatchEvent.bundle:type_name -> assay.v1.TrustBundle
+	1,  // 17: assay.v1.Reattest.reason:type_name -> assay.v1.Reattest.Reason
+	2,  // 18: assay.v1.Attestation.Attest:input_type -> assay.v1.AttestRequest
+	19, // 19: assay.v1.Attestation.Watch:input_type -> assay.v1.WatchRequest
+	3,  // 20: assay.v1.Attestation.Attest:output_type -> assay.v1.AttestResponse
+	20, // 21: assay.v1.Attestation.Watch:output_type -> assay.v1.WatchEvent
+	20, // [20:22] is the sub-list for method output_type
+	18, // [18:20] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_assay_v1_attestation_proto_init() }
@@ -1457,16 +1747,20 @@ func file_assay_v1_attestation_proto_init() {
 	file_assay_v1_attestation_proto_msgTypes[0].OneofWrappers = []any{
 		(*AttestRequest_Hello)(nil),
 		(*AttestRequest_Evidence)(nil),
+		(*AttestRequest_EventLog)(nil),
+		(*AttestRequest_CredentialProof)(nil),
 	}
 	file_assay_v1_attestation_proto_msgTypes[1].OneofWrappers = []any{
 		(*AttestResponse_Challenge)(nil),
 		(*AttestResponse_Issued)(nil),
+		(*AttestResponse_CredentialChallenge)(nil),
 	}
 	file_assay_v1_attestation_proto_msgTypes[5].OneofWrappers = []any{
 		(*Evidence_Nitro)(nil),
 		(*Evidence_Snp)(nil),
+		(*Evidence_Tpm)(nil),
 	}
-	file_assay_v1_attestation_proto_msgTypes[14].OneofWrappers = []any{
+	file_assay_v1_attestation_proto_msgTypes[18].OneofWrappers = []any{
 		(*WatchEvent_Reattest)(nil),
 		(*WatchEvent_Bundle)(nil),
 	}
@@ -1476,7 +1770,7 @@ func file_assay_v1_attestation_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_assay_v1_attestation_proto_rawDesc), len(file_assay_v1_attestation_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   16,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -47,6 +47,14 @@ type AttestationClient interface {
 	//	client: Evidence      (before the challenge's deadline)
 	//	server: Issued        and the stream ends with OK
 	//
+	// A TPM adds to it: an event log follows the Evidence in chunks, and a server
+	// that does not know yet that the attestation key lives beside the endorsement
+	// key asks in a second round:
+	//
+	//	client: EventLogChunk …      (as many as Evidence.tpm.event_log_size needs)
+	//	server: CredentialChallenge
+	//	client: CredentialProof      (before the same deadline)
+	//
 	// A refusal ends the stream with a status whose details hold one Denied.
 	// Several attestations may follow each other, or run at once, on one
 	// connection: nonce and keys differ.
@@ -109,6 +117,14 @@ type AttestationServer interface {
 	//	server: Challenge
 	//	client: Evidence      (before the challenge's deadline)
 	//	server: Issued        and the stream ends with OK
+	//
+	// A TPM adds to it: an event log follows the Evidence in chunks, and a server
+	// that does not know yet that the attestation key lives beside the endorsement
+	// key asks in a second round:
+	//
+	//	client: EventLogChunk …      (as many as Evidence.tpm.event_log_size needs)
+	//	server: CredentialChallenge
+	//	client: CredentialProof      (before the same deadline)
 	//
 	// A refusal ends the stream with a status whose details hold one Denied.
 	// Several attestations may follow each other, or run at once, on one
