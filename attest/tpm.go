@@ -92,27 +92,39 @@ type TPMClock struct {
 	Firmware     uint64 `json:"firmware"`      // vendor's version
 }
 
-// MeasuredBoot is the measured boot, from events whose digests replay to quoted
-// registers. What it says of registers that are not in Replayed is empty.
+// MeasuredBoot is the measured boot, as far as the log's digests say it: they are
+// what replays to quoted registers. An event's type and the names beside a digest
+// are whatever the attester wrote, so they are no claims. What it says of registers
+// that are not in Replayed is empty.
+//
+// A register can always be extended further by what runs later. SecureBoot,
+// Firmware and Keys come from before the separator that ends the firmware's part;
+// the lists hold everything that was measured, in order, so a policy must match
+// them whole (or each element), never look for one element in them. What a boot
+// loader measured is as good as the loaders are: pin those too.
 type MeasuredBoot struct {
 	Replayed []int `json:"replayed"` // registers whose events replay to the quoted value, ascending
-	// SecureBoot is nil when PCR7 was not replayed, or no event before the
-	// separator says it.
+	// SecureBoot is nil when PCR7 was not replayed, or the events before its
+	// separator do not say it beyond doubt.
 	SecureBoot *bool `json:"secure_boot"`
-	// Firmware is the S-CRTM version and what it says of itself, from PCR0.
+	// Firmware is the S-CRTM version as text, from PCR0, with the confidential
+	// technology that GCE's firmware names behind it.
 	Firmware string `json:"firmware,omitempty"`
 	// Loaders are the Authenticode digests of the EFI applications in the order in
-	// which they were started, from PCR4.
+	// which they were started, from PCR4, in the bank's hash.
 	Loaders []Bytes `json:"loaders,omitempty"`
-	// CommandLine is the kernel's, as boot loader or stub measured it.
+	// CommandLine is the kernel's, as GRUB (PCR8), systemd-boot or systemd-stub
+	// (PCR12, PCR8 before v251) measured it; empty unless it is beyond doubt.
 	CommandLine string `json:"command_line,omitempty"`
-	// GRUB holds the digests of files that GRUB measured, by path, from PCR9.
-	GRUB map[string]Bytes `json:"grub,omitempty"`
+	// GRUBFiles are the digests of the files that GRUB read, and of what the
+	// kernel's EFI stub loaded, in order, from PCR9. Their names are not measured.
+	GRUBFiles []Bytes `json:"grub_files,omitempty"`
 	// GRUBCommands are the commands that GRUB ran, in order, from PCR8.
 	GRUBCommands []string `json:"grub_commands,omitempty"`
-	// Unified holds the digests of a unified kernel image's sections by name, as
-	// systemd-stub measures them into PCR11.
+	// Unified holds the digests of a unified kernel image's sections by name
+	// (".linux"), as systemd-stub measures both into PCR11.
 	Unified map[string]Bytes `json:"unified,omitempty"`
-	// Keys are digests of the secure-boot variables: "PK", "KEK", "db", "dbx".
+	// Keys are the digests of the secure-boot variables "PK", "KEK", "db", "dbx":
+	// SHA-256 over the variable's contents, from PCR7.
 	Keys map[string]Bytes `json:"keys,omitempty"`
 }
