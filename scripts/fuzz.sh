@@ -1,34 +1,49 @@
 #!/usr/bin/env bash
-# fuzz.sh TIME [PACKAGE-PREFIX | !PACKAGE-PREFIX]: runs every fuzz target of the
-# module, or of the packages under (or, with "!", not under) a folder, for TIME each.
+# fuzz.sh TIME [PACKAGE-PREFIX… | !PACKAGE-PREFIX…]: runs every fuzz target of the
+# module, or of the packages under (or, with "!", not under) folders, for TIME
+# each. As many run at once as the machine has cores, one worker each.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-time=${1:-1m} only=${2:-} status=0 ran=0
+time=${1:-1m}
+shift || true
+GO=${GO:-go}
 
-wanted() { # wanted FILE
-  case $only in
-    '') return 0 ;;
-    '!'*) case $1 in "${only#!}"*) return 1 ;; *) return 0 ;; esac ;;
-    *) case $1 in "$only"*) return 0 ;; *) return 1 ;; esac ;;
-  esac
+wanted() { # wanted FILE PREFIX…
+  local file=$1 p in=1
+  shift
+  [ $# -eq 0 ] && return 0
+  for p in "$@"; do
+    case $p in
+      '!'*) case $file in "${p#!}"*) return 1 ;; esac; in=0 ;;
+      *) case $file in "$p"*) return 0 ;; esac ;;
+    esac
+  done
+  return $in
 }
-one() { # one FOLDER TARGET
-  "${GO:-go}" test "./$1" -run '^$' -fuzz "^$2\$" -fuzztime "$time"
-}
-while IFS=: read -r file target; do
-  wanted "$file" || continue
-  folder=$(dirname "$file")
-  ran=$((ran + 1))
-  printf '\n=== %s %s (%s)\n' "$folder" "$target" "$time"
-  if ! one "$folder" "$target"; then
-    # A finding leaves its input behind. Without one it was the engine, whose
-    # workers can miss their own deadline on a busy machine: once more.
-    if [ -n "$(git status --porcelain -- "$folder/testdata/fuzz/$target" 2>/dev/null)" ] || ! one "$folder" "$target"; then
-      status=1
-      echo "FINDING in $target"
-    fi
+
+# one FOLDER TARGET: runs a target, prints what it said, and fails on a finding.
+one() {
+  local folder=$1 target=$2 log status=0
+  log=$(mktemp)
+  run() { "$GO" test "./$folder" -run '^$' -fuzz "^$target\$" -fuzztime "$time" -parallel 1 >>"$log" 2>&1; }
+  # A finding leaves its input behind. Without one it was the engine, whose
+  # workers can miss their own deadline on a busy machine: once more.
+  if ! run && { [ -n "$(git status --porcelain -- "$folder/testdata/fuzz/$target" 2>/dev/null)" ] || ! run; }; then
+    status=1
   fi
+  { printf '\n=== %s %s (%s)\n' "$folder" "$target" "$time"; tail -n 40 "$log"; [ $status = 0 ] || echo "FINDING in $target"; }
+  rm -f "$log"
+  return $status
+}
+export -f one
+export GO time
+
+targets=()
+while IFS=: read -r file target; do
+  wanted "$file" "$@" && targets+=("$(dirname "$file") $target")
 done < <(grep -rnoE --include='*_test.go' '^func (Fuzz[A-Za-z0-9_]+)' . | sed -E 's#^\./##; s#:[0-9]+:func #:#' | sort -u)
-[ $ran -gt 0 ] || { echo "no fuzz target found"; exit 1; }
-printf '\n%d fuzz targets, %s\n' $ran "$([ $status = 0 ] && echo 'no finding' || echo 'FINDINGS above')"
+[ ${#targets[@]} -gt 0 ] || { echo "no fuzz target found"; exit 1; }
+status=0
+printf '%s\n' "${targets[@]}" | xargs -P "$(nproc)" -L 1 bash -c 'one "$0" "$1"' || status=1
+printf '\n%d fuzz targets, %s\n' ${#targets[@]} "$([ $status = 0 ] && echo 'no finding' || echo 'FINDINGS above')"
 exit $status

@@ -45,6 +45,8 @@ if need gcc gcc "the race detector"; then
   if libc_headers; then race=(-race); else missing+=("the race detector: gcc can't compile (Debian package libc6-dev)"); fi
 fi
 
+need swtpm swtpm "the tests on a real software TPM" || true
+
 run "vet" "$GO" vet ./...
 
 # The packages, where goroutines meet, run under the race detector. The commands

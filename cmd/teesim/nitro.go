@@ -14,6 +14,6 @@ missing): root.pem is what a verifier is given, root.key stays with teesim.`,
   teesim nitro faults`,
 		PersistentPreRunE: announce,
 	}
-	c.AddCommand(nitroRunCommand(), nitroMintCommand(), nitroRootCommand(), nitroMeasurementsCommand(), nitroFaultsCommand())
+	c.AddCommand(nitroRunCommand(), nitroMintCommand(), nitroRootCommand(), nitroMeasurementsCommand(), nitroEIFCommand(), nitroFaultsCommand())
 	return c
 }

@@ -39,24 +39,42 @@ func (f *nitroAuthorityFlags) rootPath() string { return filepath.Join(f.dir, si
 
 // nitroLaunchFlags say which enclave it is.
 type nitroLaunchFlags struct {
-	image, role, instance string
-	debug                 bool
+	image, eif, role, instance string
+	debug                      bool
 }
 
 func (f *nitroLaunchFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.image, "image", "", "name of the enclave image; its measurements are derived from it")
+	c.Flags().StringVar(&f.eif, "eif", "", "enclave image `FILE` to measure, instead of --image")
 	c.Flags().StringVar(&f.role, "role", "", "ARN of the parent instance's IAM role (PCR3)")
 	c.Flags().StringVar(&f.instance, "instance-id", "", "EC2 id of the parent instance (PCR4)")
 	c.Flags().BoolVar(&f.debug, "debug", false, "launch in debug mode: PCR0, PCR1, PCR2 and PCR8 are zero")
-	_ = c.MarkFlagRequired("image") // the flag exists
+	c.MarkFlagsOneRequired("image", "eif")
+	c.MarkFlagsMutuallyExclusive("image", "eif")
 }
+
+// maxImage bounds an image file: it is launched from memory.
+const maxImage = 256 << 20
 
 var instanceName = regexp.MustCompile(`^i-[0-9a-f]{8,17}$`)
 
 func (f *nitroLaunchFlags) launch() (simnitro.Launch, error) {
-	l := simnitro.Launch{Image: simnitro.ImageFromSeed(f.image), Role: f.role, InstanceID: f.instance, Debug: f.debug}
+	l := simnitro.Launch{Role: f.role, InstanceID: f.instance, Debug: f.debug}
+	if f.eif != "" {
+		b, err := cli.ReadFile(f.eif, maxImage)
+		if err != nil {
+			return l, &cli.UsageError{Err: err}
+		}
+		image, err := simnitro.ReadImageFile(b)
+		if err != nil {
+			return l, cli.Usagef("`teesim nitro eif` writes one", "--eif %s: %w", f.eif, err)
+		}
+		l.Image, f.image = image.Image(), image.Name
+	} else {
+		l.Image = simnitro.ImageFromSeed(f.image)
+	}
 	switch {
-	case f.image == "":
+	case f.image == "" && f.eif == "":
 		return l, cli.Usagef("any name will do, for example --image orders", "--image is empty")
 	case f.role != "" && !strings.HasPrefix(f.role, "arn:"):
 		return l, cli.Usagef("for example arn:aws:iam::123456789012:role/orders", "--role %.80q is no ARN", f.role)
