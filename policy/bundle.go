@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"slices"
 	"strconv"
 	"time"
 
@@ -19,15 +18,12 @@ type Bundle struct {
 	warnings    strictyaml.Errors
 	workloads   []*workload
 	byTEE       map[attest.Platform][]*workload
+	index       map[attest.Platform]*index
+	rollout     *rollout          // nil: rollouts are undecided
+	offline     bool              // for explanation alone: Authorize refuses
 	chips       map[chip]struct{} // of enforced SEV-SNP workloads
 	dated       []dated
-}
-
-// dated is a place in the file whose validity ends.
-type dated struct {
-	what    string
-	until   time.Time
-	problem *strictyaml.Error
+	ttls        []lifetimeOf
 }
 
 // Name is the bundle's name.
@@ -46,30 +42,14 @@ func (b *Bundle) TrustDomain() string { return b.trustDomain }
 // Digest is SHA-256 of the file's bytes.
 func (b *Bundle) Digest() [32]byte { return b.digest }
 
-// Warnings lists what is allowed and probably not meant, sorted by position.
-func (b *Bundle) Warnings() strictyaml.Errors { return slices.Clone(b.warnings) }
-
-// Expired lists the reference values and waivers whose validity has ended at
-// the given time, sorted by position.
-func (b *Bundle) Expired(at time.Time) strictyaml.Errors {
-	var out strictyaml.Errors
-	for _, d := range b.dated {
-		if at.After(d.until) {
-			e := *d.problem
-			e.Msg = d.what + " expired at " + stamp(d.until)
-			out = append(out, &e)
-		}
-	}
-	return out
-}
-
 // WorkloadInfo describes one workload of a bundle, for listings.
 type WorkloadInfo struct {
 	Name      string          `json:"name"`
 	Platform  attest.Platform `json:"tee"`
 	Mode      string          `json:"mode"`
-	Ownership bool            `json:"ownership"`  // has an ownership predicate
-	SPIFFEIDs []string        `json:"spiffe_ids"` // templates, in policy order
+	Rollout   string          `json:"rollout,omitempty"` // the share of the hardware, "10%", in mode rollout
+	Ownership bool            `json:"ownership"`         // has an ownership predicate
+	SPIFFEIDs []string        `json:"spiffe_ids"`        // templates, in policy order
 }
 
 // Workloads describes the workloads in the order of the file.
@@ -77,6 +57,9 @@ func (b *Bundle) Workloads() []WorkloadInfo {
 	out := make([]WorkloadInfo, len(b.workloads))
 	for i, w := range b.workloads {
 		out[i] = WorkloadInfo{Name: w.name, Platform: w.tee.platform, Mode: w.mode, Ownership: w.ownership, SPIFFEIDs: []string{}}
+		if w.mode == Rollout {
+			out[i].Rollout = percent(w.rollout)
+		}
 		for _, id := range w.identities {
 			out[i].SPIFFEIDs = append(out[i].SPIFFEIDs, id.template.source)
 		}
@@ -88,6 +71,7 @@ func (b *Bundle) Workloads() []WorkloadInfo {
 const (
 	Enforce = "enforce" // may grant
 	Audit   = "audit"   // is evaluated and recorded, and never grants
+	Rollout = "rollout" // grants to a share of the hardware
 )
 
 // workload is one compiled workload.
@@ -103,6 +87,9 @@ type workload struct {
 	facts      []fact   // for lint: what its rules say about other claims
 	identities []*identity
 	publish    []string
+	rollout    uint64 // the share of the hardware that it grants to, in hundredths of a percent
+	rolloutAt  string // its position
+	silence    []*silence
 	key        *strictyaml.Node // its name, for findings about the whole
 }
 
@@ -126,6 +113,7 @@ type rule struct {
 	test     test
 	position string
 	implicit bool
+	waivers  []*ruleWaiver
 }
 
 // waiver is an ownership waiver: a dated, owned exception.
@@ -142,6 +130,7 @@ type identity struct {
 	maxEvidenceAge time.Duration
 	jwt            *JWT
 	attributes     map[string]string
+	selectors      []Selector
 }
 
 // stamp writes a moment as policies do.

@@ -20,19 +20,26 @@ type tee struct {
 	claims, measurements string
 	// instead says, for claims that exist and that policies cannot match, why.
 	instead map[string]string
+	// index names the claims by which workloads are found first: those that tell
+	// most workloads apart. Others serve where they do not.
+	index []string
 	// implies lists what the rules of a workload say about other claims, for
 	// lint: claims are independent of each other otherwise. May be nil.
 	implies func(w *workload) []fact
 	// implicit are the rules added to every workload that does not name them.
 	implicit []implicitRule
 	// published are the claims in an attestation result of a workload without a
-	// publish list; private ones are never published, with the reason.
-	published []string
-	private   map[string]string
+	// publish list, or publishable where they depend on the workload; private ones
+	// are never published, with the reason.
+	published   []string
+	publishable func(w *workload) []string
+	private     map[string]string
 	// owners says what an ownership predicate is, for the lint error.
 	owners string
-	// lint checks one workload for what only this platform knows.
-	lint func(w *workload, p *parser)
+	// lint checks one workload for what only this platform knows; codes are
+	// those of its warnings that no other platform has.
+	lint  func(w *workload, p *parser)
+	codes []CodeInfo
 }
 
 // field is one claim of a platform.
@@ -56,6 +63,19 @@ type implicitRule struct {
 	claim  string
 	values []value
 	want   string // in words; "" = the values
+}
+
+// set is the operand of the rule. One serves all workloads.
+func (i implicitRule) set(f *field) *set {
+	var entries []entry
+	for _, v := range i.values {
+		entries = append(entries, entry{value: v, text: f.kind.format(v)})
+	}
+	s := newSet("", true, entries)
+	if i.want != "" {
+		s.want = i.want
+	}
+	return s
 }
 
 // fact follows from a rule of a workload: the claim passes the test.
@@ -137,17 +157,35 @@ func (t *tee) suggest(name, summary string, filter func(*field) bool) string {
 	return fmt.Sprintf("%s has %s", t.platform, summary)
 }
 
-// publishable reports whether a field may appear in an attestation result or
+// mayPublish reports whether a field may appear in an attestation result or
 // an identity.
-func (t *tee) publishable(f *field) bool {
-	_, isDigest := f.kind.(digest)
+func (t *tee) mayPublish(f *field) bool {
 	_, private := t.private[f.name]
-	return isDigest && !private
+	return measures(f) > 0 && !private
+}
+
+// measurement is implemented by the kinds of what can be published, and
+// expanded in an identity.
+type measurement interface {
+	// shortest is the length that every value has at least, in bytes.
+	shortest() int
+}
+
+// measures is the least length of a measurement's values, in bytes; 0 for a claim
+// that is none.
+func measures(f *field) int {
+	if f == nil {
+		return 0
+	}
+	if m, ok := f.kind.(measurement); ok {
+		return m.shortest()
+	}
+	return 0
 }
 
 // tees lists the platforms whose workloads this version evaluates. The values
 // are built once and never changed.
-var tees = []*tee{nitro, snp}
+var tees = []*tee{nitro, snp, tpm}
 
 func teeFor(p attest.Platform) *tee {
 	for _, t := range tees {

@@ -26,6 +26,7 @@ type Identity struct {
 	MaxEvidenceAge time.Duration
 	JWT            *JWT              // nil where the policy allows no JWT-SVIDs
 	Attributes     map[string]string // travel in the attestation result
+	Selectors      []Selector        // of the processes that get it; none means all
 }
 
 // JWT is what the policy says of JWT-SVIDs for an identity.
@@ -86,6 +87,9 @@ func (b *Bundle) Authorize(v *verifiers.Verified, at time.Time) (*Grant, error) 
 	if ch.TrustDomain != b.trustDomain {
 		return deny(ReasonTrustDomain, fmt.Sprintf("the challenge is of %.255q, the bundle of %q", ch.TrustDomain, b.trustDomain))
 	}
+	if b.offline {
+		return deny(ReasonOffline, "the bundle was changed to explain what it would decide: it grants nothing")
+	}
 	if w == nil {
 		return nil, &Denied{Decision: d}
 	}
@@ -118,7 +122,7 @@ func (b *Bundle) Authorize(v *verifiers.Verified, at time.Time) (*Grant, error) 
 			return deny(reason, fmt.Sprintf("an SVID for %s would end at %s", ids[i], stamp(end)))
 		}
 		g.issues = append(g.issues, Issue{Key: keyOf[i], NotAfter: end, Identity: Identity{
-			SPIFFEID: ids[i], X509TTL: id.x509TTL, MaxEvidenceAge: id.maxEvidenceAge, JWT: id.jwt, Attributes: id.attributes,
+			SPIFFEID: ids[i], X509TTL: id.x509TTL, MaxEvidenceAge: id.maxEvidenceAge, JWT: id.jwt, Attributes: id.attributes, Selectors: id.selectors,
 		}})
 	}
 	slices.SortFunc(g.issues, func(a, b Issue) int { return a.Key - b.Key })
@@ -230,6 +234,7 @@ func (g *Grant) Issues() []Issue {
 	for i := range out {
 		id := &out[i].Identity
 		id.Attributes = maps.Clone(id.Attributes)
+		id.Selectors = slices.Clone(id.Selectors)
 		if id.JWT != nil {
 			id.JWT = &JWT{TTL: id.JWT.TTL, Audiences: slices.Clone(id.JWT.Audiences)}
 		}

@@ -13,6 +13,7 @@ import (
 // digest is the kind of a fixed-length measurement of n bytes, written in hex.
 type digest struct{ n int }
 
+func (k digest) shortest() int       { return k.n }
 func (digest) ops() []string         { return []string{"eq", "in"} }
 func (digest) format(v value) string { return hex.EncodeToString([]byte(v)) }
 
@@ -138,7 +139,7 @@ func (enum) compile(p *parser, f *field, op string, n *strictyaml.Node) (test, b
 // text is the kind of a claim that is free text of at most max bytes.
 type text struct{ max int }
 
-func (text) ops() []string         { return []string{"eq", "in"} }
+func (text) ops() []string         { return []string{"eq", "in", "regex"} }
 func (text) format(v value) string { return string(v) }
 
 func (k text) parse(d *strictyaml.Document, n *strictyaml.Node) (value, bool) {
@@ -154,5 +155,8 @@ func (k text) parse(d *strictyaml.Document, n *strictyaml.Node) (value, bool) {
 }
 
 func (text) compile(p *parser, f *field, op string, n *strictyaml.Node) (test, bool) {
+	if op == "regex" {
+		return p.regex(f, n)
+	}
 	return compileSet(p, f, op, n)
 }

@@ -30,6 +30,7 @@ var nitro = newTEE(tee{
 		"public_key": "the protocol's key is in it, and is checked before policy",
 		"digest":     "it is always SHA384, and is checked before policy",
 	},
+	index:     []string{"pcr0", "pcr3", "pcr4", "pcr8", "pcr2"},
 	implicit:  []implicitRule{{claim: "debug", values: []value{no}}},
 	published: []string{"pcr0", "pcr1", "pcr2", "pcr8"},
 	private: map[string]string{
@@ -124,7 +125,7 @@ func lintNitro(w *workload, p *parser) {
 				return
 			}
 		}
-		p.warn(w.key, "workload "+w.name+" admits enclaves in debug mode", "the host can read their console and PCR0 to PCR2 are zero: never where real secrets are")
+		p.warn(w.key, CodeDebugAllowed, "workload "+w.name+" admits enclaves in debug mode", "the host can read their console and PCR0 to PCR2 are zero: never where real secrets are")
 		return // nothing of the image is measured in debug mode
 	}
 	for _, name := range []string{"pcr0", "pcr1", "pcr2", "pcr8"} {
@@ -132,7 +133,7 @@ func lintNitro(w *workload, p *parser) {
 			return
 		}
 	}
-	p.warn(w.key, "workload "+w.name+" pins no image: any code of the same owner matches", "add pcr0 (the image) or pcr8 (who signed it)")
+	p.warn(w.key, CodeNoImage, "workload "+w.name+" pins no image: any code of the same owner matches", "add pcr0 (the image) or pcr8 (who signed it)")
 }
 
 // admits reports whether a rule over a finite set admits the value.

@@ -45,7 +45,7 @@ func (k number) compile(p *parser, f *field, op string, n *strictyaml.Node) (tes
 		limit = k.most
 	}
 	if b.value == numeral(limit) {
-		p.warn(n, fmt.Sprintf("%s: {%s: %s} holds always: it demands nothing", f.name, op, b.text), "remove it, or choose another bound")
+		p.warn(n, CodeAlwaysHolds, fmt.Sprintf("%s: {%s: %s} holds always: it demands nothing", f.name, op, b.text), "remove it, or choose another bound")
 	}
 	return t, ok
 }
@@ -53,7 +53,7 @@ func (k number) compile(p *parser, f *field, op string, n *strictyaml.Node) (tes
 // firmware is the kind of a firmware version, "1.55.29".
 type firmware struct{}
 
-func (firmware) ops() []string { return []string{"eq", "in", "gte"} }
+func (firmware) ops() []string { return []string{"eq", "in", "gte", "lte"} }
 
 func release(f attest.Firmware) value { return value([]byte{f.Major, f.Minor, f.Build}) }
 

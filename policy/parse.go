@@ -34,23 +34,29 @@ const nameHint = "1 to 63 letters, digits, dots, dashes and underscores, beginni
 
 // Parse reads and compiles a bundle. file is its name in messages. The error is
 // a strictyaml.Errors that lists everything that is wrong, sorted by position.
-func Parse(file string, src []byte) (*Bundle, error) {
-	p := &parser{
-		doc:        strictyaml.OpenLimit(file, src, MaxSize),
-		b:          &Bundle{digest: sha256.Sum256(src), byTEE: map[attest.Platform][]*workload{}},
-		references: map[string]*reference{},
-		meetings:   map[[2]test][]window{},
-	}
+func Parse(file string, src []byte) (*Bundle, error) { return parseLimit(file, src, MaxSize) }
+
+func parseLimit(file string, src []byte, limit int) (*Bundle, error) {
+	p := newParser(file, src, limit)
 	if root := p.doc.Root(); root != nil && p.doc.Want(root, strictyaml.Mapping) {
 		p.bundle(root)
 	}
 	if err := p.doc.Err(); err != nil {
 		return nil, err
 	}
-	p.b.chips = p.b.chipsNamed()
-	slices.SortStableFunc(p.b.warnings, byPosition)
-	slices.SortStableFunc(p.b.dated, func(a, b dated) int { return byPosition(a.problem, b.problem) })
+	p.b.indexed()
+	slices.SortStableFunc(p.b.dated, func(a, b dated) int { return byPosition(a.at, b.at) })
 	return p.b, nil
+}
+
+func newParser(file string, src []byte, limit int) *parser {
+	return &parser{
+		doc:        strictyaml.OpenLimit(file, src, limit),
+		b:          &Bundle{digest: sha256.Sum256(src), byTEE: map[attest.Platform][]*workload{}},
+		references: map[string]*reference{},
+		meetings:   map[[2]test][]window{},
+		implied:    map[*field]*set{},
+	}
 }
 
 func byPosition(a, b *strictyaml.Error) int {
@@ -65,12 +71,13 @@ type parser struct {
 	references map[string]*reference
 	ordered    []*reference
 	meetings   map[[2]test][]window // see meet
-}
+	implied    map[*field]*set      // of implicit rules
 
-func (p *parser) warn(n *strictyaml.Node, msg, hint string) {
-	if len(p.b.warnings) < strictyaml.MaxErrors {
-		p.b.warnings = append(p.b.warnings, p.doc.Problem(n, msg, hint))
-	}
+	current      *workload  // the one that is being compiled, for warnings
+	reading      *reference // the set that is being read, for silence
+	silence      []*silence // of the bundle
+	moreWarnings bool
+	patterns     patterns
 }
 
 func (p *parser) referenceNames() []string {
@@ -101,7 +108,8 @@ func (p *parser) later(n *strictyaml.Node, key, hint string) {
 }
 
 func (p *parser) bundle(root *strictyaml.Node) {
-	p.doc.OnlyKeys(root, "version", "bundle", "revision", "trust_domain", "references", "workloads")
+	p.doc.OnlyKeys(root, "version", "bundle", "revision", "trust_domain", "silence", "references", "workloads")
+	p.silence = p.silenceKey(root.Get("silence"))
 	if n := p.need(root, "version", "version: 1"); n != nil {
 		if v, ok := p.doc.Int(n, 64); ok && v != languageVersion {
 			p.doc.Report(n, fmt.Sprintf("version %d of the policy language is not known", v), "this release reads version 1")
@@ -127,7 +135,7 @@ func (p *parser) bundle(root *strictyaml.Node) {
 	}
 	if n := p.need(root, "workloads", "a list of workloads; [] admits nothing"); n != nil && p.doc.Want(n, strictyaml.Sequence) {
 		if len(n.Items) == 0 {
-			p.warn(n, "the bundle has no workloads: it denies everything", "")
+			p.warn(n, CodeEmptyBundle, "the bundle has no workloads: it denies everything", "")
 		}
 		first := map[string]*strictyaml.Node{}
 		for _, item := range n.Items {
@@ -137,9 +145,10 @@ func (p *parser) bundle(root *strictyaml.Node) {
 	}
 	for _, r := range p.ordered {
 		if !r.used {
-			p.warn(r.key, fmt.Sprintf("the reference set %q is not used", clip(r.name)), "its values have not been checked either")
+			p.warn(r.key, CodeUnusedReference, fmt.Sprintf("the reference set %q is not used", clip(r.name)), "its values have not been checked either")
 		}
 	}
+	p.settle()
 }
 
 func (p *parser) name(n *strictyaml.Node) string {
@@ -188,6 +197,8 @@ func (p *parser) reference(f strictyaml.Field) {
 			return
 		}
 	}
+	p.reading = r
+	defer func() { p.reading = nil }()
 	entries, ok := p.entries(values, "the reference set "+r.name)
 	r.entries, r.broken = entries, !ok
 }
@@ -228,7 +239,7 @@ func (p *parser) entry(n *strictyaml.Node) (rawEntry, bool) {
 			if out.entry.notAfter.Before(out.entry.notBefore) {
 				p.doc.Report(a, "not_after is before not_before: the value is never valid", "")
 			}
-			p.b.dated = append(p.b.dated, dated{"the reference value", out.entry.notAfter, p.doc.Problem(a, "", "remove the entry, or give it a later not_after")})
+			p.ends(a, CodeExpiredReference, "the reference value expired", out.entry.notAfter, "remove the entry, or give it a later not_after")
 		}
 	}
 	if t := n.Get("note"); t != nil {

@@ -16,8 +16,10 @@ type set struct {
 	dedicated bool   // the reference set belongs to machines of one owner
 	single    bool   // eq
 	entries   []entry
-	index     map[value]int
+	index     map[value]int // of more than fewEntries; see find
 	want      string
+	when      []window             // see windows; for lint
+	miss      func(v value) string // explains a value that is not in the set; may be nil
 }
 
 // entry is one value. A zero bound is no bound; bounds are inclusive.
@@ -29,13 +31,20 @@ type entry struct {
 	note      string
 }
 
+// fewEntries are searched in turn: a map for each would take most of the memory
+// of a large bundle, whose sets have one value each.
+const fewEntries = 8
+
 // listed bounds the values that the expected text spells out.
 const listed = 6
 
 func newSet(name string, single bool, entries []entry) *set {
-	s := &set{name: name, single: single, entries: entries, index: make(map[value]int, len(entries))}
-	for i, e := range entries {
-		s.index[e.value] = i
+	s := &set{name: name, single: single, entries: entries}
+	if len(entries) > fewEntries {
+		s.index = make(map[value]int, len(entries))
+		for i, e := range entries {
+			s.index[e.value] = i
+		}
 	}
 	s.want = s.describe()
 	return s
@@ -85,17 +94,51 @@ func (e *entry) remarks() string {
 
 // lists reports whether a value is in the set at any time.
 func (s *set) lists(v value) bool {
-	_, ok := s.index[v]
+	_, ok := s.find(v)
 	return ok
+}
+
+// find returns the place of a value among the entries.
+func (s *set) find(v value) (int, bool) {
+	if s.index != nil {
+		i, ok := s.index[v]
+		return i, ok
+	}
+	for i := range s.entries {
+		if s.entries[i].value == v {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// holds is eval without words.
+func (s *set) holds(v value, at time.Time) (bool, *time.Time) {
+	i, ok := s.find(v)
+	if !ok {
+		return false, nil
+	}
+	e := &s.entries[i]
+	if !e.notBefore.IsZero() && at.Before(e.notBefore) || !e.notAfter.IsZero() && at.After(e.notAfter) {
+		return false, nil
+	}
+	if e.notAfter.IsZero() {
+		return true, nil
+	}
+	return true, &e.notAfter
 }
 
 func (s *set) expected() string { return s.want }
 func (s *set) values() *set     { return s }
 
 func (s *set) eval(v value, text string, at time.Time) verdict {
-	i, ok := s.index[v]
+	i, ok := s.find(v)
 	if !ok {
-		return verdict{got: text}
+		out := verdict{got: text}
+		if s.miss != nil {
+			out.hint = s.miss(v)
+		}
+		return out
 	}
 	e := &s.entries[i]
 	where := ""
@@ -151,8 +194,10 @@ func compileSet(p *parser, f *field, op string, n *strictyaml.Node) (test, bool)
 			p.doc.Report(n, fmt.Sprintf("unknown reference set %q", clip(name)), hint)
 			return nil, false
 		}
-		s := ref.compile(p, f)
-		return s, s != nil
+		if s := ref.compile(p, f); s != nil {
+			return s, true
+		}
+		return nil, false
 	}
 	if !p.doc.Want(n, strictyaml.Sequence) {
 		return nil, false
@@ -161,8 +206,10 @@ func compileSet(p *parser, f *field, op string, n *strictyaml.Node) (test, bool)
 	if !ok {
 		return nil, false
 	}
-	s := compileEntries(p, "", raw, f)
-	return s, s != nil
+	if s := compileEntries(p, "", raw, f); s != nil {
+		return s, true
+	}
+	return nil, false
 }
 
 // reference is one named set, before it is known which claims it is for.
@@ -173,7 +220,28 @@ type reference struct {
 	entries   []rawEntry
 	broken    bool
 	used      bool
+	users     []*workload
 	compiled  map[kind]*set
+	quiet     map[Code]bool // see hushed
+}
+
+// hushed reports whether every workload that uses the set silences a code. It
+// asks them once: many values may be in a set, and many workloads may use it.
+func (r *reference) hushed(c Code) bool {
+	if q, ok := r.quiet[c]; ok {
+		return q
+	}
+	all := len(r.users) > 0
+	for _, w := range r.users {
+		if w == nil || !hush(w.silence, c) {
+			all = false
+		}
+	}
+	if r.quiet == nil {
+		r.quiet = map[Code]bool{}
+	}
+	r.quiet[c] = all
+	return all
 }
 
 // rawEntry is one value of a set as the file has it.
@@ -184,6 +252,7 @@ type rawEntry struct {
 
 func (r *reference) compile(p *parser, f *field) *set {
 	r.used = true
+	r.users = append(r.users, p.current)
 	if r.broken {
 		return nil
 	}
@@ -235,7 +304,7 @@ func common(a, b *set) []window {
 	}
 	var out []window
 	for _, x := range a.entries {
-		i, ok := b.index[x.value]
+		i, ok := b.find(x.value)
 		if !ok {
 			continue
 		}
@@ -245,6 +314,15 @@ func common(a, b *set) []window {
 		}
 	}
 	return merge(out)
+}
+
+// windows returns the moments at which some value of the set is accepted, merged
+// and sorted. They are found once: thousands of workloads may share a set.
+func (s *set) windows() []window {
+	if s.when == nil {
+		s.when = common(s, s)
+	}
+	return s.when
 }
 
 // passing returns the windows of the values that an open test admits, merged

@@ -29,6 +29,7 @@ var snp = newTEE(tee{
 		"debug":            "the name is policy.debug",
 		"tcb":              "name one of reported_tcb, committed_tcb, current_tcb, launch_tcb",
 	},
+	index: []string{"measurement", "chip_id", "id_key_digest", "author_key_digest", "host_data"},
 	implicit: []implicitRule{
 		{claim: "policy.debug", values: []value{no}},
 		{claim: "policy.migrate_ma", values: []value{no}},
@@ -256,22 +257,26 @@ func snpImplies(w *workload) []fact {
 
 // lintSNP finds what only this platform knows.
 func lintSNP(w *workload, p *parser) {
-	for _, x := range []struct{ claim, why string }{
-		{"policy.debug", "the host can read and write their memory: never where real secrets are"},
-		{"policy.migrate_ma", "an agent of the host's choice can take over their memory"},
+	for _, x := range []struct {
+		claim string
+		code  Code
+		why   string
+	}{
+		{"policy.debug", CodeDebugAllowed, "the host can read and write their memory: never where real secrets are"},
+		{"policy.migrate_ma", CodeMigrationAllowed, "an agent of the host's choice can take over their memory"},
 	} {
 		if r := w.find(x.claim); r != nil && admits(r, yes) {
-			p.warn(w.key, fmt.Sprintf("workload %s admits guests with %s", w.name, x.claim), x.why)
+			p.warn(w.key, x.code, fmt.Sprintf("workload %s admits guests with %s", w.name, x.claim), x.why)
 		}
 	}
 	if w.find("measurement") == nil && w.find("id_key_digest") == nil && w.find("author_key_digest") == nil {
-		p.warn(w.key, "workload "+w.name+" pins no image: any code on the same machines matches", "add measurement (the image) or id_key_digest (who signed it)")
+		p.warn(w.key, CodeNoImage, "workload "+w.name+" pins no image: any code on the same machines matches", "add measurement (the image) or id_key_digest (who signed it)")
 	}
 	if w.find("reported_tcb") == nil {
 		hint := "add reported_tcb: {gte: {PRODUCT: {…}}}"
 		if w.find("current_tcb") != nil || w.find("committed_tcb") != nil || w.find("launch_tcb") != nil {
 			hint = "a key that leaked from older firmware can sign any current, committed or launch TCB, but is itself derived from the reported one: " + hint
 		}
-		p.warn(w.key, "workload "+w.name+" has no floor for reported_tcb: firmware with known holes matches", hint)
+		p.warn(w.key, CodeNoFloor, "workload "+w.name+" has no floor for reported_tcb: firmware with known holes matches", hint)
 	}
 }

@@ -24,7 +24,7 @@ type tcb struct{}
 // tcbNames are the components, in the order of values.
 var tcbNames = []string{"fmc", "bl", "tee", "snp", "ucode"}
 
-func (tcb) ops() []string { return []string{"gte"} }
+func (tcb) ops() []string { return []string{"gte", "lte"} }
 
 // tcbValue is false for a TCB whose layout is not that of its product line.
 func tcbValue(product string, t attest.TCB) (value, bool) {
@@ -54,51 +54,57 @@ func (tcb) format(v value) string {
 	return product + ": " + t.String()
 }
 
-// parse refuses: a TCB is only ever compared with floors.
+// parse refuses: a TCB is only ever compared with floors and ceilings.
 func (tcb) parse(d *strictyaml.Document, n *strictyaml.Node) (value, bool) {
-	d.Report(n, "a TCB is matched with gte alone", "")
+	d.Report(n, "a TCB is matched with gte and lte alone", "")
 	return "", false
 }
 
 const tcbExample = "for example gte: {genoa: {bl: 9, tee: 0, snp: 23, ucode: 72}, turin: {fmc: 1, bl: 1, tee: 1, snp: 4, ucode: 81}}"
 
-func (tcb) compile(p *parser, f *field, _ string, n *strictyaml.Node) (test, bool) {
+func (tcb) compile(p *parser, f *field, op string, n *strictyaml.Node) (test, bool) {
 	if n.Kind != strictyaml.Mapping {
-		p.doc.Report(n, "want a TCB floor for each product line, got "+n.Describe(), tcbExample)
+		p.doc.Report(n, "want a TCB "+limits[op]+" for each product line, got "+n.Describe(), tcbExample)
 		return nil, false
 	}
-	out, ok := &tcbFloor{floors: map[string]attest.TCB{}}, true
+	out, ok := &tcbFloor{upper: op == "lte", floors: map[string]attest.TCB{}}, true
 	for _, m := range n.Fields {
 		product := m.Key.Value
 		switch {
 		case slices.Contains(tcbNames, product):
-			p.doc.Report(n, "a TCB floor without a product: the numbers of one product line mean nothing for another", tcbExample)
+			p.doc.Report(n, "a TCB "+limits[op]+" without a product: the numbers of one product line mean nothing for another", tcbExample)
 			return nil, false
 		case !slices.Contains(snpProducts, product):
 			p.doc.Report(m.Key, fmt.Sprintf("unknown product %q", clip(product)), strictyaml.Suggest(product, snpProducts))
 			ok = false
 			continue
 		}
-		t, good := p.tcb(product, m.Value)
+		t, good := p.tcb(product, op, m.Value)
 		out.floors[product] = t
 		ok = ok && good
 	}
 	if len(n.Fields) == 0 {
-		p.doc.Report(n, f.name+" has no floor: no product line would match", tcbExample)
+		p.doc.Report(n, f.name+" has no "+limits[op]+": no product line would match", tcbExample)
 		return nil, false
 	}
 	return out, ok
 }
 
-// tcb reads the components of one floor. All that the product line has must be
+// limits names what the matchers set.
+var limits = map[string]string{"gte": "floor", "lte": "ceiling"}
+
+// tcb reads the components of one floor or ceiling. All that the product line has must be
 // there: a component left out would be a component that is not checked.
-func (p *parser) tcb(product string, n *strictyaml.Node) (out attest.TCB, ok bool) {
+func (p *parser) tcb(product, op string, n *strictyaml.Node) (out attest.TCB, ok bool) {
 	if !p.doc.Want(n, strictyaml.Mapping) {
 		return out, false
 	}
 	p.doc.OnlyKeys(n, tcbNames...)
 	ok = true
-	any := false
+	any, slack, least := false, uint64(0), "0"
+	if op == "lte" {
+		slack, least = 255, "255"
+	}
 	for i, name := range tcbNames {
 		v := n.Get(name)
 		if name == "fmc" && product != snpHasFMC {
@@ -109,7 +115,7 @@ func (p *parser) tcb(product string, n *strictyaml.Node) (out attest.TCB, ok boo
 			continue
 		}
 		if v == nil {
-			p.doc.Report(n, fmt.Sprintf("the floor of %s lacks %s", product, name), "a floor names every component; 0 admits all of its versions")
+			p.doc.Report(n, fmt.Sprintf("the %s of %s lacks %s", limits[op], product, name), "a "+limits[op]+" names every component; "+least+" admits all of its versions")
 			ok = false
 			continue
 		}
@@ -118,7 +124,7 @@ func (p *parser) tcb(product string, n *strictyaml.Node) (out attest.TCB, ok boo
 			ok = false
 			continue
 		}
-		any = any || u > 0
+		any = any || u != slack
 		c := uint8(u) // Uint read 8 bits
 		switch i {
 		case 0:
@@ -134,15 +140,18 @@ func (p *parser) tcb(product string, n *strictyaml.Node) (out attest.TCB, ok boo
 		}
 	}
 	if ok && !any {
-		p.doc.Report(n, fmt.Sprintf("the floor of %s is all zero: it would admit any firmware", product), "AMD's security bulletins name the versions with fixes")
+		p.doc.Report(n, fmt.Sprintf("the %s of %s is all %s: it would admit any firmware", limits[op], product, map[string]string{"gte": "zero", "lte": "255"}[op]), "AMD's security bulletins name the versions with fixes")
 		ok = false
 	}
 	return out, ok
 }
 
-// tcbFloor is the test of gte over a TCB: every component is at least that of
-// the floor of the report's product line.
-type tcbFloor struct{ floors map[string]attest.TCB }
+// tcbFloor is the test of gte over a TCB, every component is at least that of
+// the floor of the report's product line; and of lte, where it is a ceiling.
+type tcbFloor struct {
+	upper  bool // lte
+	floors map[string]attest.TCB
+}
 
 func (t *tcbFloor) expected() string {
 	var out []string
@@ -150,6 +159,9 @@ func (t *tcbFloor) expected() string {
 		if floor, ok := t.floors[product]; ok {
 			out = append(out, product+": "+floor.String())
 		}
+	}
+	if t.upper {
+		return "at most " + strings.Join(out, "; ")
 	}
 	return "at least " + strings.Join(out, "; ")
 }
@@ -160,28 +172,45 @@ func (t *tcbFloor) eval(v value, text string, _ time.Time) verdict {
 	product, got := tcbOf(v)
 	floor, ok := t.floors[product]
 	if !ok {
-		return verdict{got: text, hint: "the rule has no floor for " + product + ": such machines never match until it has one"}
+		return verdict{got: text, hint: fmt.Sprintf("the rule has no %s for %s: such machines never match until it has one", t.limit(), product)}
 	}
-	return verdict{holds: got.AtLeast(floor), got: text, hint: below(product, got, floor)}
+	return verdict{holds: t.admits(v), got: text, hint: t.beyond(product, got, floor)}
 }
 
-// below names the components that are too old.
-func below(product string, got, floor attest.TCB) string {
+func (t *tcbFloor) limit() string {
+	if t.upper {
+		return limits["lte"]
+	}
+	return limits["gte"]
+}
+
+// tcbParts are the components in the order of [tcbNames]; fmc is 0 where the line
+// has none.
+func tcbParts(t attest.TCB) [5]uint8 {
+	out := [5]uint8{0, t.Bootloader, t.TEE, t.SNP, t.Microcode}
+	if t.FMC != nil {
+		out[0] = *t.FMC
+	}
+	return out
+}
+
+// beyond names the components that are too old, or too new.
+func (t *tcbFloor) beyond(product string, got, floor attest.TCB) string {
 	var out []string
-	add := func(name string, got, floor uint8) {
-		if got < floor {
-			out = append(out, fmt.Sprintf("%s %d is below %d", name, got, floor))
+	g, f := tcbParts(got), tcbParts(floor)
+	for i, name := range tcbNames {
+		switch {
+		case t.upper && g[i] > f[i]:
+			out = append(out, fmt.Sprintf("%s %d is above %d", name, g[i], f[i]))
+		case !t.upper && g[i] < f[i]:
+			out = append(out, fmt.Sprintf("%s %d is below %d", name, g[i], f[i]))
 		}
 	}
-	if got.FMC != nil && floor.FMC != nil {
-		add("fmc", *got.FMC, *floor.FMC)
-	}
-	add("bl", got.Bootloader, floor.Bootloader)
-	add("tee", got.TEE, floor.TEE)
-	add("snp", got.SNP, floor.SNP)
-	add("ucode", got.Microcode, floor.Microcode)
-	if len(out) == 0 {
+	switch {
+	case len(out) == 0:
 		return ""
+	case t.upper:
+		return product + ": " + strings.Join(out, ", ") + ": the host's firmware is newer"
 	}
 	return product + ": " + strings.Join(out, ", ") + ": the host's firmware is too old"
 }
@@ -189,18 +218,24 @@ func below(product string, got, floor attest.TCB) string {
 func (t *tcbFloor) admits(v value) bool {
 	product, got := tcbOf(v)
 	floor, ok := t.floors[product]
+	if t.upper {
+		return ok && floor.AtLeast(got)
+	}
 	return ok && got.AtLeast(floor)
 }
 
-// excludes is exact: two floors of one product line leave everything above
-// both.
+// excludes is exact: of one product line, two floors leave everything above
+// both, and a floor and a ceiling what is between them.
 func (t *tcbFloor) excludes(o open) bool {
 	other, ok := o.(*tcbFloor)
 	if !ok {
 		return false
 	}
-	for product := range t.floors {
-		if _, shared := other.floors[product]; shared {
+	for product, mine := range t.floors {
+		theirs, shared := other.floors[product]
+		switch {
+		case !shared:
+		case t.upper == other.upper, t.upper && mine.AtLeast(theirs), other.upper && theirs.AtLeast(mine):
 			return false
 		}
 	}

@@ -124,19 +124,22 @@ func (sc scope) variable(name string) (part, error) {
 		known := append([]string{"td", "workload", "tee", "attributes.NAME"}, sc.pinnedDigests()...)
 		return part{}, &errTemplate{fmt.Sprintf("unknown template variable %q", clip(name)), strictyaml.Suggest(claim, known)}
 	}
-	k, ok := f.kind.(digest)
-	if !ok {
+	least := measures(f)
+	if least == 0 {
 		return part{}, &errTemplate{claim + " cannot be expanded: only digests can", ""}
 	}
 	if !sc.pinned(claim) {
 		return part{}, &errTemplate{claim + " cannot be expanded: the workload does not pin it", "an identity may only hold digests that the same workload matches with eq or in"}
 	}
-	n := 2 * k.n
+	n := 2 * least
+	if _, ok := f.kind.(digest); !ok && !cut {
+		return part{}, &errTemplate{claim + " needs a length: its own depends on the bank", fmt.Sprintf("for example {%s:16}", claim)}
+	}
 	if cut {
 		var err error
 		n, err = strconv.Atoi(length)
-		if err != nil || n < minPrefix || n > 2*k.n || length != strconv.Itoa(n) {
-			return part{}, &errTemplate{fmt.Sprintf("bad length %q for %s", clip(length), claim), fmt.Sprintf("a number of hex characters from %d to %d", minPrefix, 2*k.n)}
+		if err != nil || n < minPrefix || n > 2*least || length != strconv.Itoa(n) {
+			return part{}, &errTemplate{fmt.Sprintf("bad length %q for %s", clip(length), claim), fmt.Sprintf("a number of hex characters from %d to %d", minPrefix, 2*least)}
 		}
 	}
 	return part{field: f, n: n}, nil
@@ -145,7 +148,7 @@ func (sc scope) variable(name string) (part, error) {
 func (sc scope) pinnedDigests() []string {
 	var out []string
 	for _, f := range sc.tee.fields {
-		if sc.tee.publishable(f) && sc.pinned(f.name) {
+		if sc.tee.mayPublish(f) && sc.pinned(f.name) {
 			out = append(out, f.name)
 		}
 	}

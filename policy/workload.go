@@ -30,11 +30,12 @@ func (p *parser) workload(n *strictyaml.Node, first map[string]*strictyaml.Node)
 	if !p.doc.Want(n, strictyaml.Mapping) {
 		return
 	}
-	p.doc.OnlyKeys(n, "name", "tee", "mode", "match", "expr", "ownership", "max_evidence_age", "publish", "issue", "rollout", "waivers")
+	p.doc.OnlyKeys(n, "name", "tee", "mode", "match", "expr", "ownership", "max_evidence_age", "publish", "issue", "waivers", "silence")
 	p.later(n, "expr", "write the condition with match; expressions come in a later release")
-	p.later(n, "rollout", "try the workload with mode: audit")
-	p.later(n, "waivers", "")
 	w := &workload{key: n}
+	p.current = w
+	defer func() { p.current = nil }()
+	w.silence = p.silenceKey(n.Get("silence"))
 	if v := p.need(n, "name", ""); v != nil {
 		w.name, w.key = p.name(v), v
 		if before, dup := first[w.name]; dup && w.name != "" {
@@ -43,7 +44,7 @@ func (p *parser) workload(n *strictyaml.Node, first map[string]*strictyaml.Node)
 			first[w.name] = v
 		}
 	}
-	w.mode = p.mode(n)
+	p.mode(w, n)
 	w.tee = p.platform(n)
 	match := p.need(n, "match", "which claims the workload must have")
 	issue := n.Get("issue")
@@ -52,6 +53,7 @@ func (p *parser) workload(n *strictyaml.Node, first map[string]*strictyaml.Node)
 	}
 	w.whole = match != nil && p.match(w, match)
 	p.implicit(w, n)
+	p.waivers(w, n.Get("waivers"))
 	p.contradictions(w)
 	p.ownership(w, n)
 	p.publish(w, n.Get("publish"))
@@ -61,22 +63,6 @@ func (p *parser) workload(n *strictyaml.Node, first map[string]*strictyaml.Node)
 	}
 	p.b.workloads = append(p.b.workloads, w)
 	p.b.byTEE[w.tee.platform] = append(p.b.byTEE[w.tee.platform], w)
-}
-
-func (p *parser) mode(n *strictyaml.Node) string {
-	v := p.need(n, "mode", "enforce grants; audit only records")
-	if v == nil {
-		return ""
-	}
-	if v.Kind == strictyaml.Mapping && v.Get("rollout") != nil || strings.HasPrefix(v.Value, "rollout") {
-		p.doc.Report(v, "mode rollout is not supported yet", "try the workload with mode: audit")
-		return ""
-	}
-	s, ok := p.doc.Text(v)
-	if ok && s != Enforce && s != Audit {
-		p.doc.Report(v, fmt.Sprintf("unknown mode %q", clip(s)), strictyaml.Suggest(s, []string{Enforce, Audit}))
-	}
-	return s
 }
 
 func (p *parser) platform(n *strictyaml.Node) *tee {
@@ -171,13 +157,10 @@ func (p *parser) implicit(w *workload, n *strictyaml.Node) {
 			continue
 		}
 		f := w.tee.byName[i.claim]
-		var entries []entry
-		for _, v := range i.values {
-			entries = append(entries, entry{value: v, text: f.kind.format(v)})
-		}
-		s := newSet("", true, entries)
-		if i.want != "" {
-			s.want = i.want
+		s := p.implied[f]
+		if s == nil {
+			s = i.set(f)
+			p.implied[f] = s
 		}
 		w.rules = append(w.rules, &rule{field: f, op: "eq", implicit: true, position: p.position(w.key), test: s})
 	}
@@ -195,7 +178,7 @@ func (p *parser) ownership(w *workload, n *strictyaml.Node) {
 	}
 	v := n.Get("ownership")
 	if v == nil {
-		if !w.ownership && w.mode == Enforce && w.whole {
+		if !w.ownership && w.mayGrant() && w.whole {
 			p.doc.Report(w.key, fmt.Sprintf("workload %q has no ownership predicate: anyone who boots the same image would get its identities", w.name),
 				"match "+w.tee.owners+"; or say ownership: {none: REASON, owner: WHO, expires: DATE}")
 		}
@@ -215,7 +198,7 @@ func (p *parser) ownership(w *workload, n *strictyaml.Node) {
 	if t := p.need(v, "expires", "a date, such as 2027-06-30"); t != nil {
 		w.waiver.expires = p.date(t)
 		if !w.waiver.expires.IsZero() {
-			p.b.dated = append(p.b.dated, dated{"the ownership waiver", w.waiver.expires, p.doc.Problem(t, "", "match "+w.tee.owners)})
+			p.ends(t, CodeExpiredWaiver, "the ownership waiver expired", w.waiver.expires, "match "+w.tee.owners)
 		}
 	}
 	if w.ownership {
@@ -239,6 +222,9 @@ func (p *parser) date(n *strictyaml.Node) time.Time {
 func (p *parser) publish(w *workload, n *strictyaml.Node) {
 	if n == nil {
 		w.publish = w.tee.published
+		if w.tee.publishable != nil {
+			w.publish = w.tee.publishable(w)
+		}
 		return
 	}
 	w.publish = []string{}
@@ -251,26 +237,18 @@ func (p *parser) publish(w *workload, n *strictyaml.Node) {
 			continue
 		}
 		f := w.tee.byName[s]
-		_, isDigest := kindOf(f).(digest)
 		why, private := w.tee.private[s]
 		switch {
 		case private:
 			p.doc.Report(item, s+" is never published", why)
-		case f == nil || !isDigest:
-			p.doc.Report(item, fmt.Sprintf("%q is not a measurement of %s", clip(s), w.tee.platform), w.tee.suggest(s, w.tee.measurements, w.tee.publishable))
+		case measures(f) == 0:
+			p.doc.Report(item, fmt.Sprintf("%q is not a measurement of %s", clip(s), w.tee.platform), w.tee.suggest(s, w.tee.measurements, w.tee.mayPublish))
 		case slices.Contains(w.publish, s):
 			p.doc.Report(item, s+" is listed twice", "")
 		default:
 			w.publish = append(w.publish, s)
 		}
 	}
-}
-
-func kindOf(f *field) kind {
-	if f == nil {
-		return nil
-	}
-	return f.kind
 }
 
 // issue reads the identities.
@@ -281,7 +259,7 @@ func (p *parser) issue(w *workload, n, issue *strictyaml.Node) {
 		age = p.duration(ageNode, "max_evidence_age", MinX509TTL, MaxX509TTL)
 	}
 	if issue == nil {
-		if w.mode == Enforce {
+		if w.mayGrant() {
 			p.need(n, "issue", "the identities that the workload gets")
 		}
 		return
@@ -301,7 +279,7 @@ func (p *parser) issue(w *workload, n, issue *strictyaml.Node) {
 		if ageNode != nil {
 			id.maxEvidenceAge = age
 			if age > id.x509TTL {
-				p.warn(ageNode, "max_evidence_age is longer than x509_ttl: it has no effect on "+id.template.source, "")
+				p.warn(ageNode, CodeNoEffect, "max_evidence_age is longer than x509_ttl: it has no effect on "+id.template.source, "")
 			}
 		}
 		if slices.ContainsFunc(w.identities, func(o *identity) bool { return o.template.same(id.template) }) {
@@ -338,11 +316,12 @@ func (p *parser) identity(w *workload, n *strictyaml.Node) *identity {
 		return nil
 	}
 	p.doc.OnlyKeys(n, "spiffe_id", "x509_ttl", "jwt", "attributes", "selectors")
-	p.later(n, "selectors", "every process in the environment gets the identity")
-	id := &identity{x509TTL: DefaultX509TTL, attributes: p.attributes(n.Get("attributes"))}
+	id := &identity{x509TTL: DefaultX509TTL, attributes: p.attributes(n.Get("attributes")), selectors: p.selectors(n.Get("selectors"))}
+	at := n
 	if v := n.Get("x509_ttl"); v != nil {
-		id.x509TTL = p.duration(v, "x509_ttl", MinX509TTL, MaxX509TTL)
+		id.x509TTL, at = p.duration(v, "x509_ttl", MinX509TTL, MaxX509TTL), v
 	}
+	p.b.ttls = append(p.b.ttls, lifetimeOf{id.x509TTL, p.doc.Problem(at, "", ""), w})
 	if v := n.Get("jwt"); v != nil {
 		id.jwt = p.jwt(v, id.x509TTL)
 	}
@@ -378,7 +357,7 @@ func (p *parser) jwt(n *strictyaml.Node, x509TTL time.Duration) *JWT {
 	if v := n.Get("ttl"); v != nil {
 		out.TTL = p.duration(v, "jwt.ttl", MinJWTTTL, MaxJWTTTL)
 		if out.TTL > x509TTL {
-			p.warn(v, "jwt.ttl is longer than x509_ttl: no JWT-SVID outlives the X.509-SVID it was minted for", "")
+			p.warn(v, CodeNoEffect, "jwt.ttl is longer than x509_ttl: no JWT-SVID outlives the X.509-SVID it was minted for", "")
 		}
 	}
 	v := p.need(n, "audiences", "who may be shown the JWT-SVID, such as [sts.amazonaws.com]")

@@ -17,14 +17,21 @@ type Error struct {
 	File   string // as given to [Open]
 	Line   int    // from 1
 	Col    int    // from 1, in characters; 0 when only the line is known
+	Code   string // names the kind of problem, where the program gives it one
 	Msg    string // what is wrong
 	Hint   string // what to do about it; may be empty
 	Source string // the line, or the part of a long line around the column
 	Caret  int    // characters of Source before the column
 }
 
-// Error returns "file:line:col: message".
-func (e *Error) Error() string { return e.Position() + ": " + e.Msg }
+// Error returns "file:line:col: message", and the code in brackets if there is
+// one.
+func (e *Error) Error() string {
+	if e.Code == "" {
+		return e.Position() + ": " + e.Msg
+	}
+	return e.Position() + ": " + e.Msg + " [" + e.Code + "]"
+}
 
 // Position returns "file:line:col".
 func (e *Error) Position() string {
