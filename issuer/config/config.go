@@ -34,6 +34,8 @@ type Config struct {
 	Nitro Nitro `yaml:"nitro"`
 	// SEVSNP is the verifier of AMD SEV-SNP guests.
 	SEVSNP SEVSNP `yaml:"sevsnp"`
+	// TPM is the verifier of machines with a TPM 2.0.
+	TPM TPM `yaml:"tpm"`
 
 	// RetainEvidence is how long evidence is kept after an attestation, so that a draft policy can be replayed over it. At least `1h`.
 	RetainEvidence time.Duration `yaml:"retain_evidence"`
@@ -83,6 +85,16 @@ type SEVSNP struct {
 	CRLGrace time.Duration `yaml:"crl_grace"`
 }
 
+// TPM configures the verifier of machines with a TPM 2.0.
+type TPM struct {
+	// The bank of registers that agents are asked to quote: `sha256` or `sha384`. A policy's register values are of this bank. Registers 0 to 15 are asked for; those above can be reset while the machine runs.
+	PCRBank string `yaml:"pcr_bank"`
+	// A directory of PEM files with roots and intermediates of TPM manufacturers, beside those that are built in, for machines whose endorsement certificates chain to others. A TPM without any such certificate is admitted by its key: `assay ek add`.
+	Roots string `yaml:"roots"`
+	// A PEM file with the root of a simulated manufacturer (`teesim tpm root`), for a trust domain of simulated hardware; refused in every other.
+	SimulatedRoot string `yaml:"simulated_root"`
+}
+
 // Limits bound what strangers can make the server hold. There is none on
 // attestations per address: a NAT is many agents.
 type Limits struct {
@@ -100,6 +112,8 @@ type Limits struct {
 	Unverified int `yaml:"unverified"`
 	// Attestations that have not presented evidence that verifies, from one address (IPv4) or /64 (IPv6). Behind a balancer that hides addresses, raise it to the total.
 	UnverifiedPerAddress int `yaml:"unverified_per_address"`
+	// Boot event logs that are held for attestations whose evidence has not been verified, all together, in MiB. One log has at most 1. Beyond it the next one takes the place of an attestation that waits for its client, at the address that holds most.
+	EventLogMiB int `yaml:"event_log_mib"`
 	// Streams in flight on one connection.
 	StreamsPerConnection int `yaml:"streams_per_connection"`
 }
@@ -146,6 +160,7 @@ func Default() Config {
 		MetricsListen:   "127.0.0.1:9464",
 		Log:             Log{Level: "info", Format: "text"},
 		SEVSNP:          SEVSNP{RequireCRL: true},
+		TPM:             TPM{PCRBank: "sha256"},
 		RetainEvidence:  30 * 24 * time.Hour,
 		ReattestSpread:  time.Minute,
 		ShutdownTimeout: 10 * time.Second,
@@ -157,6 +172,7 @@ func Default() Config {
 			StrangersPerAddress:  1024,
 			Unverified:           2048,
 			UnverifiedPerAddress: 256,
+			EventLogMiB:          64,
 			StreamsPerConnection: 100,
 		},
 		Quotas: Quotas{

@@ -68,7 +68,7 @@ func TestTheCommentsOfTheStarterFileAreTheDefaults(t *testing.T) {
 	if d := cmp.Diff(&want, got); d != "" {
 		t.Error(d)
 	}
-	for _, key := range []string{"limits:", "quotas:", "log:", "nitro:", "retain_evidence:", "reflection:", "shutdown_timeout:", "reattest_spread:"} {
+	for _, key := range []string{"limits:", "quotas:", "log:", "nitro:", "sevsnp:", "tpm:", "retain_evidence:", "reflection:", "shutdown_timeout:", "reattest_spread:"} {
 		if !strings.Contains(src, "\n"+key) {
 			t.Errorf("the starter file does not mention %s", key)
 		}
@@ -89,6 +89,28 @@ func TestADirectoryOfOnesOwnHoldsEverything(t *testing.T) {
 	}
 	if c.Nitro.SimulatedRoot != "/home/someone/sim/root.pem" || !c.Simulated() {
 		t.Errorf("simulated root %q", c.Nitro.SimulatedRoot)
+	}
+}
+
+func TestASimulatedTPMIsEnoughOfASimulator(t *testing.T) {
+	l := LayoutIn("/home/someone/assay")
+	l.SimulatedTPMRoot = "/home/someone/assay/ek-root.pem"
+	c, err := Parse(l.File, Starter("simulated.example.org", l))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.TPM.SimulatedRoot != l.SimulatedTPMRoot || c.TPM.PCRBank != "sha256" || !l.Simulated() {
+		t.Errorf("%+v", c.TPM)
+	}
+}
+
+func TestPathsOfTheTPMAreRelativeToTheFile(t *testing.T) {
+	c, err := Parse("/etc/assay/assayd.yaml", []byte("trust_domain: a.example\ntpm: {roots: tpm-roots}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.TPM.Roots != "/etc/assay/tpm-roots" {
+		t.Errorf("roots %q", c.TPM.Roots)
 	}
 }
 
@@ -113,6 +135,12 @@ func TestEveryMistakeIsReportedWithItsPlace(t *testing.T) {
 		{"long socket", "trust_domain: a.example\nadmin_socket: /" + strings.Repeat("a", 120) + "\n", ":2:15: the path of the admin socket has 121 bytes"},
 		{"simulated without root", "trust_domain: simulated.a.example\n", "needs the root of its simulator"},
 		{"hardware with simulated root", "trust_domain: a.example\nnitro: {simulated_root: x.pem}\n", ":2:25: a simulated root in a trust domain of hardware"},
+		{"SHA-1", "trust_domain: a.example\ntpm: {pcr_bank: sha1}\n", ":2:17: the bank sha1 is never accepted"},
+		{"unknown bank", "trust_domain: a.example\ntpm: {pcr_bank: sha512}\n", ":2:17: unknown bank \"sha512\""},
+		{"no bank", "trust_domain: a.example\ntpm: {pcr_bank: \"\"}\n", ":2:17: unknown bank"},
+		{"hardware with a simulated TPM", "trust_domain: a.example\ntpm: {simulated_root: x.pem}\n", ":2:23: a simulated root in a trust domain of hardware"},
+		{"manufacturers beside a simulated TPM", "trust_domain: simulated.a.example\ntpm: {simulated_root: x.pem, roots: d}\n", ":2:37: roots of manufacturers in a trust domain of simulated hardware"},
+		{"room for logs", "trust_domain: a.example\nlimits: {event_log_mib: 0}\n", ":2:25: limits.event_log_mib is 0"},
 		{"not YAML", "trust_domain: [\n", "not valid YAML"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -56,6 +56,7 @@ func Parse(file string, src []byte) (*Config, error) {
 	v.addresses()
 	v.log()
 	v.sevsnp()
+	v.tpm()
 	v.durations()
 	v.limits()
 	if err := doc.Err(); err != nil {
@@ -114,6 +115,7 @@ func (v validator) simulatedRoots() {
 	}{
 		{v.c.Nitro.SimulatedRoot, []string{"nitro", "simulated_root"}},
 		{v.c.SEVSNP.SimulatedRoots, []string{"sevsnp", "simulated_roots"}},
+		{v.c.TPM.SimulatedRoot, []string{"tpm", "simulated_root"}},
 	} {
 		if r.value == "" {
 			continue
@@ -140,6 +142,8 @@ func (v validator) paths(base string) {
 		{&v.c.Nitro.SimulatedRoot, false, []string{"nitro", "simulated_root"}},
 		{&v.c.SEVSNP.SimulatedRoots, false, []string{"sevsnp", "simulated_roots"}},
 		{&v.c.SEVSNP.Collateral, false, []string{"sevsnp", "collateral"}},
+		{&v.c.TPM.Roots, false, []string{"tpm", "roots"}},
+		{&v.c.TPM.SimulatedRoot, false, []string{"tpm", "simulated_root"}},
 		{&v.c.CheckpointSink, false, []string{"checkpoint_sink"}},
 	} {
 		switch {
@@ -224,6 +228,20 @@ func (v validator) sevsnp() {
 	v.between("sevsnp.crl_grace", v.c.SEVSNP.CRLGrace, 0, 30*24*time.Hour)
 }
 
+// tpm checks what the TPM section says of banks and roots.
+func (v validator) tpm() {
+	switch v.c.TPM.PCRBank {
+	case "sha256", "sha384":
+	case "sha1":
+		v.report("the bank sha1 is never accepted: SHA-1 is broken", "sha256 or sha384", "tpm", "pcr_bank")
+	default:
+		v.report(fmt.Sprintf("unknown bank %.40q", v.c.TPM.PCRBank), "sha256 or sha384", "tpm", "pcr_bank")
+	}
+	if v.c.TPM.Roots != "" && v.c.Simulated() {
+		v.report("roots of manufacturers in a trust domain of simulated hardware", "its one root is tpm.simulated_root", "tpm", "roots")
+	}
+}
+
 // KDSOff is the word that turns fetching off.
 const KDSOff = "off"
 
@@ -265,6 +283,7 @@ func (v validator) limits() {
 		{"limits.strangers_per_address", l.StrangersPerAddress},
 		{"limits.unverified", l.Unverified},
 		{"limits.unverified_per_address", l.UnverifiedPerAddress},
+		{"limits.event_log_mib", l.EventLogMiB},
 		{"limits.streams_per_connection", l.StreamsPerConnection},
 		{"quotas.evidence_mib", q.EvidenceMiB},
 		{"quotas.denied_evidence_mib", q.DeniedEvidenceMiB},

@@ -13,12 +13,14 @@ type Layout struct {
 	DataDir     string
 	Policy      string
 	AdminSocket string
-	// The roots of simulators; both are empty in a trust domain of hardware.
-	SimulatedRoot, SimulatedSNPRoots string
+	// The roots of simulators; all are empty in a trust domain of hardware.
+	SimulatedRoot, SimulatedSNPRoots, SimulatedTPMRoot string
 }
 
 // Simulated reports whether the hardware is simulated.
-func (l Layout) Simulated() bool { return l.SimulatedRoot != "" || l.SimulatedSNPRoots != "" }
+func (l Layout) Simulated() bool {
+	return l.SimulatedRoot != "" || l.SimulatedSNPRoots != "" || l.SimulatedTPMRoot != ""
+}
 
 // SystemLayout is that of a server installed for the whole machine.
 func SystemLayout() Layout {
@@ -74,7 +76,7 @@ func Starter(trustDomain string, l Layout) []byte {
 	if l.Simulated() {
 		line("# THE HARDWARE OF THIS TRUST DOMAIN IS SIMULATED. Its identities say so.")
 	} else {
-		line("# AWS Nitro Enclaves and AMD SEV-SNP, under the vendors' roots that are built in.")
+		line("# AWS Nitro Enclaves, AMD SEV-SNP and TPM 2.0, under the vendors' roots that are built in.")
 		line("# nitro: {}")
 	}
 	if l.SimulatedRoot != "" {
@@ -89,6 +91,13 @@ func Starter(trustDomain string, l Layout) []byte {
 	}
 	line("#   require_crl: %t         # reports need a current CRL of their chain", d.SEVSNP.RequireCRL)
 	line("#   crl_grace: %s             # how long an expired one still counts", d.SEVSNP.CRLGrace)
+	if l.SimulatedTPMRoot != "" {
+		line("tpm:")
+		line("  simulated_root: %s", path(l.SimulatedTPMRoot))
+	} else {
+		line("# tpm:")
+	}
+	line("#   pcr_bank: %s           # the registers that policies match, or sha384", d.TPM.PCRBank)
 	line("")
 	line("# log: {level: %s, format: %s}", d.Log.Level, d.Log.Format)
 	line("")
@@ -111,6 +120,7 @@ func Starter(trustDomain string, l Layout) []byte {
 	line("#   strangers_per_address: %d", d.Limits.StrangersPerAddress)
 	line("#   unverified: %d", d.Limits.Unverified)
 	line("#   unverified_per_address: %d", d.Limits.UnverifiedPerAddress)
+	line("#   event_log_mib: %d          # boot event logs of TPMs", d.Limits.EventLogMiB)
 	line("#   streams_per_connection: %d", d.Limits.StreamsPerConnection)
 	line("")
 	line("# What attesters can make the server store, beside the ledger's entries.")
