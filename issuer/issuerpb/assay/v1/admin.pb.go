@@ -687,7 +687,9 @@ type GetEvidenceResponse struct {
 	Body         []byte                 `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
 	Endorsements [][]byte               `protobuf:"bytes,3,rep,name=endorsements,proto3" json:"endorsements,omitempty"`
 	// When it was received: the time to verify it at.
-	TimeUnixMs    int64 `protobuf:"varint,4,opt,name=time_unix_ms,json=timeUnixMs,proto3" json:"time_unix_ms,omitempty"`
+	TimeUnixMs int64 `protobuf:"varint,4,opt,name=time_unix_ms,json=timeUnixMs,proto3" json:"time_unix_ms,omitempty"`
+	// The boot event log that came beside the body, if one did.
+	EventLog      []byte `protobuf:"bytes,5,opt,name=event_log,json=eventLog,proto3" json:"event_log,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -748,6 +750,13 @@ func (x *GetEvidenceResponse) GetTimeUnixMs() int64 {
 		return x.TimeUnixMs
 	}
 	return 0
+}
+
+func (x *GetEvidenceResponse) GetEventLog() []byte {
+	if x != nil {
+		return x.EventLog
+	}
+	return nil
 }
 
 type GetBundleRequest struct {
@@ -830,6 +839,321 @@ func (x *GetBundleResponse) GetBundle() *TrustBundle {
 	return nil
 }
 
+// EndorsementKey is a TPM in the operator's inventory.
+type EndorsementKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of the endorsement key's DER SubjectPublicKeyInfo, 32 bytes.
+	Ek []byte `protobuf:"bytes,1,opt,name=ek,proto3" json:"ek,omitempty"`
+	// The group that policies match as ek_inventory: 1 to 63 letters, digits,
+	// dots, dashes and underscores, beginning with a letter or digit.
+	Group string `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"`
+	// For people: at most 256 bytes, one line.
+	Note string `protobuf:"bytes,3,opt,name=note,proto3" json:"note,omitempty"`
+	// When it was added, and when an attestation key of this TPM was last
+	// activated (0: never). Set by the server.
+	AddedUnixMs     int64 `protobuf:"varint,4,opt,name=added_unix_ms,json=addedUnixMs,proto3" json:"added_unix_ms,omitempty"`
+	ActivatedUnixMs int64 `protobuf:"varint,5,opt,name=activated_unix_ms,json=activatedUnixMs,proto3" json:"activated_unix_ms,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *EndorsementKey) Reset() {
+	*x = EndorsementKey{}
+	mi := &file_assay_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndorsementKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndorsementKey) ProtoMessage() {}
+
+func (x *EndorsementKey) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndorsementKey.ProtoReflect.Descriptor instead.
+func (*EndorsementKey) Descriptor() ([]byte, []int) {
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *EndorsementKey) GetEk() []byte {
+	if x != nil {
+		return x.Ek
+	}
+	return nil
+}
+
+func (x *EndorsementKey) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *EndorsementKey) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *EndorsementKey) GetAddedUnixMs() int64 {
+	if x != nil {
+		return x.AddedUnixMs
+	}
+	return 0
+}
+
+func (x *EndorsementKey) GetActivatedUnixMs() int64 {
+	if x != nil {
+		return x.ActivatedUnixMs
+	}
+	return 0
+}
+
+type ListEndorsementKeysRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only this group, if not empty.
+	Group         string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEndorsementKeysRequest) Reset() {
+	*x = ListEndorsementKeysRequest{}
+	mi := &file_assay_v1_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEndorsementKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEndorsementKeysRequest) ProtoMessage() {}
+
+func (x *ListEndorsementKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEndorsementKeysRequest.ProtoReflect.Descriptor instead.
+func (*ListEndorsementKeysRequest) Descriptor() ([]byte, []int) {
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListEndorsementKeysRequest) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+type AddEndorsementKeysRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Keys  []*EndorsementKey      `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	// Replace group and note of those that are in the inventory already. Only the
+	// first message's counts.
+	Replace       bool `protobuf:"varint,2,opt,name=replace,proto3" json:"replace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddEndorsementKeysRequest) Reset() {
+	*x = AddEndorsementKeysRequest{}
+	mi := &file_assay_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddEndorsementKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddEndorsementKeysRequest) ProtoMessage() {}
+
+func (x *AddEndorsementKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddEndorsementKeysRequest.ProtoReflect.Descriptor instead.
+func (*AddEndorsementKeysRequest) Descriptor() ([]byte, []int) {
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *AddEndorsementKeysRequest) GetKeys() []*EndorsementKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *AddEndorsementKeysRequest) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
+}
+
+type AddEndorsementKeysResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many were added, and how many were replaced by other content.
+	Added         uint32 `protobuf:"varint,1,opt,name=added,proto3" json:"added,omitempty"`
+	Replaced      uint32 `protobuf:"varint,2,opt,name=replaced,proto3" json:"replaced,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddEndorsementKeysResponse) Reset() {
+	*x = AddEndorsementKeysResponse{}
+	mi := &file_assay_v1_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddEndorsementKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddEndorsementKeysResponse) ProtoMessage() {}
+
+func (x *AddEndorsementKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddEndorsementKeysResponse.ProtoReflect.Descriptor instead.
+func (*AddEndorsementKeysResponse) Descriptor() ([]byte, []int) {
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AddEndorsementKeysResponse) GetAdded() uint32 {
+	if x != nil {
+		return x.Added
+	}
+	return 0
+}
+
+func (x *AddEndorsementKeysResponse) GetReplaced() uint32 {
+	if x != nil {
+		return x.Replaced
+	}
+	return 0
+}
+
+type RemoveEndorsementKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ek            [][]byte               `protobuf:"bytes,1,rep,name=ek,proto3" json:"ek,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveEndorsementKeysRequest) Reset() {
+	*x = RemoveEndorsementKeysRequest{}
+	mi := &file_assay_v1_admin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveEndorsementKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveEndorsementKeysRequest) ProtoMessage() {}
+
+func (x *RemoveEndorsementKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_admin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveEndorsementKeysRequest.ProtoReflect.Descriptor instead.
+func (*RemoveEndorsementKeysRequest) Descriptor() ([]byte, []int) {
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RemoveEndorsementKeysRequest) GetEk() [][]byte {
+	if x != nil {
+		return x.Ek
+	}
+	return nil
+}
+
+type RemoveEndorsementKeysResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveEndorsementKeysResponse) Reset() {
+	*x = RemoveEndorsementKeysResponse{}
+	mi := &file_assay_v1_admin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveEndorsementKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveEndorsementKeysResponse) ProtoMessage() {}
+
+func (x *RemoveEndorsementKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_admin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveEndorsementKeysResponse.ProtoReflect.Descriptor instead.
+func (*RemoveEndorsementKeysResponse) Descriptor() ([]byte, []int) {
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{16}
+}
+
 var File_assay_v1_admin_proto protoreflect.FileDescriptor
 
 const file_assay_v1_admin_proto_rawDesc = "" +
@@ -881,20 +1205,38 @@ const file_assay_v1_admin_proto_rawDesc = "" +
 	"\x04note\x18\x01 \x01(\fR\x04note\x12!\n" +
 	"\fverifier_key\x18\x02 \x01(\tR\vverifierKey\",\n" +
 	"\x12GetEvidenceRequest\x12\x16\n" +
-	"\x06digest\x18\x01 \x01(\fR\x06digest\"\x81\x01\n" +
+	"\x06digest\x18\x01 \x01(\fR\x06digest\"\x9e\x01\n" +
 	"\x13GetEvidenceResponse\x12\x10\n" +
 	"\x03tee\x18\x01 \x01(\tR\x03tee\x12\x12\n" +
 	"\x04body\x18\x02 \x01(\fR\x04body\x12\"\n" +
 	"\fendorsements\x18\x03 \x03(\fR\fendorsements\x12 \n" +
 	"\ftime_unix_ms\x18\x04 \x01(\x03R\n" +
-	"timeUnixMs\"\x12\n" +
+	"timeUnixMs\x12\x1b\n" +
+	"\tevent_log\x18\x05 \x01(\fR\beventLog\"\x12\n" +
 	"\x10GetBundleRequest\"B\n" +
 	"\x11GetBundleResponse\x12-\n" +
-	"\x06bundle\x18\x01 \x01(\v2\x15.assay.v1.TrustBundleR\x06bundle*K\n" +
+	"\x06bundle\x18\x01 \x01(\v2\x15.assay.v1.TrustBundleR\x06bundle\"\x9a\x01\n" +
+	"\x0eEndorsementKey\x12\x0e\n" +
+	"\x02ek\x18\x01 \x01(\fR\x02ek\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12\x12\n" +
+	"\x04note\x18\x03 \x01(\tR\x04note\x12\"\n" +
+	"\radded_unix_ms\x18\x04 \x01(\x03R\vaddedUnixMs\x12*\n" +
+	"\x11activated_unix_ms\x18\x05 \x01(\x03R\x0factivatedUnixMs\"2\n" +
+	"\x1aListEndorsementKeysRequest\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\"c\n" +
+	"\x19AddEndorsementKeysRequest\x12,\n" +
+	"\x04keys\x18\x01 \x03(\v2\x18.assay.v1.EndorsementKeyR\x04keys\x12\x18\n" +
+	"\areplace\x18\x02 \x01(\bR\areplace\"N\n" +
+	"\x1aAddEndorsementKeysResponse\x12\x14\n" +
+	"\x05added\x18\x01 \x01(\rR\x05added\x12\x1a\n" +
+	"\breplaced\x18\x02 \x01(\rR\breplaced\".\n" +
+	"\x1cRemoveEndorsementKeysRequest\x12\x0e\n" +
+	"\x02ek\x18\x01 \x03(\fR\x02ek\"\x1f\n" +
+	"\x1dRemoveEndorsementKeysResponse*K\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOUTCOME_GRANTED\x10\x01\x12\x12\n" +
-	"\x0eOUTCOME_DENIED\x10\x022\xb1\x03\n" +
+	"\x0eOUTCOME_DENIED\x10\x022\xd7\x05\n" +
 	"\x05Admin\x12;\n" +
 	"\x06Status\x12\x17.assay.v1.StatusRequest\x1a\x18.assay.v1.StatusResponse\x12B\n" +
 	"\n" +
@@ -902,7 +1244,10 @@ const file_assay_v1_admin_proto_rawDesc = "" +
 	"\x0eGetLedgerEntry\x12\x1f.assay.v1.GetLedgerEntryRequest\x1a\x15.assay.v1.LedgerEntry\x12K\n" +
 	"\x0fListCheckpoints\x12 .assay.v1.ListCheckpointsRequest\x1a\x14.assay.v1.Checkpoint0\x01\x12J\n" +
 	"\vGetEvidence\x12\x1c.assay.v1.GetEvidenceRequest\x1a\x1d.assay.v1.GetEvidenceResponse\x12D\n" +
-	"\tGetBundle\x12\x1a.assay.v1.GetBundleRequest\x1a\x1b.assay.v1.GetBundleResponseBAZ?github.com/assay-project/assay/issuer/issuerpb/assay/v1;assayv1b\x06proto3"
+	"\tGetBundle\x12\x1a.assay.v1.GetBundleRequest\x1a\x1b.assay.v1.GetBundleResponse\x12W\n" +
+	"\x13ListEndorsementKeys\x12$.assay.v1.ListEndorsementKeysRequest\x1a\x18.assay.v1.EndorsementKey0\x01\x12a\n" +
+	"\x12AddEndorsementKeys\x12#.assay.v1.AddEndorsementKeysRequest\x1a$.assay.v1.AddEndorsementKeysResponse(\x01\x12h\n" +
+	"\x15RemoveEndorsementKeys\x12&.assay.v1.RemoveEndorsementKeysRequest\x1a'.assay.v1.RemoveEndorsementKeysResponseBAZ?github.com/assay-project/assay/issuer/issuerpb/assay/v1;assayv1b\x06proto3"
 
 var (
 	file_assay_v1_admin_proto_rawDescOnce sync.Once
@@ -917,43 +1262,56 @@ func file_assay_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_assay_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_assay_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_assay_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_assay_v1_admin_proto_goTypes = []any{
-	(Outcome)(0),                   // 0: assay.v1.Outcome
-	(*StatusRequest)(nil),          // 1: assay.v1.StatusRequest
-	(*StatusResponse)(nil),         // 2: assay.v1.StatusResponse
-	(*ListLedgerRequest)(nil),      // 3: assay.v1.ListLedgerRequest
-	(*GetLedgerEntryRequest)(nil),  // 4: assay.v1.GetLedgerEntryRequest
-	(*LedgerEntry)(nil),            // 5: assay.v1.LedgerEntry
-	(*ListCheckpointsRequest)(nil), // 6: assay.v1.ListCheckpointsRequest
-	(*Checkpoint)(nil),             // 7: assay.v1.Checkpoint
-	(*GetEvidenceRequest)(nil),     // 8: assay.v1.GetEvidenceRequest
-	(*GetEvidenceResponse)(nil),    // 9: assay.v1.GetEvidenceResponse
-	(*GetBundleRequest)(nil),       // 10: assay.v1.GetBundleRequest
-	(*GetBundleResponse)(nil),      // 11: assay.v1.GetBundleResponse
-	(*TrustBundle)(nil),            // 12: assay.v1.TrustBundle
+	(Outcome)(0),                          // 0: assay.v1.Outcome
+	(*StatusRequest)(nil),                 // 1: assay.v1.StatusRequest
+	(*StatusResponse)(nil),                // 2: assay.v1.StatusResponse
+	(*ListLedgerRequest)(nil),             // 3: assay.v1.ListLedgerRequest
+	(*GetLedgerEntryRequest)(nil),         // 4: assay.v1.GetLedgerEntryRequest
+	(*LedgerEntry)(nil),                   // 5: assay.v1.LedgerEntry
+	(*ListCheckpointsRequest)(nil),        // 6: assay.v1.ListCheckpointsRequest
+	(*Checkpoint)(nil),                    // 7: assay.v1.Checkpoint
+	(*GetEvidenceRequest)(nil),            // 8: assay.v1.GetEvidenceRequest
+	(*GetEvidenceResponse)(nil),           // 9: assay.v1.GetEvidenceResponse
+	(*GetBundleRequest)(nil),              // 10: assay.v1.GetBundleRequest
+	(*GetBundleResponse)(nil),             // 11: assay.v1.GetBundleResponse
+	(*EndorsementKey)(nil),                // 12: assay.v1.EndorsementKey
+	(*ListEndorsementKeysRequest)(nil),    // 13: assay.v1.ListEndorsementKeysRequest
+	(*AddEndorsementKeysRequest)(nil),     // 14: assay.v1.AddEndorsementKeysRequest
+	(*AddEndorsementKeysResponse)(nil),    // 15: assay.v1.AddEndorsementKeysResponse
+	(*RemoveEndorsementKeysRequest)(nil),  // 16: assay.v1.RemoveEndorsementKeysRequest
+	(*RemoveEndorsementKeysResponse)(nil), // 17: assay.v1.RemoveEndorsementKeysResponse
+	(*TrustBundle)(nil),                   // 18: assay.v1.TrustBundle
 }
 var file_assay_v1_admin_proto_depIdxs = []int32{
 	0,  // 0: assay.v1.ListLedgerRequest.outcome:type_name -> assay.v1.Outcome
 	0,  // 1: assay.v1.LedgerEntry.outcome:type_name -> assay.v1.Outcome
-	12, // 2: assay.v1.GetBundleResponse.bundle:type_name -> assay.v1.TrustBundle
-	1,  // 3: assay.v1.Admin.Status:input_type -> assay.v1.StatusRequest
-	3,  // 4: assay.v1.Admin.ListLedger:input_type -> assay.v1.ListLedgerRequest
-	4,  // 5: assay.v1.Admin.GetLedgerEntry:input_type -> assay.v1.GetLedgerEntryRequest
-	6,  // 6: assay.v1.Admin.ListCheckpoints:input_type -> assay.v1.ListCheckpointsRequest
-	8,  // 7: assay.v1.Admin.GetEvidence:input_type -> assay.v1.GetEvidenceRequest
-	10, // 8: assay.v1.Admin.GetBundle:input_type -> assay.v1.GetBundleRequest
-	2,  // 9: assay.v1.Admin.Status:output_type -> assay.v1.StatusResponse
-	5,  // 10: assay.v1.Admin.ListLedger:output_type -> assay.v1.LedgerEntry
-	5,  // 11: assay.v1.Admin.GetLedgerEntry:output_type -> assay.v1.LedgerEntry
-	7,  // 12: assay.v1.Admin.ListCheckpoints:output_type -> assay.v1.Checkpoint
-	9,  // 13: assay.v1.Admin.GetEvidence:output_type -> assay.v1.GetEvidenceResponse
-	11, // 14: assay.v1.Admin.GetBundle:output_type -> assay.v1.GetBundleResponse
-	9,  // [9:15] is the sub-list for method output_type
-	3,  // [3:9] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	18, // 2: assay.v1.GetBundleResponse.bundle:type_name -> assay.v1.TrustBundle
+	12, // 3: assay.v1.AddEndorsementKeysRequest.keys:type_name -> assay.v1.EndorsementKey
+	1,  // 4: assay.v1.Admin.Status:input_type -> assay.v1.StatusRequest
+	3,  // 5: assay.v1.Admin.ListLedger:input_type -> assay.v1.ListLedgerRequest
+	4,  // 6: assay.v1.Admin.GetLedgerEntry:input_type -> assay.v1.GetLedgerEntryRequest
+	6,  // 7: assay.v1.Admin.ListCheckpoints:input_type -> assay.v1.ListCheckpointsRequest
+	8,  // 8: assay.v1.Admin.GetEvidence:input_type -> assay.v1.GetEvidenceRequest
+	10, // 9: assay.v1.Admin.GetBundle:input_type -> assay.v1.GetBundleRequest
+	13, // 10: assay.v1.Admin.ListEndorsementKeys:input_type -> assay.v1.ListEndorsementKeysRequest
+	14, // 11: assay.v1.Admin.AddEndorsementKeys:input_type -> assay.v1.AddEndorsementKeysRequest
+	16, // 12: assay.v1.Admin.RemoveEndorsementKeys:input_type -> assay.v1.RemoveEndorsementKeysRequest
+	2,  // 13: assay.v1.Admin.Status:output_type -> assay.v1.StatusResponse
+	5,  // 14: assay.v1.Admin.ListLedger:output_type -> assay.v1.LedgerEntry
+	5,  // 15: assay.v1.Admin.GetLedgerEntry:output_type -> assay.v1.LedgerEntry
+	7,  // 16: assay.v1.Admin.ListCheckpoints:output_type -> assay.v1.Checkpoint
+	9,  // 17: assay.v1.Admin.GetEvidence:output_type -> assay.v1.GetEvidenceResponse
+	11, // 18: assay.v1.Admin.GetBundle:output_type -> assay.v1.GetBundleResponse
+	12, // 19: assay.v1.Admin.ListEndorsementKeys:output_type -> assay.v1.EndorsementKey
+	15, // 20: assay.v1.Admin.AddEndorsementKeys:output_type -> assay.v1.AddEndorsementKeysResponse
+	17, // 21: assay.v1.Admin.RemoveEndorsementKeys:output_type -> assay.v1.RemoveEndorsementKeysResponse
+	13, // [13:22] is the sub-list for method output_type
+	4,  // [4:13] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_assay_v1_admin_proto_init() }
@@ -972,7 +1330,7 @@ func file_assay_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_assay_v1_admin_proto_rawDesc), len(file_assay_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,12 +22,15 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Admin_Status_FullMethodName          = "/assay.v1.Admin/Status"
-	Admin_ListLedger_FullMethodName      = "/assay.v1.Admin/ListLedger"
-	Admin_GetLedgerEntry_FullMethodName  = "/assay.v1.Admin/GetLedgerEntry"
-	Admin_ListCheckpoints_FullMethodName = "/assay.v1.Admin/ListCheckpoints"
-	Admin_GetEvidence_FullMethodName     = "/assay.v1.Admin/GetEvidence"
-	Admin_GetBundle_FullMethodName       = "/assay.v1.Admin/GetBundle"
+	Admin_Status_FullMethodName                = "/assay.v1.Admin/Status"
+	Admin_ListLedger_FullMethodName            = "/assay.v1.Admin/ListLedger"
+	Admin_GetLedgerEntry_FullMethodName        = "/assay.v1.Admin/GetLedgerEntry"
+	Admin_ListCheckpoints_FullMethodName       = "/assay.v1.Admin/ListCheckpoints"
+	Admin_GetEvidence_FullMethodName           = "/assay.v1.Admin/GetEvidence"
+	Admin_GetBundle_FullMethodName             = "/assay.v1.Admin/GetBundle"
+	Admin_ListEndorsementKeys_FullMethodName   = "/assay.v1.Admin/ListEndorsementKeys"
+	Admin_AddEndorsementKeys_FullMethodName    = "/assay.v1.Admin/AddEndorsementKeys"
+	Admin_RemoveEndorsementKeys_FullMethodName = "/assay.v1.Admin/RemoveEndorsementKeys"
 )
 
 // AdminClient is the client API for Admin service.
@@ -52,6 +55,14 @@ type AdminClient interface {
 	GetEvidence(ctx context.Context, in *GetEvidenceRequest, opts ...grpc.CallOption) (*GetEvidenceResponse, error)
 	// GetBundle returns the trust domain's bundle and verifier keys.
 	GetBundle(ctx context.Context, in *GetBundleRequest, opts ...grpc.CallOption) (*GetBundleResponse, error)
+	// ListEndorsementKeys streams the inventory of TPMs, by group and key.
+	ListEndorsementKeys(ctx context.Context, in *ListEndorsementKeysRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EndorsementKey], error)
+	// AddEndorsementKeys adds TPMs to the inventory: all that the client streams,
+	// or none. ALREADY_EXISTS names those that are in it otherwise than asked for.
+	AddEndorsementKeys(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[AddEndorsementKeysRequest, AddEndorsementKeysResponse], error)
+	// RemoveEndorsementKeys takes TPMs out of the inventory, all or none, and
+	// forgets their attestation keys. NOT_FOUND names those that are not in it.
+	RemoveEndorsementKeys(ctx context.Context, in *RemoveEndorsementKeysRequest, opts ...grpc.CallOption) (*RemoveEndorsementKeysResponse, error)
 }
 
 type adminClient struct {
@@ -140,6 +151,48 @@ func (c *adminClient) GetBundle(ctx context.Context, in *GetBundleRequest, opts 
 	return out, nil
 }
 
+func (c *adminClient) ListEndorsementKeys(ctx context.Context, in *ListEndorsementKeysRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EndorsementKey], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[2], Admin_ListEndorsementKeys_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListEndorsementKeysRequest, EndorsementKey]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_ListEndorsementKeysClient = grpc.ServerStreamingClient[EndorsementKey]
+
+func (c *adminClient) AddEndorsementKeys(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[AddEndorsementKeysRequest, AddEndorsementKeysResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[3], Admin_AddEndorsementKeys_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[AddEndorsementKeysRequest, AddEndorsementKeysResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_AddEndorsementKeysClient = grpc.ClientStreamingClient[AddEndorsementKeysRequest, AddEndorsementKeysResponse]
+
+func (c *adminClient) RemoveEndorsementKeys(ctx context.Context, in *RemoveEndorsementKeysRequest, opts ...grpc.CallOption) (*RemoveEndorsementKeysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveEndorsementKeysResponse)
+	err := c.cc.Invoke(ctx, Admin_RemoveEndorsementKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -162,6 +215,14 @@ type AdminServer interface {
 	GetEvidence(context.Context, *GetEvidenceRequest) (*GetEvidenceResponse, error)
 	// GetBundle returns the trust domain's bundle and verifier keys.
 	GetBundle(context.Context, *GetBundleRequest) (*GetBundleResponse, error)
+	// ListEndorsementKeys streams the inventory of TPMs, by group and key.
+	ListEndorsementKeys(*ListEndorsementKeysRequest, grpc.ServerStreamingServer[EndorsementKey]) error
+	// AddEndorsementKeys adds TPMs to the inventory: all that the client streams,
+	// or none. ALREADY_EXISTS names those that are in it otherwise than asked for.
+	AddEndorsementKeys(grpc.ClientStreamingServer[AddEndorsementKeysRequest, AddEndorsementKeysResponse]) error
+	// RemoveEndorsementKeys takes TPMs out of the inventory, all or none, and
+	// forgets their attestation keys. NOT_FOUND names those that are not in it.
+	RemoveEndorsementKeys(context.Context, *RemoveEndorsementKeysRequest) (*RemoveEndorsementKeysResponse, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -189,6 +250,15 @@ func (UnimplementedAdminServer) GetEvidence(context.Context, *GetEvidenceRequest
 }
 func (UnimplementedAdminServer) GetBundle(context.Context, *GetBundleRequest) (*GetBundleResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method GetBundle not implemented")
+}
+func (UnimplementedAdminServer) ListEndorsementKeys(*ListEndorsementKeysRequest, grpc.ServerStreamingServer[EndorsementKey]) error {
+	return status.Errorf(codes.Unimplemented, "method ListEndorsementKeys not implemented")
+}
+func (UnimplementedAdminServer) AddEndorsementKeys(grpc.ClientStreamingServer[AddEndorsementKeysRequest, AddEndorsementKeysResponse]) error {
+	return status.Errorf(codes.Unimplemented, "method AddEndorsementKeys not implemented")
+}
+func (UnimplementedAdminServer) RemoveEndorsementKeys(context.Context, *RemoveEndorsementKeysRequest) (*RemoveEndorsementKeysResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method RemoveEndorsementKeys not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -305,6 +375,42 @@ func _Admin_GetBundle_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_ListEndorsementKeys_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListEndorsementKeysRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServer).ListEndorsementKeys(m, &grpc.GenericServerStream[ListEndorsementKeysRequest, EndorsementKey]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_ListEndorsementKeysServer = grpc.ServerStreamingServer[EndorsementKey]
+
+func _Admin_AddEndorsementKeys_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(AdminServer).AddEndorsementKeys(&grpc.GenericServerStream[AddEndorsementKeysRequest, AddEndorsementKeysResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_AddEndorsementKeysServer = grpc.ClientStreamingServer[AddEndorsementKeysRequest, AddEndorsementKeysResponse]
+
+func _Admin_RemoveEndorsementKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveEndorsementKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).RemoveEndorsementKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_RemoveEndorsementKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).RemoveEndorsementKeys(ctx, req.(*RemoveEndorsementKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -328,6 +434,10 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "GetBundle",
 			Handler:    _Admin_GetBundle_Handler,
 		},
+		{
+			MethodName: "RemoveEndorsementKeys",
+			Handler:    _Admin_RemoveEndorsementKeys_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -339,6 +449,16 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "ListCheckpoints",
 			Handler:       _Admin_ListCheckpoints_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "ListEndorsementKeys",
+			Handler:       _Admin_ListEndorsementKeys_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "AddEndorsementKeys",
+			Handler:       _Admin_AddEndorsementKeys_Handler,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "assay/v1/admin.proto",
