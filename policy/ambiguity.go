@@ -2,80 +2,290 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/assay-project/assay/attest"
 )
 
-// maxAmbiguities bounds the pairs that one run reports.
-const maxAmbiguities = 20
+// Bounds of one run.
+const (
+	maxAmbiguities = 20      // pairs that it reports
+	maxCompared    = 1 << 24 // pairs that it compares
+	fewWorkloads   = 24      // whose pairs are compared without dividing them further
+)
 
-// ambiguities reports every pair of enforced workloads of one platform that one
-// piece of evidence could match: production would deny it as ambiguous.
+// ambiguities reports every pair of workloads of one platform that may both grant
+// and that one piece of evidence could match: production would deny it as
+// ambiguous.
 //
 // The test is exact over finite sets. Claims are independent of each other, so
 // two workloads exclude each other exactly when, at every moment, some claim
 // that both name has no value that both accept. Where claims do depend on each
 // other (a TCB floor names its products), the platform says what follows from
 // a rule. What is left open errs on the safe side: pairs that could never meet
-// may be reported, and none that could is missed.
+// may be reported, and none that could is missed. An expression is such: it can
+// only narrow what the rules admit, and is not looked at.
 //
-// Pairs are not all compared: the workloads are grouped by the claim that tells
-// most of them apart, and only those that share a value of it, or do not name
-// it, are looked at.
+// Pairs are not all compared: see [pairing].
 func (p *parser) ambiguities() {
 	for _, t := range tees {
 		var ws []*workload
 		for _, w := range p.b.byTEE[t.platform] {
-			if w.mode == Enforce && w.whole {
+			if w.mayGrant() && w.whole {
 				w.when = w.lifetime()
 				ws = append(ws, w)
 			}
 		}
-		p.ambiguous(t.platform, ws)
+		g := &pairing{p: p}
+		g.within(ws, nil)
+		g.report(t.platform)
 	}
 }
 
-func (p *parser) ambiguous(platform attest.Platform, ws []*workload) {
-	pivot := bestPivot(ws)
-	byValue := map[value][]int{}
-	var wild []int
-	reported := 0
-	full := func(a, b *workload) bool {
-		shared, possible := p.overlap(a, b)
-		if possible {
-			p.reportAmbiguity(platform, a, b, shared)
-			reported++
-		}
-		return reported == maxAmbiguities
+// pairing finds the pairs of workloads that overlap. Workloads that pin a claim
+// to different values exclude each other, so it divides them by the values of
+// the claim that leaves the fewest pairs, each part again by the next claim,
+// and compares only what is then left together. Its work grows with the number
+// of workloads that share the values of all their claims, not with the square of
+// all.
+type pairing struct {
+	p       *parser
+	work    int
+	found   []overlapping
+	tooMany bool
+}
+
+type overlapping struct {
+	a, b   *workload
+	shared []string
+}
+
+// full reports whether enough was found, or tried.
+func (g *pairing) full() bool { return len(g.found) >= maxAmbiguities || g.tooMany }
+
+// pair compares two workloads.
+func (g *pairing) pair(a, b *workload) {
+	if g.full() {
+		return
 	}
-	for i, w := range ws {
-		r := pivotRule(w, pivot)
-		if r == nil {
+	if g.work++; g.work > maxCompared {
+		g.tooMany = true
+		return
+	}
+	if shared, possible := g.p.overlap(a, b); possible {
+		g.found = append(g.found, overlapping{a, b, shared})
+	}
+}
+
+// within compares the workloads with each other, other than those that the
+// claims of done have divided already.
+func (g *pairing) within(ws []*workload, done []*field) {
+	c := g.divide(ws, nil, done)
+	if c == nil {
+		for i, w := range ws {
 			for _, before := range ws[:i] {
-				if full(before, w) {
-					return
-				}
+				g.pair(before, w)
 			}
-			wild = append(wild, i)
-			continue
-		}
-		for _, j := range wild {
-			if full(ws[j], w) {
+			if g.full() {
 				return
 			}
 		}
-		seen := map[int]bool{}
-		for _, e := range r.test.values().entries {
-			for _, j := range byValue[e.value] {
-				if !seen[j] && full(ws[j], w) {
+		return
+	}
+	done = append(slices.Clip(done), c.field)
+	for i, part := range c.parts {
+		g.within(part.first, done)
+		for _, j := range c.meeting[i] {
+			g.across(part.first, c.parts[j].first, done)
+		}
+		if g.full() {
+			return
+		}
+	}
+	g.within(c.rest[0], done)
+	g.across(c.rest[0], c.named[0], done)
+}
+
+// across compares each of some workloads with each of others.
+func (g *pairing) across(as, bs []*workload, done []*field) {
+	if len(as) == 0 || len(bs) == 0 || g.full() {
+		return
+	}
+	c := g.divide(as, bs, done)
+	if c == nil {
+		for _, a := range as {
+			for _, b := range bs {
+				g.pair(a, b)
+			}
+			if g.full() {
+				return
+			}
+		}
+		return
+	}
+	done = append(slices.Clip(done), c.field)
+	for i, part := range c.parts {
+		g.across(part.first, part.second, done)
+		for _, j := range c.meeting[i] {
+			g.across(part.first, c.parts[j].second, done)
+			g.across(c.parts[j].first, part.second, done)
+		}
+		if g.full() {
+			return
+		}
+	}
+	g.across(c.rest[0], bs, done)
+	g.across(c.named[0], c.rest[1], done)
+}
+
+// division is a list of workloads, or two, divided by one claim.
+type division struct {
+	field   *field
+	parts   []*portion // those with the same set of values
+	meeting [][]int    // later parts that have a value in common with each
+	named   [2][]*workload
+	rest    [2][]*workload // those that do not name the claim
+}
+
+// portion are the workloads of either list with one set of values.
+type portion struct {
+	values        *set
+	first, second []*workload
+}
+
+// divide chooses the claim that leaves the fewest pairs, and divides by it; nil
+// where no claim leaves much fewer than there are.
+func (g *pairing) divide(first, second []*workload, done []*field) *division {
+	pairs := len(first) * len(second)
+	if second == nil {
+		pairs = len(first) * (len(first) - 1) / 2
+	}
+	if pairs <= fewWorkloads*fewWorkloads/2 {
+		return nil
+	}
+	var best *division
+	least := pairs - pairs/8
+	for _, f := range first[0].tee.fields {
+		if slices.Contains(done, f) {
+			continue
+		}
+		c, left := divideBy(f, first, second)
+		if c != nil && left < least {
+			best, least = c, left
+		}
+	}
+	return best
+}
+
+// divideBy divides by one claim, and counts the pairs that are left.
+func divideBy(f *field, first, second []*workload) (*division, int) {
+	c := &division{field: f}
+	bySet, byValue := map[*set]*portion{}, map[value]*portion{}
+	entries := 0
+	for list, ws := range [][]*workload{first, second} {
+		for _, w := range ws {
+			r := w.strict(f)
+			var s *set
+			if r != nil {
+				s = r.test.values()
+			}
+			if s == nil {
+				c.rest[list] = append(c.rest[list], w)
+				continue
+			}
+			c.named[list] = append(c.named[list], w)
+			part, ok := bySet[s]
+			if !ok && len(s.entries) == 1 { // sets of one value are many, and often equal
+				part, ok = byValue[s.entries[0].value]
+			}
+			if !ok {
+				part = &portion{values: s}
+				bySet[s] = part
+				c.parts = append(c.parts, part)
+				entries += len(s.entries)
+				if len(s.entries) == 1 {
+					byValue[s.entries[0].value] = part
+				}
+			}
+			if list == 0 {
+				part.first = append(part.first, w)
+			} else {
+				part.second = append(part.second, w)
+			}
+		}
+	}
+	all := len(first) + len(second)
+	if len(c.parts) < 2 || entries > 64*all+1024 {
+		return nil, 0 // nothing is told apart, or looking would cost more than comparing
+	}
+	c.meet(all)
+	if c.meeting == nil {
+		return nil, 0
+	}
+	return c, c.left(second == nil)
+}
+
+// meet finds the parts that have a value in common. It gives up where these are
+// very many.
+func (c *division) meet(all int) {
+	with := make([][]int, len(c.parts))
+	lists := map[value][]int{}
+	seen := map[[2]int]struct{}{}
+	work := 0
+	for i, part := range c.parts {
+		for _, e := range part.values.entries {
+			for _, j := range lists[e.value] {
+				if work++; work > 64*all+1024 {
 					return
 				}
-				seen[j] = true
+				k := [2]int{j, i}
+				if _, ok := seen[k]; !ok {
+					seen[k] = struct{}{}
+					with[j] = append(with[j], i)
+				}
 			}
-			byValue[e.value] = append(byValue[e.value], i)
+			lists[e.value] = append(lists[e.value], i)
 		}
+	}
+	c.meeting = with
+}
+
+// left counts the pairs that a division leaves.
+func (c *division) left(one bool) int {
+	n := 0
+	for i, p := range c.parts {
+		if one {
+			n += len(p.first) * (len(p.first) - 1) / 2
+			for _, j := range c.meeting[i] {
+				n += len(p.first) * len(c.parts[j].first)
+			}
+			continue
+		}
+		n += len(p.first) * len(p.second)
+		for _, j := range c.meeting[i] {
+			n += len(p.first)*len(c.parts[j].second) + len(c.parts[j].first)*len(p.second)
+		}
+	}
+	if one {
+		return n + len(c.rest[0])*(len(c.rest[0])-1)/2 + len(c.rest[0])*len(c.named[0])
+	}
+	return n + len(c.rest[0])*(len(c.rest[1])+len(c.named[1])) + len(c.named[0])*len(c.rest[1])
+}
+
+// report tells of every pair at the workload that comes later in the file.
+func (g *pairing) report(platform attest.Platform) {
+	for _, o := range g.found {
+		a, b := o.a, o.b
+		if a.key.Line > b.key.Line || a.key.Line == b.key.Line && a.key.Col > b.key.Col {
+			a, b = b, a
+		}
+		g.p.reportAmbiguity(platform, a, b, o.shared)
+	}
+	if g.tooMany {
+		g.p.doc.Report(nil, fmt.Sprintf("too many workloads of %s have the values of all their claims in common: that no two can match the same evidence cannot be shown", platform),
+			"pin one claim in each with values that differ, such as the image")
 	}
 }
 
@@ -84,56 +294,8 @@ func (p *parser) reportAmbiguity(platform attest.Platform, a, b *workload, share
 	if len(shared) > 0 {
 		why = "both accept a common value of " + strings.Join(shared, ", ")
 	}
-	p.doc.Report(b.key, fmt.Sprintf("workloads %q (line %d) and %q can match the same %s evidence, which would be denied as ambiguous: %s", a.name, a.key.Line, b.name, platform, why),
-		"pin one claim in both with values that differ, or set one of them to mode: audit")
-}
-
-// bestPivot chooses the claim for which the fewest pairs remain to be compared.
-func bestPivot(ws []*workload) *field {
-	type tally struct {
-		values map[value]int
-		named  int
-	}
-	count := map[*field]*tally{}
-	for _, w := range ws {
-		for _, r := range w.rules {
-			s := r.test.values()
-			if s == nil {
-				continue
-			}
-			t := count[r.field]
-			if t == nil {
-				t = &tally{values: map[value]int{}}
-				count[r.field] = t
-			}
-			t.named++
-			for _, e := range s.entries {
-				t.values[e.value]++
-			}
-		}
-	}
-	var best *field
-	bestCost := 0
-	for f, t := range count {
-		cost := (len(ws) - t.named) * len(ws)
-		for _, n := range t.values {
-			cost += n * n
-		}
-		if best == nil || cost < bestCost || cost == bestCost && f.index < best.index {
-			best, bestCost = f, cost
-		}
-	}
-	return best
-}
-
-func pivotRule(w *workload, pivot *field) *rule {
-	if pivot == nil {
-		return nil
-	}
-	if r := w.over(pivot); r != nil && r.test.values() != nil {
-		return r
-	}
-	return nil
+	hint := "pin one claim in both with values that differ, or set one of them to mode: audit"
+	p.doc.Report(b.key, fmt.Sprintf("workloads %q (line %d) and %q can match the same %s evidence, which would be denied as ambiguous: %s", a.name, a.key.Line, b.name, platform, why), hint)
 }
 
 // overlap reports whether one piece of evidence can match both workloads at
@@ -142,7 +304,7 @@ func (p *parser) overlap(a, b *workload) (shared []string, possible bool) {
 	when := both(a.when, b.when)
 	for _, r := range a.rules {
 		o := b.over(r.field)
-		if o == nil {
+		if o == nil || r.loose() || o.loose() {
 			continue
 		}
 		if when = both(when, p.meet(r.test, o.test)); len(when) == 0 {
@@ -162,7 +324,7 @@ func (p *parser) overlap(a, b *workload) (shared []string, possible bool) {
 // has no value in common with one of the facts.
 func (p *parser) refuted(facts []fact, w *workload) bool {
 	for _, f := range facts {
-		if r := w.over(f.claim); r != nil && len(p.meet(f.test, r.test)) == 0 {
+		if r := w.strict(f.claim); r != nil && len(p.meet(f.test, r.test)) == 0 {
 			return true
 		}
 		for _, g := range w.facts {
@@ -179,12 +341,13 @@ func (p *parser) contradictions(w *workload) {
 	if w.tee.implies == nil {
 		return
 	}
-	w.facts = w.tee.implies(w)
+	// Of a rule that is waived nothing follows.
+	w.facts = slices.DeleteFunc(w.tee.implies(w), func(f fact) bool { return w.strict(f.because) == nil })
 	report := func(a, b *field) {
 		p.doc.Report(w.key, fmt.Sprintf("workload %q can never match: no report satisfies both its %s and its %s", w.name, a.name, b.name), "drop one of them, or make two workloads of it")
 	}
 	for i, f := range w.facts {
-		if r := w.over(f.claim); r != nil && len(p.meet(f.test, r.test)) == 0 {
+		if r := w.strict(f.claim); r != nil && len(p.meet(f.test, r.test)) == 0 {
 			report(f.because, r.field)
 			return
 		}
@@ -252,8 +415,8 @@ func meet(a, b test) []window {
 func (w *workload) lifetime() []window {
 	when := []window{{to: w.expires()}}
 	for _, r := range w.rules {
-		if s := r.test.values(); s != nil {
-			when = both(when, common(s, s))
+		if s := r.test.values(); s != nil && !r.loose() {
+			when = both(when, s.windows())
 		}
 	}
 	return when

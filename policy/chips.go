@@ -23,17 +23,17 @@ func (b *Bundle) chipsNamed() map[chip]struct{} {
 	out := map[chip]struct{}{}
 	for _, w := range b.byTEE[attest.AMDSEVSNP] {
 		r := w.find("chip_id")
-		if w.mode != Enforce || r == nil || r.test.values() == nil {
+		if !w.mayGrant() || r == nil || r.test.values() == nil {
 			continue
 		}
 		for _, product := range []string{"milan", "genoa", "turin"} {
-			if p := w.find("product"); p != nil && p.test.values() != nil {
-				if _, ok := p.test.values().index[value(product)]; !ok {
+			if p := w.strict(w.tee.byName["product"]); p != nil && p.test.values() != nil {
+				if !p.test.values().lists(value(product)) {
 					continue
 				}
 			}
-			for v := range r.test.values().index {
-				out[chip{product, v}] = struct{}{}
+			for _, e := range r.test.values().entries {
+				out[chip{product, e.value}] = struct{}{}
 			}
 		}
 	}

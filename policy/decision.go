@@ -14,13 +14,15 @@ const (
 	Refused = "denied"
 )
 
-// The reasons of a decision. Evaluate ends in one of the first five; the others
+// The reasons of a decision. Evaluate ends in one of the first seven; the others
 // come from Authorize, which also knows the challenge.
 const (
 	ReasonGranted        = "granted"                  // exactly one enforced workload matches
 	ReasonNoMatch        = "no_match"                 // no workload matches
 	ReasonAuditOnly      = "audit_only"               // only workloads in mode audit match
-	ReasonAmbiguous      = "ambiguous"                // several enforced workloads match
+	ReasonAmbiguous      = "ambiguous"                // several workloads that would grant match
+	ReasonNotInRollout   = "not_in_rollout"           // a workload matches, and its rollout does not admit this environment yet
+	ReasonUndecided      = "rollout_undecided"        // likewise, and the server's secret is not at hand to tell
 	ReasonNoWorkload     = "no_workload_for_tee"      // the bundle has none for the platform
 	ReasonTrustDomain    = "other_trust_domain"       // the challenge is of another trust domain than the bundle
 	ReasonNotGranted     = "requested_id_not_granted" // a requested SPIFFE ID is not among the granted
@@ -30,6 +32,7 @@ const (
 	ReasonPolicyExpired  = "policy_expired"           // what matched ends within this second
 	ReasonTemplate       = "template"                 // an ID could not be formed: a fault of this package
 	ReasonNoIdentity     = "no_identity"              // the workload issues nothing
+	ReasonOffline        = "evaluate_only"            // the bundle was changed for an explanation, and must not grant
 )
 
 // An ownership waiver is shown as a rule of this name and operator.
@@ -56,8 +59,12 @@ type Decision struct {
 	ValidUntil *time.Time `json:"valid_until,omitempty"`
 	// Ownership is true when the granting workload has an ownership predicate.
 	Ownership bool `json:"ownership"`
-	// Workloads has every workload of the platform, in the order of the file.
+	// Workloads of the platform, in the order of the file: all of them from
+	// [Bundle.Explain]; from [Bundle.Evaluate] those that matter.
 	Workloads []WorkloadResult `json:"workloads"`
+	// Omitted is the number of workloads of the platform that are not listed. None
+	// of them matches, unless MaxExplained that are listed do.
+	Omitted int `json:"omitted,omitempty"`
 }
 
 // WorkloadResult is the evaluation of one workload.
@@ -71,7 +78,7 @@ type WorkloadResult struct {
 // RuleResult is the evaluation of one rule.
 type RuleResult struct {
 	Rule     string `json:"rule"`     // the claim: "pcr0", "debug"; or "ownership" for a waiver
-	Op       string `json:"op"`       // "eq", "in", "gte", "lte", "bits"; "waiver"
+	Op       string `json:"op"`       // "eq", "in", "every", "gte", "lte", "bits"; "waiver"
 	Expected string `json:"expected"` // in words, byte strings in hex
 	Got      string `json:"got"`      // likewise; "missing" for a claim that is not there
 	Holds    bool   `json:"holds"`
@@ -81,7 +88,7 @@ type RuleResult struct {
 }
 
 // Pinned names the claims that the granting workload holds to approved values
-// (eq, in) or to a floor (gte), in the order of its rules; implicit rules are not
+// (eq, in, every) or to a floor (gte), in the order of its rules; implicit rules are not
 // among them. It is empty for a denial.
 func (d Decision) Pinned() []string {
 	var out []string
@@ -90,7 +97,7 @@ func (d Decision) Pinned() []string {
 			continue
 		}
 		for _, r := range w.Rules {
-			if !r.Implicit && (r.Op == "eq" || r.Op == "in" || r.Op == "gte") {
+			if !r.Implicit && (r.Op == "eq" || r.Op == "in" || r.Op == "gte" || r.Op == "every") {
 				out = append(out, r.Rule)
 			}
 		}
@@ -114,27 +121,54 @@ func (w WorkloadResult) Failures() int {
 // failures, then as in the file. Implicit rules and waivers say nothing about
 // which workload this was meant to be.
 func (d Decision) NearestFirst() []WorkloadResult {
-	out := slices.Clone(d.Workloads)
-	slices.SortStableFunc(out, func(a, b WorkloadResult) int {
-		ah, at := a.written()
-		bh, bt := b.written()
-		return cmp.Or(cmp.Compare(bh*at, ah*bt), cmp.Compare(a.Failures(), b.Failures()))
-	})
+	return nearestFirst(d.Workloads)
+}
+
+func nearestFirst(ws []WorkloadResult) []WorkloadResult {
+	type ranked struct {
+		w *WorkloadResult
+		nearness
+	}
+	all := make([]ranked, len(ws))
+	for i := range ws {
+		all[i] = ranked{&ws[i], ws[i].nearness()}
+	}
+	slices.SortStableFunc(all, func(a, b ranked) int { return a.compare(b.nearness) })
+	out := make([]WorkloadResult, len(ws))
+	for i, r := range all {
+		out[i] = *r.w
+	}
 	return out
 }
 
-// written counts the claims that the policy writes, and those of them that hold.
-func (w WorkloadResult) written() (holding, total int) {
-	for _, r := range w.Rules {
-		if r.Implicit || r.Op == waiverOp {
-			continue
-		}
-		total++
-		if r.Holds {
-			holding++
-		}
+// nearness says how near a workload came to a match.
+type nearness struct {
+	holding, written int // of the claims that the policy writes
+	failed           int // of all rules
+}
+
+func (n *nearness) count(holds, written bool) {
+	if written {
+		n.written++
 	}
-	return holding, total
+	switch {
+	case !holds:
+		n.failed++
+	case written:
+		n.holding++
+	}
+}
+
+// compare is below zero where n is nearer than o.
+func (n nearness) compare(o nearness) int {
+	return cmp.Or(cmp.Compare(o.holding*n.written, n.holding*o.written), cmp.Compare(n.failed, o.failed))
+}
+
+func (w *WorkloadResult) nearness() (n nearness) {
+	for _, r := range w.Rules {
+		n.count(r.Holds, !r.Implicit && r.Op != waiverOp && r.Op != rolloutRule)
+	}
+	return n
 }
 
 // Denied is a denial by policy: an error that holds the decision. It is of kind

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,6 +12,12 @@ import (
 // Evaluate decides what the policy says about claims at a time. It is pure: the
 // same bundle, claims and time give the same decision. What a request asks for
 // is left to [Bundle.Authorize].
+//
+// Its cost does not grow with the number of workloads, but with that of the
+// workloads that have their most telling value in common. The decision lists
+// those, and in a denial others that come near, [MaxExplained] in all; it counts
+// the rest as omitted. [Bundle.Explain] comes to the same outcome, and leaves
+// nothing out.
 func (b *Bundle) Evaluate(c attest.Claims, at time.Time) Decision {
 	d, _ := b.evaluate(&c, at)
 	return d
@@ -18,6 +25,55 @@ func (b *Bundle) Evaluate(c attest.Claims, at time.Time) Decision {
 
 // evaluate also returns the workload that grants, or nil.
 func (b *Bundle) evaluate(c *attest.Claims, at time.Time) (Decision, *workload) {
+	d, ws := b.open(c, at)
+	if len(ws) == 0 {
+		return d, nil
+	}
+	ix := b.index[c.Platform]
+	e := b.evaluation(c, at)
+	some := ix.candidates(e)
+	v := &verdicts{}
+	var matching, others []int32
+	for _, i := range some {
+		if e.matches(ws[i], v) {
+			matching = append(matching, i)
+		} else {
+			others = append(others, i)
+		}
+	}
+	winner := v.conclude(&d)
+	// What is listed: all that match first, for they are the decision; then what
+	// the index found beside them; then, for who is denied, what comes near.
+	list := matching
+	if winner != nil { // at the limit the one that grants stays
+		at := slices.IndexFunc(matching, func(i int32) bool { return ws[i] == winner })
+		list = append([]int32{matching[at]}, slices.Delete(slices.Clone(matching), at, at+1)...)
+	}
+	list = list[:min(len(list), MaxExplained)]
+	list = append(list, e.closest(ws, others, MaxExplained-len(list))...)
+	if d.Outcome == Refused && len(list) < MaxExplained {
+		slices.Sort(list)
+		n := MaxExplained - len(list)
+		list = append(list, e.closest(ws, ix.near(e, len(ws), n, list), n)...)
+	}
+	slices.Sort(list)
+	room := 0
+	for _, i := range list {
+		room += ws[i].results()
+	}
+	results := make([]RuleResult, 0, room)
+	d.Workloads = make([]WorkloadResult, len(list))
+	for n, i := range list {
+		d.Workloads[n], results = e.workload(ws[i], results)
+	}
+	d.Omitted = len(ws) - len(list)
+	d.explain()
+	return d, winner
+}
+
+// open begins a decision, and returns the workloads that it is about. Without
+// any it is made.
+func (b *Bundle) open(c *attest.Claims, at time.Time) (Decision, []*workload) {
 	digest := b.digest
 	d := Decision{
 		Bundle: b.name, Revision: b.revision, Digest: digest[:], At: at.UTC(),
@@ -27,138 +83,154 @@ func (b *Bundle) evaluate(c *attest.Claims, at time.Time) (Decision, *workload) 
 	if len(ws) == 0 {
 		d.Reason = ReasonNoWorkload
 		d.Detail = fmt.Sprintf("the bundle has no workload for %.40q", string(c.Platform))
-		return d, nil
 	}
-	e := evaluation{claims: c, at: at, read: make([]reading, len(ws[0].tee.fields))}
-	d.Workloads = make([]WorkloadResult, len(ws))
-	var enforced, audited []string
-	var winner *workload
-	var until *time.Time
-	for i, w := range ws {
-		var end *time.Time
-		d.Workloads[i], end = e.workload(w)
-		switch {
-		case !d.Workloads[i].Matched:
-		case w.mode == Enforce:
-			enforced, winner, until = append(enforced, w.name), w, end
-		default:
-			audited = append(audited, w.name)
-		}
-	}
-	switch {
-	case len(enforced) == 1:
-		d.Outcome, d.Reason = Granted, ReasonGranted
-		d.Workload, d.ValidUntil, d.Ownership = winner.name, until, winner.ownership
-		return d, winner
-	case len(enforced) > 1:
-		d.Reason, d.Detail = ReasonAmbiguous, "several workloads match: "+strings.Join(enforced, ", ")
-	case len(audited) > 0:
-		d.Reason, d.Detail = ReasonAuditOnly, "only workloads in mode audit match: "+strings.Join(audited, ", ")
-	default:
-		d.Reason, d.Detail = ReasonNoMatch, nearest(d)
-	}
-	return d, nil
+	return d, ws
 }
 
-// nearest names the workload that came nearest to a match, and its rules that
-// do not hold.
-func nearest(d Decision) string {
-	best := d.NearestFirst()[0]
-	var failed []string
-	for _, r := range best.Rules {
-		if !r.Holds {
-			failed = append(failed, r.Rule)
-		}
+// verdicts collects which workloads match, in the order of the file.
+type verdicts struct {
+	granting  []*workload // would grant
+	until     *time.Time  // of the last of them
+	audited   []*workload // match in mode audit
+	outside   []*workload // match but for their rollout
+	undecided []*workload // match, and whether their rollout admits is not known
+}
+
+// conclude writes outcome and reason, and returns the workload that grants. A
+// workload whose rollout is not known might grant, so that another one beside it
+// cannot: both might.
+func (v *verdicts) conclude(d *Decision) *workload {
+	switch {
+	case len(v.granting) == 1 && len(v.undecided) == 0:
+		w := v.granting[0]
+		d.Outcome, d.Reason = Granted, ReasonGranted
+		d.Workload, d.ValidUntil, d.Ownership = w.name, v.until, w.ownership
+		return w
+	case len(v.granting) > 0:
+		d.Reason, d.Detail = ReasonAmbiguous, "several workloads match: "+names(slices.Concat(v.granting, v.undecided))
+	case len(v.undecided) > 0:
+		d.Reason, d.Detail = ReasonUndecided, "only the server's secret tells whether the rollout admits this environment: "+names(v.undecided)
+	case len(v.outside) > 0:
+		d.Reason, d.Detail = ReasonNotInRollout, "the rollout does not admit this environment yet: "+names(v.outside)
+	case len(v.audited) > 0:
+		d.Reason, d.Detail = ReasonAuditOnly, "only workloads in mode audit match: "+names(v.audited)
+	default:
+		d.Reason = ReasonNoMatch
 	}
-	verb := "do"
-	if len(failed) == 1 {
-		verb = "does"
+	return nil
+}
+
+// names lists workloads, and counts those beyond a few.
+func names(ws []*workload) string {
+	var out []string
+	for _, w := range ws[:min(len(ws), MaxExplained)] {
+		out = append(out, w.name)
 	}
-	return fmt.Sprintf("nearest is workload %s: %s %s not hold", best.Name, strings.Join(failed, ", "), verb)
+	if more := len(ws) - len(out); more > 0 {
+		out = append(out, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(out, ", ")
 }
 
 // evaluation reads each claim once, whatever the number of workloads.
 type evaluation struct {
-	claims *attest.Claims
-	at     time.Time
-	read   []reading // by field index
+	claims  *attest.Claims
+	at      time.Time
+	read    []reading // by field index
+	rollout *rollout
+	bundle  string
 }
 
 type reading struct {
-	done, present bool
-	value         value
-	text          string
+	done, present, formatted bool
+	value                    value
+	text                     string // see words
+}
+
+func (b *Bundle) evaluation(c *attest.Claims, at time.Time) *evaluation {
+	return &evaluation{
+		claims: c, at: at, read: make([]reading, len(b.byTEE[c.Platform][0].tee.fields)),
+		rollout: b.rollout, bundle: b.name,
+	}
 }
 
 func (e *evaluation) claim(f *field) *reading {
 	r := &e.read[f.index]
 	if !r.done {
 		r.done = true
-		if r.value, r.present = f.get(e.claims); r.present {
-			r.text = f.kind.format(r.value)
-		} else {
-			r.text = "missing"
-		}
+		r.value, r.present = f.get(e.claims)
 	}
 	return r
 }
 
-// workload evaluates every rule, and returns the end of the earliest window
-// among those that hold.
-func (e *evaluation) workload(w *workload) (WorkloadResult, *time.Time) {
-	out := WorkloadResult{Name: w.name, Mode: w.mode, Matched: true, Rules: make([]RuleResult, 0, len(w.rules)+1)}
+// words is a claim as decisions show it.
+func (e *evaluation) words(f *field) string {
+	r := e.claim(f)
+	if !r.formatted {
+		r.formatted, r.text = true, "missing"
+		if r.present {
+			r.text = f.kind.format(r.value)
+		}
+	}
+	return r.text
+}
+
+// holds is rule without words. Sets have a short cut; whatever else is evaluated
+// as it is explained, so that the two cannot differ.
+func (e *evaluation) holds(r *rule) (bool, *time.Time) {
+	c := e.claim(r.field)
+	if s, ok := r.test.(*set); ok && !r.loose() {
+		if !c.present {
+			return false, nil
+		}
+		return s.holds(c.value, e.at)
+	}
+	out, until := e.rule(r)
+	return out.Holds, until
+}
+
+// matches finds whether a workload matches, without explaining it, and adds it to
+// the verdicts.
+func (e *evaluation) matches(w *workload, v *verdicts) bool {
 	var until *time.Time
-	add := func(r RuleResult, end *time.Time) {
-		out.Rules = append(out.Rules, r)
-		out.Matched = out.Matched && r.Holds
-		if end != nil && (until == nil || end.Before(*until)) {
-			until = end
+	end := func(t *time.Time) {
+		if t != nil && (until == nil || t.Before(*until)) {
+			until = t
 		}
 	}
 	for _, r := range w.rules {
-		add(e.rule(r))
+		ok, t := e.holds(r)
+		if !ok {
+			return false
+		}
+		end(t)
 	}
 	if w.waiver != nil {
-		add(e.waiver(w.waiver))
-	}
-	if len(out.Rules) == 0 {
-		out.Matched = false // no rule, no match: Parse refuses this, and so do we
-	}
-	return out, until
-}
-
-func (e *evaluation) rule(r *rule) (RuleResult, *time.Time) {
-	out := RuleResult{Rule: r.field.name, Op: r.op, Expected: r.test.expected(), Implicit: r.implicit, Position: r.position}
-	c := e.claim(r.field)
-	if !c.present {
-		out.Got, out.Hint = c.text, r.field.hint("", false)
-		return out, nil
-	}
-	v := r.test.eval(c.value, c.text, e.at)
-	out.Got, out.Holds = v.got, v.holds
-	if !v.holds {
-		if out.Hint = v.hint; out.Hint == "" {
-			out.Hint = r.field.hint(c.value, true)
+		if e.at.After(w.waiver.expires) {
+			return false
 		}
-		return out, nil
+		end(&w.waiver.expires)
 	}
-	return out, v.until
+	if len(w.rules) == 0 {
+		return false // no rule, no match: Parse refuses this, and so do we
+	}
+	return v.add(w, e.draw(w), until)
 }
 
-// waiver shows an ownership waiver as a rule: it holds up to and including the
-// moment at which it expires.
-func (e *evaluation) waiver(w *waiver) (RuleResult, *time.Time) {
-	out := RuleResult{
-		Rule: waiverRule, Op: waiverOp, Position: w.position, Holds: true,
-		Expected: "a waiver that has not expired (until " + stamp(w.expires) + ")",
-		Got:      fmt.Sprintf("waived by %s: %s", w.owner, w.reason),
+// add files a workload all of whose other rules hold by its mode, and reports
+// whether it matches.
+func (v *verdicts) add(w *workload, d draw, until *time.Time) bool {
+	switch {
+	case w.mode == Enforce, w.mode == Rollout && d == drawnIn:
+		v.granting, v.until = append(v.granting, w), until
+		return true
+	case w.mode == Rollout && d == drawUnknown:
+		v.undecided = append(v.undecided, w)
+		return false
+	case w.mode == Rollout:
+		v.outside = append(v.outside, w)
+		return false
 	}
-	if e.at.After(w.expires) {
-		out.Holds = false
-		out.Got = "expired: " + out.Got
-		out.Hint = "match an ownership predicate, or have " + w.owner + " extend the waiver"
-		return out, nil
-	}
-	until := w.expires
-	return out, &until
+	v.audited = append(v.audited, w)
+	return true
 }

@@ -57,7 +57,7 @@ func TestTheDecisionAsJSON(t *testing.T) {
 		"snp":        {Platform: attest.AMDSEVSNP},
 	} {
 		t.Run(name, func(t *testing.T) {
-			out, err := json.MarshalIndent(b.Evaluate(c, noon), "", "  ")
+			out, err := json.MarshalIndent(b.Explain(c, noon), "", "  ")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -66,7 +66,7 @@ func TestTheDecisionAsJSON(t *testing.T) {
 			if err := json.Unmarshal(out, &back); err != nil {
 				t.Fatal(err)
 			}
-			if d := cmp.Diff(b.Evaluate(c, noon), back); d != "" {
+			if d := cmp.Diff(b.Explain(c, noon), back); d != "" {
 				t.Errorf("the JSON does not read back (-want +got):\n%s", d)
 			}
 		})

@@ -1,27 +1,21 @@
 package policy
 
 import (
-	"crypto/sha256"
 	"testing"
 
 	"github.com/assay-project/assay/attest"
-	"github.com/assay-project/assay/internal/strictyaml"
 )
 
 // UncheckedForTest compiles a bundle as Parse does, without refusing what it
 // reports: evaluation must deny what lint should have found.
 func UncheckedForTest(t testing.TB, src string) *Bundle {
 	t.Helper()
-	p := &parser{
-		doc:        strictyaml.Open("p.yaml", []byte(src)),
-		b:          &Bundle{digest: sha256.Sum256([]byte(src)), byTEE: map[attest.Platform][]*workload{}},
-		references: map[string]*reference{},
-		meetings:   map[[2]test][]window{},
-	}
+	p := newParser("p.yaml", []byte(src), MaxSize)
 	p.bundle(p.doc.Root())
 	if p.doc.Err() == nil {
 		t.Fatal("Parse accepts this bundle: use Parse")
 	}
+	p.b.indexed()
 	return p.b
 }
 
@@ -42,4 +36,9 @@ func PublishedForTest(b *Bundle, name string) []string {
 		}
 	}
 	return nil
+}
+
+// ParseLimitForTest is Parse with another limit than MaxSize.
+func ParseLimitForTest(file string, src []byte, limit int) (*Bundle, error) {
+	return parseLimit(file, src, limit)
 }
