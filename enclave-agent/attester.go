@@ -61,3 +61,10 @@ func unsupported(p attest.Platform) error {
 		Hint: fmt.Sprintf("this version attests on %s and %s", attest.AWSNitro, attest.AMDSEVSNP),
 	}
 }
+
+// deviceNonsense is an answer of a device that cannot be right.
+type deviceNonsense struct{ text string }
+
+func (e *deviceNonsense) Error() string { return e.text }
+
+func nonsense(format string, args ...any) error { return &deviceNonsense{fmt.Sprintf(format, args...)} }

@@ -42,13 +42,6 @@ var (
 	errNoSNP     = errors.New("this is no SEV-SNP guest")
 )
 
-// snpNonsense is an answer that cannot be right.
-type snpNonsense struct{ text string }
-
-func (e *snpNonsense) Error() string { return e.text }
-
-func nonsense(format string, args ...any) error { return &snpNonsense{fmt.Sprintf(format, args...)} }
-
 // snpGuest is a way to the secure processor (AMD-SP).
 type snpGuest interface {
 	name() string
@@ -288,7 +281,7 @@ func (s *SNP) climb(ctx context.Context, way int, level uint32, data [64]byte) (
 // deviceError says what is wrong and what to do about it.
 func (s *SNP) deviceError(err error) error {
 	e := &attest.Error{Kind: attest.Unavailable, Check: "snp", Err: fmt.Errorf("no SEV-SNP report can be had: %w", err)}
-	var strange *snpNonsense
+	var strange *deviceNonsense
 	var throttled *snpThrottled
 	switch {
 	case errors.As(err, &strange):
