@@ -18,6 +18,8 @@ const (
 	maxAuthorities = 64                  // of one bundle
 	maxLifetime    = 31 * 24 * time.Hour // of one SVID; they are meant to live for an hour
 	maxDeadline    = 10 * time.Minute    // of a challenge
+	maxSelectors   = 64                  // of one SVID
+	maxSelector    = 1024                // bytes of a selector's type, and of its value
 )
 
 // reservedPath begins the SPIFFE IDs that belong to the service itself.
@@ -137,11 +139,28 @@ func checkSVID(x *assayv1.X509SVID, td spiffeid.TrustDomain, want keyRequest, at
 	case leaf.NotAfter.Sub(at) > maxLifetime:
 		return nil, replyError("issued_validity", "valid until %s, more than %s", stamp(leaf.NotAfter), maxLifetime)
 	}
+	if err := checkSelectors(x.GetSelectors()); err != nil {
+		return nil, replyError("issued_selectors", "%w", err)
+	}
 	keyDER, err := x509.MarshalPKCS8PrivateKey(want.signer)
 	if err != nil {
 		return nil, &attest.Error{Kind: attest.Internal, Check: "key", Err: err}
 	}
-	return &svid{id: id, chain: chain, chainDER: der, key: want.signer, keyDER: keyDER}, nil
+	return &svid{id: id, chain: chain, chainDER: der, key: want.signer, keyDER: keyDER, selectors: x.GetSelectors()}, nil
+}
+
+// checkSelectors wants selectors that say something. Types that this agent does
+// not know are no mistake: no process matches them.
+func checkSelectors(list []*assayv1.Selector) error {
+	if len(list) > maxSelectors {
+		return fmt.Errorf("%d selectors, at most %d", len(list), maxSelectors)
+	}
+	for _, s := range list {
+		if s.GetType() == "" || s.GetValue() == "" || len(s.GetType()) > maxSelector || len(s.GetValue()) > maxSelector {
+			return fmt.Errorf("a selector of type %q without a type or value, or a longer one than %d bytes", clip(s.GetType()), maxSelector)
+		}
+	}
+	return nil
 }
 
 // checkID wants exactly one URI SAN: the ID that the answer names, a workload's

@@ -10,6 +10,8 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
 )
 
 // svid is one identity that the agent holds.
@@ -19,7 +21,15 @@ type svid struct {
 	chainDER []byte              // the same, concatenated
 	key      crypto.Signer
 	keyDER   []byte // PKCS#8
+	// selectors are what a process must show before it is handed this identity;
+	// none means every process.
+	selectors []*assayv1.Selector
 }
+
+// forAll reports whether every process may be handed the SVID. This agent
+// cannot tell one process from another yet, so that those are the only ones it
+// serves.
+func (s *svid) forAll() bool { return len(s.selectors) == 0 }
 
 func (s *svid) notAfter() time.Time { return s.chain[0].NotAfter }
 
@@ -82,8 +92,8 @@ func (s *snapshot) bundles() *workload.X509BundlesResponse {
 // state is everything the agent holds. The renewal writes it, the Workload API
 // reads it, and nothing else is shared between them.
 //
-// Invariants: a snapshot has at least one SVID, each live when it was made, and
-// a bundle; a bundle is replaced by a newer one only; while halted nothing is
+// Invariants: a snapshot has at least one SVID, each live when it was made and
+// for every process, and a bundle; a bundle is replaced by a newer one only; while halted nothing is
 // handed out.
 type state struct {
 	now func() time.Time
@@ -196,8 +206,14 @@ func (s *state) expire() {
 func (s *state) publish() {
 	s.version++
 	s.snap = nil
-	if len(s.svids) > 0 && s.bundle != nil {
-		s.snap = &snapshot{version: s.version, svids: s.svids, bundle: s.bundle}
+	var served []*svid
+	for _, v := range s.svids {
+		if v.forAll() {
+			served = append(served, v)
+		}
+	}
+	if len(served) > 0 && s.bundle != nil {
+		s.snap = &snapshot{version: s.version, svids: served, bundle: s.bundle}
 	}
 	s.broadcast()
 }

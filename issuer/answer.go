@@ -27,13 +27,22 @@ func (a *attestation) answer(g *policy.Grant, issued *ca.Issued) error {
 		More:       uint32(max(g.More(), 0)),
 		Reference:  a.reference,
 	}
+	granted := map[int]policy.Issue{}
+	for _, is := range g.Issues() {
+		granted[is.Key] = is
+	}
 	end := issued.SVIDs[0].NotAfter
 	for i, svid := range issued.SVIDs {
+		is, ok := granted[svid.Key]
+		if !ok || is.Identity.SPIFFEID != svid.ID.String() {
+			return internal("issue", errors.New("an SVID that was not granted")) // for whom it is would not be known
+		}
 		out.Svids[i] = &assayv1.X509SVID{
 			Key:            uint32(svid.Key),
 			SpiffeId:       svid.ID.String(),
 			Chain:          svid.Chain,
 			NotAfterUnixMs: svid.NotAfter.UnixMilli(),
+			Selectors:      selectors(is.Identity.Selectors),
 		}
 		a.issued = append(a.issued, svid.ID.String())
 		if svid.NotAfter.Before(end) {
@@ -49,6 +58,15 @@ func (a *attestation) answer(g *policy.Grant, issued *ca.Issued) error {
 	out.RenewAfterUnixMs = now.Add(life * renewEarliest / 100).UnixMilli()
 	out.RenewBeforeUnixMs = now.Add(life * renewLatest / 100).UnixMilli()
 	return a.stream.Send(&assayv1.AttestResponse{Message: &assayv1.AttestResponse_Issued{Issued: out}})
+}
+
+// selectors are the processes that an agent may hand an SVID to.
+func selectors(in []policy.Selector) []*assayv1.Selector {
+	out := make([]*assayv1.Selector, len(in))
+	for i, s := range in {
+		out[i] = &assayv1.Selector{Type: s.Type, Value: s.Value}
+	}
+	return out
 }
 
 // trustBundle is what relying parties in this trust domain check SVIDs with.

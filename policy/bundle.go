@@ -113,6 +113,7 @@ type rule struct {
 	test     test
 	position string
 	implicit bool
+	at       *strictyaml.Node // its claim, for findings; nil for an implicit rule
 	waivers  []*ruleWaiver
 }
 
@@ -131,6 +132,7 @@ type identity struct {
 	jwt            *JWT
 	attributes     map[string]string
 	selectors      []Selector
+	at             *strictyaml.Node // for findings
 }
 
 // stamp writes a moment as policies do.

@@ -34,8 +34,14 @@ type tee struct {
 	published   []string
 	publishable func(w *workload) []string
 	private     map[string]string
-	// owners says what an ownership predicate is, for the lint error.
-	owners string
+	// owners says what an ownership predicate is, for the lint error; launcher
+	// names claims that are taken for one and that whoever launches an environment
+	// chooses, with the reason.
+	owners   string
+	launcher map[string]string
+	// device is what evidence is asked of, for the warning that more than the
+	// agent may ask.
+	device string
 	// lint checks one workload for what only this platform knows; codes are
 	// those of its warnings that no other platform has.
 	lint  func(w *workload, p *parser)

@@ -38,6 +38,7 @@ var nitro = newTEE(tee{
 		"pcr4": "PCR4 is the hash of an instance's id, which can be guessed from it",
 	},
 	owners: "pcr3 (the parent instance's IAM role) or pcr4 (the parent instance), with eq or in",
+	device: "/dev/nsm",
 	lint:   lintNitro,
 })
 

@@ -142,6 +142,7 @@ func (p *parser) bundle(root *strictyaml.Node) {
 			p.workload(item, first)
 		}
 		p.ambiguities()
+		p.shadowed()
 	}
 	for _, r := range p.ordered {
 		if !r.used {

@@ -195,6 +195,9 @@ func compileSet(p *parser, f *field, op string, n *strictyaml.Node) (test, bool)
 			return nil, false
 		}
 		if s := ref.compile(p, f); s != nil {
+			if ref.dedicated && f.owner == nil {
+				p.warn(n, CodeLauncherData, fmt.Sprintf("the set %s says dedicated: true, which has no effect on %s: it does not tell whose environment it is", ref.name, f.name), "whoever launches the same inputs shows the same value: leave dedicated out")
+			}
 			return s, true
 		}
 		return nil, false

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -45,6 +46,12 @@ var snp = newTEE(tee{
 		"report_id_ma": "it names the instance",
 	},
 	owners: "chip_id with in over a reference set that says dedicated: true (all that the launcher chooses or can repeat is no ownership: measurement, id_key_digest, author_key_digest, host_data, family_id, image_id, csp_id; nor is a chip that others share)",
+	launcher: map[string]string{
+		"host_data": "whoever launches a guest chooses it",
+		"family_id": "whoever writes the id block chooses it",
+		"image_id":  "whoever writes the id block chooses it",
+	},
+	device: "/dev/sev-guest and /sys/kernel/config/tsm",
 	lint:   lintSNP,
 })
 
@@ -145,7 +152,7 @@ func snpFacts() []*field {
 			return "the machine is another cloud provider's"
 		}),
 		snpField("guest_svn", number{0, 1<<32 - 1}, func(s *attest.SNP) (value, bool) { return numeral(s.GuestSVN), true }, always("the security version that the image's id block states")),
-		snpField("vmpl", number{0, 3}, func(s *attest.SNP) (value, bool) { return numeral(s.VMPL), true },
+		snpField("vmpl", number{0, snpLevels - 1}, func(s *attest.SNP) (value, bool) { return numeral(s.VMPL), true },
 			always("privilege level 0 is the most privileged; under a paravisor or SVSM, and often on AWS, reports come from another: name vmpl to accept it")),
 		snpField("version", number{2, 5}, func(s *attest.SNP) (value, bool) { return numeral(s.Version), s.Version != 0 }, always("the host's firmware decides on the version of reports")),
 
@@ -269,6 +276,9 @@ func lintSNP(w *workload, p *parser) {
 			p.warn(w.key, x.code, fmt.Sprintf("workload %s admits guests with %s", w.name, x.claim), x.why)
 		}
 	}
+	if r := w.find("vmpl"); levels(r) > 1 {
+		p.warn(cmp.Or(r.at, w.key), CodeEvidenceOracle, "workload "+w.name+" admits several privilege levels: software at the least of them has evidence made that is as good as the others'", "pin the level at which the agent runs: vmpl: {eq: 1}")
+	}
 	if w.find("measurement") == nil && w.find("id_key_digest") == nil && w.find("author_key_digest") == nil {
 		p.warn(w.key, CodeNoImage, "workload "+w.name+" pins no image: any code on the same machines matches", "add measurement (the image) or id_key_digest (who signed it)")
 	}
@@ -279,4 +289,20 @@ func lintSNP(w *workload, p *parser) {
 		}
 		p.warn(w.key, CodeNoFloor, "workload "+w.name+" has no floor for reported_tcb: firmware with known holes matches", hint)
 	}
+}
+
+// snpLevels is the number of privilege levels of a guest.
+const snpLevels = uint32(4)
+
+// levels counts the privilege levels that a rule over vmpl admits.
+func levels(r *rule) int {
+	n := 0
+	for i := range snpLevels {
+		if s := r.test.values(); s != nil && s.lists(numeral(i)) {
+			n++
+		} else if o, ok := r.test.(open); ok && o.admits(numeral(i)) {
+			n++
+		}
+	}
+	return n
 }

@@ -486,7 +486,7 @@ func TestSNPWarnings(t *testing.T) {
 		{"the author is enough", "measurement:", "author_key_digest:", ""},
 		{"another TCB", "reported_tcb:", "current_tcb:", "workload ledger has no floor for reported_tcb"},
 		{"a bound that is none", "    match:\n", "    match:\n      guest_svn: {gte: 0}\n", "guest_svn: {gte: 0} holds always"},
-		{"an upper bound that is none", "    match:\n", "    match:\n      vmpl: {lte: 3}\n", "vmpl: {lte: 3} holds always"},
+		{"an upper bound that is none", "    match:\n", "    match:\n      version: {lte: 5}\n", "version: {lte: 5} holds always"},
 		{"a bound that is one", "    match:\n", "    match:\n      vmpl: {gte: 3}\n", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

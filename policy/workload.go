@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -58,9 +59,7 @@ func (p *parser) workload(n *strictyaml.Node, first map[string]*strictyaml.Node)
 	p.ownership(w, n)
 	p.publish(w, n.Get("publish"))
 	p.issue(w, n, issue)
-	if w.whole {
-		w.tee.lint(w, p)
-	}
+	p.lint(w)
 	p.b.workloads = append(p.b.workloads, w)
 	p.b.byTEE[w.tee.platform] = append(p.b.byTEE[w.tee.platform], w)
 }
@@ -145,7 +144,7 @@ func (p *parser) rule(t *tee, f strictyaml.Field) *rule {
 	if !ok {
 		return nil
 	}
-	return &rule{field: claim, op: op, test: test, position: p.position(f.Key)}
+	return &rule{field: claim, op: op, test: test, position: p.position(f.Key), at: f.Key}
 }
 
 // implicit adds the rules that hold unless a workload names their claim. Their
@@ -316,7 +315,7 @@ func (p *parser) identity(w *workload, n *strictyaml.Node) *identity {
 		return nil
 	}
 	p.doc.OnlyKeys(n, "spiffe_id", "x509_ttl", "jwt", "attributes", "selectors")
-	id := &identity{x509TTL: DefaultX509TTL, attributes: p.attributes(n.Get("attributes")), selectors: p.selectors(n.Get("selectors"))}
+	id := &identity{x509TTL: DefaultX509TTL, attributes: p.attributes(n.Get("attributes")), selectors: p.selectors(n.Get("selectors")), at: cmp.Or(n.Key("selectors"), n)}
 	at := n
 	if v := n.Get("x509_ttl"); v != nil {
 		id.x509TTL, at = p.duration(v, "x509_ttl", MinX509TTL, MaxX509TTL), v

@@ -139,7 +139,7 @@ func (x Reattest_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Reattest_Reason.Descriptor instead.
 func (Reattest_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{19, 0}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{20, 0}
 }
 
 // AttestRequest is what the client sends: a Hello, then an Evidence; for a TPM,
@@ -1170,8 +1170,12 @@ type X509SVID struct {
 	// The certificate chain, leaf first, DER, without the trust anchor.
 	Chain          [][]byte `protobuf:"bytes,3,rep,name=chain,proto3" json:"chain,omitempty"`
 	NotAfterUnixMs int64    `protobuf:"varint,4,opt,name=not_after_unix_ms,json=notAfterUnixMs,proto3" json:"not_after_unix_ms,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// What a process inside the environment must show, all of it, before the
+	// agent hands it this identity; none means every process. An agent that
+	// cannot tell hands it to nobody.
+	Selectors     []*Selector `protobuf:"bytes,5,rep,name=selectors,proto3" json:"selectors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *X509SVID) Reset() {
@@ -1232,6 +1236,69 @@ func (x *X509SVID) GetNotAfterUnixMs() int64 {
 	return 0
 }
 
+func (x *X509SVID) GetSelectors() []*Selector {
+	if x != nil {
+		return x.Selectors
+	}
+	return nil
+}
+
+// Selector is one thing that a process must show (docs/spec/policy.md).
+type Selector struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "unix:uid", "unix:gid", "unix:supplementary_gid", "unix:path" or
+	// "unix:sha256". A type that the agent does not know matches no process.
+	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	// A decimal number, an absolute path, or hex in lower case.
+	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Selector) Reset() {
+	*x = Selector{}
+	mi := &file_assay_v1_attestation_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Selector) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Selector) ProtoMessage() {}
+
+func (x *Selector) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_attestation_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Selector.ProtoReflect.Descriptor instead.
+func (*Selector) Descriptor() ([]byte, []int) {
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Selector) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Selector) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 // TrustBundle is what relying parties in this trust domain check SVIDs with.
 type TrustBundle struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -1250,7 +1317,7 @@ type TrustBundle struct {
 
 func (x *TrustBundle) Reset() {
 	*x = TrustBundle{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[15]
+	mi := &file_assay_v1_attestation_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +1329,7 @@ func (x *TrustBundle) String() string {
 func (*TrustBundle) ProtoMessage() {}
 
 func (x *TrustBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[15]
+	mi := &file_assay_v1_attestation_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,7 +1342,7 @@ func (x *TrustBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustBundle.ProtoReflect.Descriptor instead.
 func (*TrustBundle) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{15}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TrustBundle) GetTrustDomain() string {
@@ -1332,7 +1399,7 @@ type Denied struct {
 
 func (x *Denied) Reset() {
 	*x = Denied{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[16]
+	mi := &file_assay_v1_attestation_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1344,7 +1411,7 @@ func (x *Denied) String() string {
 func (*Denied) ProtoMessage() {}
 
 func (x *Denied) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[16]
+	mi := &file_assay_v1_attestation_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1357,7 +1424,7 @@ func (x *Denied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Denied.ProtoReflect.Descriptor instead.
 func (*Denied) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{16}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Denied) GetKind() string {
@@ -1397,7 +1464,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[17]
+	mi := &file_assay_v1_attestation_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1476,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[17]
+	mi := &file_assay_v1_attestation_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1489,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{17}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{18}
 }
 
 // WatchEvent tells the agent something.
@@ -1439,7 +1506,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[18]
+	mi := &file_assay_v1_attestation_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1518,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[18]
+	mi := &file_assay_v1_attestation_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1531,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{18}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WatchEvent) GetEvent() isWatchEvent_Event {
@@ -1521,7 +1588,7 @@ type Reattest struct {
 
 func (x *Reattest) Reset() {
 	*x = Reattest{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[19]
+	mi := &file_assay_v1_attestation_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1533,7 +1600,7 @@ func (x *Reattest) String() string {
 func (*Reattest) ProtoMessage() {}
 
 func (x *Reattest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[19]
+	mi := &file_assay_v1_attestation_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1546,7 +1613,7 @@ func (x *Reattest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reattest.ProtoReflect.Descriptor instead.
 func (*Reattest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{19}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Reattest) GetReason() Reattest_Reason {
@@ -1630,12 +1697,16 @@ const file_assay_v1_attestation_proto_rawDesc = "" +
 	"checkpoint\x18\x05 \x01(\fR\n" +
 	"checkpoint\x12\x12\n" +
 	"\x04more\x18\x06 \x01(\rR\x04more\x12\x1c\n" +
-	"\treference\x18\a \x01(\tR\treference\"z\n" +
+	"\treference\x18\a \x01(\tR\treference\"\xac\x01\n" +
 	"\bX509SVID\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x14\n" +
 	"\x05chain\x18\x03 \x03(\fR\x05chain\x12)\n" +
-	"\x11not_after_unix_ms\x18\x04 \x01(\x03R\x0enotAfterUnixMs\"\xce\x01\n" +
+	"\x11not_after_unix_ms\x18\x04 \x01(\x03R\x0enotAfterUnixMs\x120\n" +
+	"\tselectors\x18\x05 \x03(\v2\x12.assay.v1.SelectorR\tselectors\"4\n" +
+	"\bSelector\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xce\x01\n" +
 	"\vTrustBundle\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12)\n" +
 	"\x10x509_authorities\x18\x02 \x03(\fR\x0fx509Authorities\x12\x1a\n" +
@@ -1684,7 +1755,7 @@ func file_assay_v1_attestation_proto_rawDescGZIP() []byte {
 }
 
 var file_assay_v1_attestation_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_assay_v1_attestation_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_assay_v1_attestation_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_assay_v1_attestation_proto_goTypes = []any{
 	(Purpose)(0),                // 0: assay.v1.Purpose
 	(Reattest_Reason)(0),        // 1: assay.v1.Reattest.Reason
@@ -1703,11 +1774,12 @@ var file_assay_v1_attestation_proto_goTypes = []any{
 	(*Renewal)(nil),             // 14: assay.v1.Renewal
 	(*Issued)(nil),              // 15: assay.v1.Issued
 	(*X509SVID)(nil),            // 16: assay.v1.X509SVID
-	(*TrustBundle)(nil),         // 17: assay.v1.TrustBundle
-	(*Denied)(nil),              // 18: assay.v1.Denied
-	(*WatchRequest)(nil),        // 19: assay.v1.WatchRequest
-	(*WatchEvent)(nil),          // 20: assay.v1.WatchEvent
-	(*Reattest)(nil),            // 21: assay.v1.Reattest
+	(*Selector)(nil),            // 17: assay.v1.Selector
+	(*TrustBundle)(nil),         // 18: assay.v1.TrustBundle
+	(*Denied)(nil),              // 19: assay.v1.Denied
+	(*WatchRequest)(nil),        // 20: assay.v1.WatchRequest
+	(*WatchEvent)(nil),          // 21: assay.v1.WatchEvent
+	(*Reattest)(nil),            // 22: assay.v1.Reattest
 }
 var file_assay_v1_attestation_proto_depIdxs = []int32{
 	4,  // 0: assay.v1.AttestRequest.hello:type_name -> assay.v1.Hello
@@ -1724,19 +1796,20 @@ var file_assay_v1_attestation_proto_depIdxs = []int32{
 	10, // 11: assay.v1.Evidence.tpm:type_name -> assay.v1.TpmEvidence
 	14, // 12: assay.v1.Evidence.renewal:type_name -> assay.v1.Renewal
 	16, // 13: assay.v1.Issued.svids:type_name -> assay.v1.X509SVID
-	17, // 14: assay.v1.Issued.bundle:type_name -> assay.v1.TrustBundle
-	21, // 15: assay.v1.WatchEvent.reattest:type_name -> assay.v1.Reattest
-	17, // 16: assay.v1.WatchEvent.bundle:type_name -> assay.v1.TrustBundle
-	1,  // 17: assay.v1.Reattest.reason:type_name -> assay.v1.Reattest.Reason
-	2,  // 18: assay.v1.Attestation.Attest:input_type -> assay.v1.AttestRequest
-	19, // 19: assay.v1.Attestation.Watch:input_type -> assay.v1.WatchRequest
-	3,  // 20: assay.v1.Attestation.Attest:output_type -> assay.v1.AttestResponse
-	20, // 21: assay.v1.Attestation.Watch:output_type -> assay.v1.WatchEvent
-	20, // [20:22] is the sub-list for method output_type
-	18, // [18:20] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	18, // 14: assay.v1.Issued.bundle:type_name -> assay.v1.TrustBundle
+	17, // 15: assay.v1.X509SVID.selectors:type_name -> assay.v1.Selector
+	22, // 16: assay.v1.WatchEvent.reattest:type_name -> assay.v1.Reattest
+	18, // 17: assay.v1.WatchEvent.bundle:type_name -> assay.v1.TrustBundle
+	1,  // 18: assay.v1.Reattest.reason:type_name -> assay.v1.Reattest.Reason
+	2,  // 19: assay.v1.Attestation.Attest:input_type -> assay.v1.AttestRequest
+	20, // 20: assay.v1.Attestation.Watch:input_type -> assay.v1.WatchRequest
+	3,  // 21: assay.v1.Attestation.Attest:output_type -> assay.v1.AttestResponse
+	21, // 22: assay.v1.Attestation.Watch:output_type -> assay.v1.WatchEvent
+	21, // [21:23] is the sub-list for method output_type
+	19, // [19:21] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_assay_v1_attestation_proto_init() }
@@ -1760,7 +1833,7 @@ func file_assay_v1_attestation_proto_init() {
 		(*Evidence_Snp)(nil),
 		(*Evidence_Tpm)(nil),
 	}
-	file_assay_v1_attestation_proto_msgTypes[18].OneofWrappers = []any{
+	file_assay_v1_attestation_proto_msgTypes[19].OneofWrappers = []any{
 		(*WatchEvent_Reattest)(nil),
 		(*WatchEvent_Bundle)(nil),
 	}
@@ -1770,7 +1843,7 @@ func file_assay_v1_attestation_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_assay_v1_attestation_proto_rawDesc), len(file_assay_v1_attestation_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
