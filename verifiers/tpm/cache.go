@@ -1,0 +1,140 @@
+package tpm
+
+import (
+	"crypto/sha256"
+	"sync/atomic"
+	"time"
+
+	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/internal/lru"
+)
+
+// DefaultCacheSize is how many keys and certificates are remembered, of each: an
+// AK, an EK and its certificate for each machine. At less than 3 KB each, all of
+// them are below 64 MB.
+const DefaultCacheSize = 10_000
+
+// maxLogs is how many replayed event logs are remembered. Machines of one image
+// and hardware share theirs as a rule, but not always.
+const maxLogs = 1024
+
+// digest is SHA-256 of what is remembered, with its role in front.
+type digest [sha256.Size]byte
+
+func digestOf(role string, parts ...[]byte) digest {
+	h := sha256.New()
+	h.Write([]byte(role)) // never fails
+	for _, p := range parts {
+		h.Write(p)
+	}
+	return digest(h.Sum(nil))
+}
+
+// vouched is what a certificate says whose chain verified.
+type vouched struct {
+	key       [32]byte // SHA-256 of the SubjectPublicKeyInfo
+	ek        *attest.EKCertificate
+	cloud     *attest.CloudInstance
+	notBefore time.Time // of all the chain
+	notAfter  time.Time
+}
+
+func (v *vouched) validAt(at time.Time) bool { return !at.Before(v.notBefore) && !at.After(v.notAfter) }
+
+// cache remembers what verified. Invariants:
+//
+//   - Only [Verifier.Authenticate] and [Verifier.AuthenticatePending] fill it, and
+//     only when everything of an evidence verified: strangers cannot write to it.
+//   - A certificate answers only at times at which all of its chain is valid. At
+//     other times it is as if it were not there, and the chain is verified, and
+//     refused, in full.
+//   - It never grows beyond its size: the least recently used entry goes.
+//   - What binds an AK to an EK is never in it: that is for [Bindings].
+type cache struct {
+	keys  *lru.Cache[digest, *public]
+	certs *lru.Cache[digest, *vouched]
+	logs  *lru.Cache[digest, *attest.MeasuredBoot]
+
+	hits, misses, signatures, panics atomic.Uint64
+}
+
+// CacheStats counts what the cache did, for metrics. The counters only grow.
+type CacheStats struct {
+	Keys         int // public areas, remembered now
+	Certificates int // of EKs and AKs, remembered now
+	EventLogs    int // replayed, remembered now
+	Size         int // the most keys, and the most certificates
+	Hits         uint64
+	Misses       uint64
+	Evictions    uint64
+	// Signatures counts verifications of certificates' signatures. Those of quotes
+	// and certifications are not in it.
+	Signatures uint64
+	// Panics counts evidence on which a library panicked. Each was refused as
+	// malformed, check "panic"; any is worth a look.
+	Panics uint64
+}
+
+func newCache(size int) *cache {
+	return &cache{
+		keys: lru.New[digest, *public](size), certs: lru.New[digest, *vouched](size),
+		logs: lru.New[digest, *attest.MeasuredBoot](min(size, maxLogs)),
+	}
+}
+
+func (c *cache) stats() CacheStats {
+	return CacheStats{
+		Keys: c.keys.Len(), Certificates: c.certs.Len(), EventLogs: c.logs.Len(), Size: int(c.keys.Limit()),
+		Hits: c.hits.Load(), Misses: c.misses.Load(), Evictions: c.keys.Evictions() + c.certs.Evictions() + c.logs.Evictions(),
+		Signatures: c.signatures.Load(), Panics: c.panics.Load(),
+	}
+}
+
+// certificate returns what a known certificate says, if all of its chain is valid
+// at that time.
+func (c *cache) certificate(k digest, at time.Time) *vouched {
+	v, ok := c.certs.Get(k)
+	if !ok || !v.validAt(at) {
+		c.misses.Add(1)
+		return nil
+	}
+	c.hits.Add(1)
+	return v
+}
+
+// fresh is what one evidence showed that was not known: it is remembered when
+// all of the evidence has verified.
+type fresh struct {
+	keys  map[digest]*public
+	certs map[digest]*vouched
+	logs  map[digest]*attest.MeasuredBoot
+}
+
+func (c *cache) remember(f *fresh) {
+	for k, v := range f.keys {
+		c.keys.Put(k, v)
+	}
+	for k, v := range f.certs {
+		c.certs.Put(k, v)
+	}
+	for k, v := range f.logs {
+		c.logs.Put(k, v)
+	}
+}
+
+// key returns a known public area, or takes it apart and holds it to its check.
+// A known one has passed all of that.
+func (c *cache) key(role string, area []byte, f *fresh) (p *public, known bool, err error) {
+	sum := digestOf(role, area)
+	if p, ok := c.keys.Get(sum); ok {
+		return p, true, nil
+	}
+	if p, err = parsePublic(area); err != nil {
+		return nil, false, err
+	}
+	if f.keys == nil {
+		f.keys = make(map[digest]*public, 2)
+	}
+	f.keys[sum] = p
+	return p, false, nil
+}
