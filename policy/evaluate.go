@@ -15,8 +15,8 @@ import (
 //
 // Its cost does not grow with the number of workloads, but with that of the
 // workloads that have their most telling value in common. The decision lists
-// those, and in a denial others that come near, [MaxExplained] in all; it counts
-// the rest as omitted. [Bundle.Explain] comes to the same outcome, and leaves
+// those, and in a denial two dozen others that come near, [MaxExplained] in all;
+// it counts the rest as omitted. [Bundle.Explain] comes to the same outcome, and leaves
 // nothing out.
 func (b *Bundle) Evaluate(c attest.Claims, at time.Time) Decision {
 	d, _ := b.evaluate(&c, at)
@@ -53,7 +53,7 @@ func (b *Bundle) evaluate(c *attest.Claims, at time.Time) (Decision, *workload) 
 	list = append(list, e.closest(ws, others, MaxExplained-len(list))...)
 	if d.Outcome == Refused && len(list) < MaxExplained {
 		slices.Sort(list)
-		n := MaxExplained - len(list)
+		n := min(MaxExplained-len(list), maxNear)
 		list = append(list, e.closest(ws, ix.near(e, len(ws), n, list), n)...)
 	}
 	slices.Sort(list)
@@ -142,9 +142,11 @@ type evaluation struct {
 }
 
 type reading struct {
-	done, present, formatted bool
-	value                    value
-	text                     string // see words
+	done, present, formatted, hinted bool
+
+	value value
+	text  string // see words
+	hint  string // see hint
 }
 
 func (b *Bundle) evaluation(c *attest.Claims, at time.Time) *evaluation {
@@ -158,7 +160,9 @@ func (e *evaluation) claim(f *field) *reading {
 	r := &e.read[f.index]
 	if !r.done {
 		r.done = true
-		r.value, r.present = f.get(e.claims)
+		if r.value, r.present = f.get(e.claims); !r.present {
+			r.value = ""
+		}
 	}
 	return r
 }

@@ -116,9 +116,12 @@ func (e *evaluation) workload(w *workload, results []RuleResult) (WorkloadResult
 		results = append(results, r)
 		out.Matched = out.Matched && r.Holds
 	}
+	results = slices.Grow(results, len(w.rules))
 	for _, r := range w.rules {
-		one, _ := e.rule(r)
-		add(one)
+		results = results[:len(results)+1] // filled where it stays: there are many
+		one := &results[len(results)-1]
+		e.fill(one, r)
+		out.Matched = out.Matched && one.Holds
 	}
 	if w.waiver != nil {
 		add(e.waiver(w.waiver))
@@ -135,25 +138,44 @@ func (e *evaluation) workload(w *workload, results []RuleResult) (WorkloadResult
 
 // rule evaluates one rule, and returns the last moment at which it still holds.
 func (e *evaluation) rule(r *rule) (RuleResult, *time.Time) {
-	out := RuleResult{Rule: r.field.name, Op: r.op, Expected: r.test.expected(), Implicit: r.implicit, Position: r.position}
+	var out RuleResult
+	until := e.fill(&out, r)
+	return out, until
+}
+
+func (e *evaluation) fill(out *RuleResult, r *rule) *time.Time {
+	out.Rule, out.Op, out.Expected = r.field.name, r.op, r.test.expected()
+	out.Implicit, out.Position = r.implicit, r.position
 	c := e.claim(r.field)
-	text := e.words(r.field)
+	out.Got = e.words(r.field)
 	if !c.present {
-		out.Got, out.Hint = text, r.field.hint("", false)
-		return out, nil
+		out.Hint = e.hint(r.field)
+		return nil
 	}
-	v := r.test.eval(c.value, text, e.at)
+	v := r.test.eval(c.value, out.Got, e.at)
 	out.Got, out.Holds = v.got, v.holds
-	if !v.holds {
-		if out.Hint = v.hint; out.Hint == "" {
-			out.Hint = r.field.hint(c.value, true)
-		}
-		if r.loose() {
-			return e.waived(r, out)
-		}
-		return out, nil
+	if v.holds {
+		return v.until
 	}
-	return out, v.until
+	if out.Hint = v.hint; out.Hint == "" {
+		out.Hint = e.hint(r.field)
+	}
+	if !r.loose() {
+		return nil
+	}
+	waived, until := e.waived(r, *out)
+	*out = waived
+	return until
+}
+
+// hint is what the claim's failure usually means: it depends on the claim alone,
+// and is asked for once.
+func (e *evaluation) hint(f *field) string {
+	r := e.claim(f)
+	if !r.hinted {
+		r.hinted, r.hint = true, f.hint(r.value, r.present)
+	}
+	return r.hint
 }
 
 // waiver shows an ownership waiver as a rule: it holds up to and including the

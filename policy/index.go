@@ -15,7 +15,9 @@ const (
 	// sharing is how many workloads may have a value in common before another
 	// claim is looked for to find them by.
 	sharing = 16
-	// considered bounds the workloads that a denial is explained from.
+	// maxNear bounds those that a denial lists for coming near alone.
+	maxNear = 24
+	// considered bounds the workloads that these are chosen from.
 	considered = 4 * MaxExplained
 )
 
@@ -47,7 +49,7 @@ type claimIndex struct {
 // found are the workloads behind one value or one set, in the order of the file.
 type found struct {
 	primary []int32 // are found by it
-	near    []int32 // name it beside the rule that they are found by: at most MaxExplained
+	near    []int32 // name it beside the rule that they are found by: at most maxNear
 }
 
 // indexable is the finite set by which a workload can be found, or nil.
@@ -98,7 +100,7 @@ func newIndex(ws []*workload) *index {
 			switch {
 			case r == best:
 				f.primary = append(f.primary, at)
-			case len(f.near) < MaxExplained:
+			case len(f.near) < maxNear:
 				f.near = append(f.near, at)
 			}
 		}
