@@ -170,12 +170,16 @@ func gceTechnology(t byte) string {
 }
 
 // versionText reads an S-CRTM version: UTF-16, a GUID, or ASCII (PFP, section
-// 10.4.1); of anything else it gives the bytes in hex, or their digest.
+// 10.4.1); of anything else it gives the bytes in hex, or
+// their digest.
 func versionText(data []byte) string {
+	if zero(data) {
+		return ""
+	}
 	if s, ok := utf16Text(data); ok && printable(s) {
 		return s
 	}
-	if s := string(bytes.TrimRight(data, "\x00")); printable(s) {
+	if s := string(bytes.TrimSuffix(data, []byte{0})); printable(s) {
 		return s
 	}
 	if len(data) == 16 {

@@ -15,7 +15,7 @@ import (
 // Labels that GRUB puts before a text in the log, and does not hash. What they say
 // is not believed: a command that fails is measured all the same, so a label would
 // let a command pass for a command line.
-var labels = []string{"", "grub_cmd: ", "kernel_cmdline: ", "module_cmdline: ", "grub_cmd ", "grub_kernel_cmdline "}
+var labels = []string{"grub_cmd: ", "kernel_cmdline: ", "module_cmdline: ", "grub_cmd ", "grub_kernel_cmdline ", ""}
 
 // text is what an event hashed, if that is text in the log: behind one of GRUB's
 // labels, with or without a zero at its end; or the load options that systemd-boot
@@ -27,7 +27,7 @@ func (b *boot) text(e *event) (text string, options, ok bool) {
 			continue
 		}
 		short := bytes.TrimSuffix(rest, []byte{0})
-		if claimable(string(short)) && (b.is(e, rest) || len(short) != len(rest) && b.is(e, short)) {
+		if claimable(string(short)) && (b.is(e, short) || len(short) != len(rest) && b.is(e, rest)) {
 			return string(short), false, true
 		}
 	}
