@@ -88,8 +88,10 @@ type office struct {
 	log       *logBuffer
 	bootstrap []byte // PEM
 	addr      string
-	metricsAt string
-	stop      func() error
+	// How policies are taken in, where a test says so before start.
+	policyOptions []issuer.PolicyOption
+	metricsAt     string
+	stop          func() error
 }
 
 type option func(*config.Config)
@@ -131,10 +133,11 @@ func (o *office) start() {
 	must(t, err)
 	set, err := verifiers.NewSet(v)
 	must(t, err)
-	o.policy, err = issuer.LoadPolicyFile(o.cfg.Policy, trustDomain, log)
+	o.policy, err = issuer.LoadPolicyFile(o.cfg.Policy, trustDomain, log, o.policyOptions...)
 	must(t, err)
 	o.store, err = store.OpenSQLite(ctx, filepath.Join(o.cfg.DataDir, "assay.db"))
 	must(t, err)
+	must(t, o.policy.Resume(ctx, o.store))
 	must(t, o.policy.Remember(ctx, o.store, o.clock.Now))
 	ring, err := keys.OpenDir(filepath.Join(o.cfg.DataDir, "keys"))
 	must(t, err)

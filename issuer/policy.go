@@ -3,6 +3,7 @@ package issuer
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -11,58 +12,99 @@ import (
 	"time"
 
 	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/issuer/store"
 	"github.com/assay-project/assay/policy"
+	"github.com/assay-project/assay/policy/signed"
 )
 
-// PolicyFile is the policy in force: the newest valid content of a file. A
-// content that is not valid, is of another trust domain, or whose revision does
-// not grow leaves the one before in force, and is a warning until it is
-// mended.
+// PolicyFile is the policy in force: the newest revision that came from a file,
+// or that an operator pushed. A revision that is not valid, is of another trust
+// domain, lacks signatures or does not grow leaves the one before in force. Which
+// of file and push counts is one rule, the revision: docs/decisions has why.
 type PolicyFile struct {
 	path        string
 	trustDomain string
+	signers     *signed.Signers // nil: no signatures are required
+	pinned      string          // with signers: the one name that a policy may have; empty: that of the one in force
 	log         *slog.Logger
 
-	current atomic.Pointer[policy.Bundle]
+	current atomic.Pointer[inForce]
 
-	mu       sync.Mutex // one reload at a time
-	refused  string     // why the file's content is not in force; empty when it is
+	mu       sync.Mutex // one change at a time
+	file     string     // "name@revision" of the file's last valid content
+	refused  string     // why the file's content is not in force though it should be; empty when it is
+	outrun   string     // why it is not, and need not be: a newer one was pushed
 	seen     [32]byte   // digest of the content that was last looked at
 	haveSeen bool
 	changed  func(*policy.Bundle)
 	result   func(string)
-	record   func(context.Context, *policy.Bundle) error // see Remember
+	store    store.PolicyStore // nil until Remember
+	now      func() time.Time
 }
+
+// inForce is the policy in force, and where it came from.
+type inForce struct {
+	bundle *policy.Bundle
+	store.PolicyChange
+}
+
+// Where a policy came from.
+const (
+	sourceFile   = "file"
+	sourcePush   = "push"
+	sourceRevert = "revert" // a push of older content
+)
 
 // policyPoll is how often the file is looked at.
 const policyPoll = 2 * time.Second
 
+// A PolicyOption says how policies are taken in.
+type PolicyOption func(*PolicyFile)
+
+// WithPolicySigners demands signatures of every policy, whatever way it comes.
+// bundle is the one name that it may have, so that a policy that the same people
+// signed for something else is not taken for this one; where it is empty, the
+// name is that of the policy that was in force last.
+func WithPolicySigners(s *signed.Signers, bundle string) PolicyOption {
+	return func(p *PolicyFile) { p.signers, p.pinned = s, bundle }
+}
+
 // LoadPolicyFile reads the policy at start, when there is none before it: any
 // mistake is an error.
-func LoadPolicyFile(path, trustDomain string, log *slog.Logger) (*PolicyFile, error) {
+func LoadPolicyFile(path, trustDomain string, log *slog.Logger, options ...PolicyOption) (*PolicyFile, error) {
 	p := &PolicyFile{path: path, trustDomain: trustDomain, log: log, changed: func(*policy.Bundle) {}, result: func(string) {}}
-	p.record = func(context.Context, *policy.Bundle) error { return nil }
-	src, err := cli.ReadFile(path, policy.MaxSize)
+	for _, o := range options {
+		o(p)
+	}
+	raw, err := cli.ReadFile(path, signed.MaxSize)
 	if err != nil {
 		return nil, cli.Usagef("name it under policy: in the configuration; `assayd init` writes one to begin with", "cannot read the policy: %w", err)
 	}
-	b, err := p.parse(src)
+	d, err := p.compile(path, raw)
 	if err != nil {
 		return nil, err
 	}
-	p.current.Store(b)
-	p.seen, p.haveSeen = b.Digest(), true
+	p.current.Store(p.fromFile(d))
+	p.file = d.bundle.Version()
+	p.seen, p.haveSeen = sha256.Sum256(raw), true
 	return p, nil
 }
 
 // Current is the policy in force.
-func (p *PolicyFile) Current() *policy.Bundle { return p.current.Load() }
+func (p *PolicyFile) Current() *policy.Bundle { return p.current.Load().bundle }
 
 // Refused says why the file's content is not in force, or is empty.
 func (p *PolicyFile) Refused() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.refused
+}
+
+// Outrun says that a newer policy than the file's was pushed, or is empty.
+func (p *PolicyFile) Outrun() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.outrun
 }
 
 // Run looks at the file every two seconds, and at once when reload receives,
@@ -86,60 +128,101 @@ func (p *PolicyFile) Run(ctx context.Context, reload <-chan os.Signal) error {
 func (p *PolicyFile) Reload(ctx context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	src, err := cli.ReadFile(p.path, policy.MaxSize)
+	raw, err := cli.ReadFile(p.path, signed.MaxSize)
 	if err != nil {
 		p.haveSeen = false // whatever is there next is looked at, also what was there before
-		p.refuse(ctx, fmt.Errorf("cannot read the policy: %w", err))
+		p.refuse(ctx, nil, fmt.Errorf("cannot read the policy: %w", err))
 		return
 	}
-	digest := sha256.Sum256(src)
+	digest := sha256.Sum256(raw)
 	if p.haveSeen && digest == p.seen {
 		return
 	}
 	p.seen, p.haveSeen = digest, true
-	now := p.current.Load()
-	if digest == now.Digest() { // an edit was taken back
-		p.refused = ""
-		return
-	}
-	next, err := p.parse(src)
-	if err == nil && next.Revision() <= now.Revision() {
-		err = fmt.Errorf("%s: the content has changed and the revision has not grown: it is %d, in force is %d", p.path, next.Revision(), now.Revision())
-	}
+	next, err := p.compile(p.path, raw)
 	if err != nil {
-		p.refuse(ctx, err)
+		p.refuse(ctx, raw, err)
 		return
 	}
-	if err := p.record(ctx, next); err != nil {
+	now := p.current.Load()
+	p.file = next.bundle.Version()
+	switch {
+	case next.is(now.bundle): // an edit was taken back, or another signature added
+		p.refused, p.outrun = "", ""
+		return
+	case now.Source != sourceFile && next.bundle.Name() == now.bundle.Name() && next.bundle.Revision() < now.bundle.Revision():
+		p.refused, p.outrun = "", p.behind(now)
+		return
+	}
+	if err := p.grows(next, now); err != nil {
+		p.refuse(ctx, raw, err)
+		return
+	}
+	f := p.fromFile(next)
+	if err := p.record(ctx, f); err != nil {
 		p.haveSeen = false // the database may answer at the next look
-		p.refuse(ctx, err)
+		p.refuse(ctx, raw, err)
 		return
 	}
-	p.refused = ""
-	p.current.Store(next)
+	p.refused, p.outrun = "", ""
+	p.enforce(ctx, f)
+}
+
+// enforce swaps the policy in force. What was recorded is handed to whoever
+// waits for changes.
+func (p *PolicyFile) enforce(ctx context.Context, f *inForce) {
+	f.Document = nil // the store has it
+	p.current.Store(f)
 	p.result("loaded")
-	p.log.InfoContext(ctx, "policy in force", "policy", policyName(next))
-	p.changed(next)
+	p.log.InfoContext(ctx, "policy in force", "policy", policyName(f.bundle), "source", f.Source, "actor", f.Actor)
+	p.changed(f.bundle)
+}
+
+// fromFile is a policy that is put into force because of the file.
+func (p *PolicyFile) fromFile(d *document) *inForce {
+	return &inForce{bundle: d.bundle, PolicyChange: p.change(d, sourceFile, p.path, "")}
+}
+
+// behind is what an operator should know of a file that a push outran.
+func (p *PolicyFile) behind(now *inForce) string {
+	return fmt.Sprintf("%s holds %s; %s was pushed at %s and is in force, also after a restart: write it to the file with `assay policy history --revision %d --out FILE`",
+		p.path, p.file, now.bundle.Version(), now.At.UTC().Format(time.RFC3339), now.bundle.Revision())
+}
+
+// grows is nil for a policy that may follow on the one in force.
+func (p *PolicyFile) grows(next *document, now *inForce) error {
+	b := next.bundle
+	if b.Revision() <= now.bundle.Revision() {
+		return stale("policy_revision", fmt.Errorf("%s: the content has changed and the revision has not grown: it is %d, in force is %d", next.file, b.Revision(), now.bundle.Revision()),
+			fmt.Sprintf("make it revision %d", now.bundle.Revision()+1))
+	}
+	return p.sameName(b, now.bundle.Name())
+}
+
+// sameName keeps a policy that the same people signed for something else from
+// being taken for this one. Where no signatures are required, who writes the
+// file may call it what they like.
+func (p *PolicyFile) sameName(b *policy.Bundle, before string) error {
+	if p.signers == nil || p.pinned != "" || b.Name() == before {
+		return nil
+	}
+	return cli.Usagef("if it is meant, set policy_signers.bundle to the new name in the configuration, and start the server again",
+		"the policy is called %q, and the one that was in force %q: it may have been signed for something else", b.Name(), before)
 }
 
 // refuse keeps the policy in force, says so once, and remembers it for Status.
-func (p *PolicyFile) refuse(ctx context.Context, err error) {
-	if msg := err.Error(); p.refused != msg {
-		p.refused = msg
-		p.result("refused")
-		p.log.ErrorContext(ctx, "the policy file is refused; the one before stays in force", "in_force", policyName(p.current.Load()), "error", err)
+func (p *PolicyFile) refuse(ctx context.Context, raw []byte, err error) {
+	p.outrun = ""
+	msg := err.Error()
+	if p.refused == msg {
+		return
 	}
-}
-
-func (p *PolicyFile) parse(src []byte) (*policy.Bundle, error) {
-	b, err := policy.Parse(p.path, src)
-	if err != nil {
-		return nil, err
+	p.refused = msg
+	p.result("refused")
+	p.log.ErrorContext(ctx, "the policy file is refused; the one before stays in force", "in_force", policyName(p.Current()), "error", err)
+	if raw != nil && !errors.Is(err, context.Canceled) {
+		p.recordRefusal(ctx, p.refusal(raw, sourceFile, p.path, "", err))
 	}
-	if b.TrustDomain() != p.trustDomain {
-		return nil, cli.Usagef("one server serves one trust domain", "%s: the policy is for trust domain %q, the server for %q", p.path, b.TrustDomain(), p.trustDomain)
-	}
-	return b, nil
 }
 
 // policyName is "name@revision".

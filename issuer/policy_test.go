@@ -116,7 +116,7 @@ func TestASupersededPolicyDoesNotStart(t *testing.T) {
 		must(t, os.WriteFile(path, []byte(text), 0o600))
 		p, err := issuer.LoadPolicyFile(path, trustDomain, slog.New(slog.DiscardHandler))
 		must(t, err)
-		err = p.CheckNotSuperseded(t.Context(), o.store)
+		err = p.Resume(t.Context(), o.store)
 		if rerr := p.Remember(t.Context(), o.store, time.Now); (rerr == nil) != (err == nil) {
 			t.Errorf("check says %v, start says %v", err, rerr)
 		}
@@ -141,7 +141,7 @@ func TestASupersededPolicyDoesNotStart(t *testing.T) {
 // What was in force in the meantime, of the same name, supersedes.
 func TestAReloadIsOnRecordBeforeItIsInForce(t *testing.T) {
 	o := open(t)
-	must(t, o.store.PutPolicy(t.Context(), store.Policy{TrustDomain: trustDomain, Name: "test", Revision: 7, At: time.Now()}))
+	must(t, o.store.PutPolicy(t.Context(), store.PolicyChange{Policy: store.Policy{TrustDomain: trustDomain, Name: "test", Revision: 7, At: time.Now()}, Source: "file"}))
 	o.replacePolicy(policyText(6))
 	if o.policy.Current().Revision() != 1 || !contains(o.policy.Refused(), "superseded") {
 		t.Errorf("in force: %d, refused: %q", o.policy.Current().Revision(), o.policy.Refused())

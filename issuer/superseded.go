@@ -16,57 +16,173 @@ import (
 // the server. So the store remembers each revision that was in force, whether
 // or not anything was issued under it. Another name is another policy.
 
-// CheckNotSuperseded compares the policy with the newest revision of its name
-// that was in force, and changes nothing: for `assayd check`.
-func (p *PolicyFile) CheckNotSuperseded(ctx context.Context, st store.PolicyStore) error {
-	now := p.Current()
-	last, err := st.LatestPolicy(ctx, p.trustDomain, now.Name())
+// What the store keeps of policies: every change that came into force, for ever;
+// the documents of the newest of them, up to documentBytes in all; and the
+// newest refusals.
+const (
+	documentBytes = 256 << 20
+	keptRefusals  = 200
+)
+
+// Resume takes up what was in force last, and changes nothing in the store: for
+// the start, and for `assayd check`.
+//
+// A policy that was pushed stays in force over a restart, until the file holds a
+// newer revision. It is judged anew, as if it came now: its signatures count
+// only if they are those that are required today. A file that is older than what
+// came from the file before is an error, as is one of another name where
+// signatures are required.
+func (p *PolicyFile) Resume(ctx context.Context, st store.PolicyStore) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	file := p.current.Load().bundle
+	rows, err := st.PolicyChanges(ctx, p.trustDomain, store.FindPolicy{Outcome: store.PolicyInForce, Documents: true, Limit: 1})
+	if err != nil {
+		return err
+	}
+	if len(rows) == 0 {
+		return p.checkNotSuperseded(ctx, st, file)
+	}
+	last := rows[0]
+	if err := p.sameName(file, last.Name); err != nil {
+		return err
+	}
+	newer := last.Revision > file.Revision() || last.Revision == file.Revision() && last.Digest != file.Digest()
+	if last.Source == sourceFile || last.Name != file.Name() || !newer {
+		return p.checkNotSuperseded(ctx, st, file)
+	}
+	pushed, err := p.stored(last)
+	if err != nil {
+		return err
+	}
+	if err := p.checkNotSuperseded(ctx, st, pushed.bundle); err != nil {
+		return err
+	}
+	p.current.Store(pushed)
+	p.outrun = p.behind(pushed)
+	return nil
+}
+
+// stored compiles a policy that was pushed before.
+func (p *PolicyFile) stored(c store.PolicyChange) (*inForce, error) {
+	name := fmt.Sprintf("policy %s@%d, pushed at %s", c.Name, c.Revision, c.At.UTC().Format(time.RFC3339))
+	mend := fmt.Sprintf("put revision %d or later into %s", c.Revision+1, p.path)
+	if !c.Kept {
+		return nil, cli.Usagef(mend, "%s: its content is not in the database", name)
+	}
+	d, err := p.compile(name, c.Document)
+	if err != nil {
+		return nil, &cli.UsageError{Err: fmt.Errorf("what was in force last cannot be taken up: %w", err), Hint: mend}
+	}
+	if d.bundle.Name() != c.Name || d.bundle.Revision() != c.Revision || d.bundle.Digest() != c.Digest {
+		return nil, cli.Usagef("restore the database from a backup, or "+mend, "%s: its content is not what was pushed: the database was changed", name)
+	}
+	c.Document = nil
+	return &inForce{bundle: d.bundle, PolicyChange: c}, nil
+}
+
+// checkNotSuperseded compares a policy with the newest revision of its name
+// that was in force.
+func (p *PolicyFile) checkNotSuperseded(ctx context.Context, st store.PolicyStore, b *policy.Bundle) error {
+	last, err := st.LatestPolicy(ctx, p.trustDomain, b.Name())
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return p.superseded(now, last)
+	return p.superseded(b, last)
 }
 
 // Remember puts the policy on record as in force, or refuses it as superseded.
-// From then on a reload is on record before it is in force.
+// From then on every change is on record before it is in force.
 func (p *PolicyFile) Remember(ctx context.Context, st store.PolicyStore, now func() time.Time) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.record = func(ctx context.Context, b *policy.Bundle) error {
-		return p.put(ctx, st, b, now())
+	p.store, p.now = st, now
+	f := p.current.Load()
+	if f.Source != sourceFile {
+		return p.put(ctx, f.PolicyChange) // what Resume took up
 	}
-	return p.record(ctx, p.Current())
+	if err := p.record(ctx, f); err != nil {
+		return err
+	}
+	// Since when, if it was in force before this start too.
+	rows, err := st.PolicyChanges(ctx, p.trustDomain, store.FindPolicy{Outcome: store.PolicyInForce, Limit: 1})
+	if err != nil {
+		return err
+	}
+	if len(rows) == 1 {
+		f = &inForce{bundle: f.bundle, PolicyChange: rows[0]}
+		p.current.Store(f)
+	}
+	return nil
 }
 
-func (p *PolicyFile) put(ctx context.Context, st store.PolicyStore, b *policy.Bundle, at time.Time) error {
-	err := st.PutPolicy(ctx, store.Policy{TrustDomain: p.trustDomain, Name: b.Name(), Revision: b.Revision(), Digest: b.Digest(), At: at})
+// record puts a policy on record as in force from now on.
+func (p *PolicyFile) record(ctx context.Context, f *inForce) error {
+	if p.store == nil {
+		return nil // not before Remember: nothing is served yet
+	}
+	f.At = p.now()
+	if err := p.put(ctx, f.PolicyChange); err != nil {
+		return err
+	}
+	p.prune(ctx)
+	return nil
+}
+
+func (p *PolicyFile) put(ctx context.Context, c store.PolicyChange) error {
+	err := p.store.PutPolicy(ctx, c)
 	if !errors.Is(err, store.ErrConflict) {
 		return err
 	}
-	last, lerr := st.LatestPolicy(ctx, p.trustDomain, b.Name())
+	last, lerr := p.store.LatestPolicy(ctx, p.trustDomain, c.Name)
 	if lerr != nil {
 		return errors.Join(err, lerr)
 	}
-	if serr := p.superseded(b, last); serr != nil {
+	if serr := p.supersededBy(c.Policy, last); serr != nil {
 		return serr
 	}
 	return err
 }
 
-// superseded is nil for the very revision that was in force last, and for a
-// later one.
+// recordRefusal keeps what was refused, best effort: it is in the log too.
+func (p *PolicyFile) recordRefusal(ctx context.Context, c store.PolicyChange) {
+	if p.store == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	c.At = p.now()
+	if err := p.store.RefusePolicy(ctx, c); err != nil {
+		p.log.ErrorContext(ctx, "a refused policy could not be recorded", "error", err)
+		return
+	}
+	p.prune(ctx)
+}
+
+func (p *PolicyFile) prune(ctx context.Context) {
+	if err := p.store.PrunePolicyChanges(ctx, p.trustDomain, documentBytes, keptRefusals); err != nil {
+		p.log.WarnContext(ctx, "the history of policies could not be pruned", "error", err)
+	}
+}
+
 func (p *PolicyFile) superseded(b *policy.Bundle, last store.Policy) error {
+	return p.supersededBy(store.Policy{Name: b.Name(), Revision: b.Revision(), Digest: b.Digest()}, last)
+}
+
+// supersededBy is nil for the very revision that was in force last, and for a
+// later one.
+func (p *PolicyFile) supersededBy(b, last store.Policy) error {
 	at := last.At.UTC().Format(time.RFC3339)
 	switch {
-	case b.Revision() < last.Revision:
+	case b.Revision < last.Revision:
 		return cli.Usagef(fmt.Sprintf("to go back to older rules, publish them as revision %d", last.Revision+1),
-			"%s: revision %d of policy %q is superseded: revision %d was in force from %s", p.path, b.Revision(), b.Name(), last.Revision, at)
-	case b.Revision() == last.Revision && b.Digest() != last.Digest:
+			"%s: revision %d of policy %q is superseded: revision %d was in force from %s", p.path, b.Revision, b.Name, last.Revision, at)
+	case b.Revision == last.Revision && b.Digest != last.Digest:
 		return cli.Usagef(fmt.Sprintf("raise the revision with every change: make it %d", last.Revision+1),
-			"%s: the content of policy %s has changed since it was in force, from %s", p.path, b.Version(), at)
+			"%s: the content of policy %s@%d has changed since it was in force, from %s", p.path, b.Name, b.Revision, at)
 	}
 	return nil
 }

@@ -142,7 +142,7 @@ func checkData(ctx context.Context, cfg *config.Config, policy *issuer.PolicyFil
 	return starting(errors.Join(
 		ca.Check(ctx, caConfig(cfg, ring, st, nil, log)),
 		checkLedger(ctx, cfg, ring, st, log),
-		policy.CheckNotSuperseded(ctx, st),
+		policy.Resume(ctx, st),
 	))
 }
 

@@ -73,7 +73,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) 
 	}
 	defer func() { err = errors.Join(err, data.store.Close()) }()
 
-	if err := policy.CheckNotSuperseded(ctx, data.store); err != nil {
+	if err := policy.Resume(ctx, data.store); err != nil {
 		return starting(err)
 	}
 

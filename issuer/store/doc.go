@@ -7,11 +7,14 @@
 //	trust_domains   the name, and whether it is simulated: fixed at first start
 //	authorities     which key signs what, from when to when (never the key itself)
 //	documents       signed documents that outlive the key that signed them
+//	tpm_bindings    which attestation key lives beside which endorsement key
+//	tpm_inventory   the operator's TPMs
 //	entries         the ledger: append-only, hash-chained, one chain a server
 //	identities      what each entry issued, for look-ups; append-only too
 //	checkpoints     signed heads of a chain; append-only too
 //	denials         refusals by policy, bounded
 //	evidence        evidence bodies by digest, bounded, kept for a time
+//	event_logs      boot logs by digest, kept as long as evidence names them
 //	certificates    SVIDs as they were issued, best effort, kept for a time
 //
 // The package stores and finds rows. What may be written, and what the bytes

@@ -26,7 +26,7 @@ type SQLite struct {
 	r    *sql.DB
 	lock *lockFile
 
-	insert struct{ entry, identity, denial, evidence, certificate, checkpoint *sql.Stmt }
+	insert struct{ entry, identity, denial, evidence, eventLog, certificate, checkpoint *sql.Stmt }
 }
 
 var _ Store = (*SQLite)(nil)
@@ -168,7 +168,8 @@ func (s *SQLite) prepare(ctx context.Context) error {
 		{&s.insert.entry, `INSERT INTO entries (trust_domain, chain, sequence, hash, payload, at, reference, instance, evidence_digest) VALUES (?,?,?,?,?,?,?,?,?)`},
 		{&s.insert.identity, `INSERT INTO identities (trust_domain, serial, chain, sequence, position, spiffe_id, key_thumbprint, not_after) VALUES (?,?,?,?,?,?,?,?)`},
 		{&s.insert.denial, `INSERT INTO denials (trust_domain, at, reference, instance, evidence_digest, payload) VALUES (?,?,?,?,?,?)`},
-		{&s.insert.evidence, `INSERT INTO evidence (trust_domain, digest, platform, instance, denied, size, body, endorsements, at) VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING`},
+		{&s.insert.evidence, `INSERT INTO evidence (trust_domain, digest, platform, instance, denied, size, body, endorsements, event_log, at) VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING`},
+		{&s.insert.eventLog, `INSERT INTO event_logs (trust_domain, digest, denied, body) VALUES (?,?,?,?) ON CONFLICT DO NOTHING`},
 		{&s.insert.certificate, `INSERT INTO certificates (trust_domain, serial, der, at) VALUES (?,?,?,?) ON CONFLICT DO NOTHING`},
 		{&s.insert.checkpoint, `INSERT INTO checkpoints (trust_domain, chain, size, note, at) VALUES (?,?,?,?,?) ON CONFLICT DO NOTHING`},
 	} {

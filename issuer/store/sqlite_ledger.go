@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -51,12 +52,7 @@ func (s *SQLite) Append(ctx context.Context, b Batch) error {
 			}
 		}
 		for _, e := range b.Evidence {
-			enc, err := cbor.Marshal(e.Endorsements)
-			if err != nil {
-				return fmt.Errorf("store: evidence: %w", err)
-			}
-			if _, err := tx.StmtContext(ctx, s.insert.evidence).ExecContext(ctx, b.TrustDomain, e.Digest[:], e.Platform, e.Instance,
-				e.Denied, e.Size(), nonNil(e.Body), enc, micros(e.At)); err != nil {
+			if err := s.appendEvidence(ctx, tx, b.TrustDomain, e); err != nil {
 				return fmt.Errorf("store: evidence: %w", err)
 			}
 		}
@@ -78,6 +74,24 @@ func (s *SQLite) Append(ctx context.Context, b Batch) error {
 		}
 		return nil
 	})
+}
+
+func (s *SQLite) appendEvidence(ctx context.Context, tx *sql.Tx, trustDomain string, e Evidence) error {
+	enc, err := cbor.Marshal(e.Endorsements)
+	if err != nil {
+		return err
+	}
+	var log []byte // NULL without one
+	if len(e.EventLog) > 0 {
+		sum := sha256.Sum256(e.EventLog)
+		log = sum[:]
+		if _, err := tx.StmtContext(ctx, s.insert.eventLog).ExecContext(ctx, trustDomain, log, e.Denied, e.EventLog); err != nil {
+			return err
+		}
+	}
+	_, err = tx.StmtContext(ctx, s.insert.evidence).ExecContext(ctx, trustDomain, e.Digest[:], e.Platform, e.Instance,
+		e.Denied, e.Size(), nonNil(e.Body), enc, log, micros(e.At))
+	return err
 }
 
 func (s *SQLite) appendEntries(ctx context.Context, tx *sql.Tx, b Batch) error {
@@ -121,8 +135,10 @@ func (s *SQLite) Usage(ctx context.Context, trustDomain string) (u Usage, err er
 	err = s.r.QueryRowContext(ctx, `SELECT
 		(SELECT count(*) FROM denials WHERE trust_domain = ?1),
 		(SELECT coalesce(sum(length(payload)), 0) FROM denials WHERE trust_domain = ?1),
-		(SELECT coalesce(sum(size), 0) FROM evidence WHERE trust_domain = ?1 AND denied = 0),
-		(SELECT coalesce(sum(size), 0) FROM evidence WHERE trust_domain = ?1 AND denied = 1)`, trustDomain).
+		(SELECT coalesce(sum(size), 0) FROM evidence WHERE trust_domain = ?1 AND denied = 0) +
+		(SELECT coalesce(sum(length(body)), 0) FROM event_logs WHERE trust_domain = ?1 AND denied = 0),
+		(SELECT coalesce(sum(size), 0) FROM evidence WHERE trust_domain = ?1 AND denied = 1) +
+		(SELECT coalesce(sum(length(body)), 0) FROM event_logs WHERE trust_domain = ?1 AND denied = 1)`, trustDomain).
 		Scan(&u.Denials, &u.DenialBytes, &u.Evidence, &u.DeniedEvidence)
 	if err != nil {
 		return Usage{}, fmt.Errorf("store: usage: %w", err)
@@ -156,6 +172,10 @@ func (s *SQLite) Prune(ctx context.Context, trustDomain string, before time.Time
 	}
 	at := micros(before)
 	if err := drop(&p.Evidence, `DELETE FROM evidence WHERE rowid IN (SELECT rowid FROM evidence WHERE trust_domain = ? AND at < ? LIMIT 500)`, trustDomain, at); err != nil {
+		return p, err
+	}
+	if err := drop(&p.EventLogs, `DELETE FROM event_logs WHERE rowid IN (SELECT l.rowid FROM event_logs l WHERE l.trust_domain = ? AND NOT EXISTS
+		(SELECT 1 FROM evidence e WHERE e.trust_domain = l.trust_domain AND e.event_log = l.digest) LIMIT 500)`, trustDomain); err != nil {
 		return p, err
 	}
 	if err := drop(&p.Certificates, `DELETE FROM certificates WHERE rowid IN (SELECT rowid FROM certificates WHERE trust_domain = ? AND at < ? LIMIT 500)`, trustDomain, at); err != nil {
@@ -314,12 +334,16 @@ func (f Find) common(text string, args []any, number string) (string, []any) {
 
 // Evidence implements [LedgerReader].
 func (s *SQLite) Evidence(ctx context.Context, trustDomain string, digest [32]byte) (Evidence, error) {
-	return one(query(ctx, s.r, `SELECT digest, platform, instance, denied, body, endorsements, at FROM evidence WHERE trust_domain = ? AND digest = ?`,
+	return one(query(ctx, s.r, `SELECT e.digest, e.platform, e.instance, e.denied, e.body, e.endorsements, e.at, e.event_log, l.body FROM evidence e
+		LEFT JOIN event_logs l ON l.trust_domain = e.trust_domain AND l.digest = e.event_log WHERE e.trust_domain = ? AND e.digest = ?`,
 		[]any{trustDomain, digest[:]}, func(scan func(...any) error) (e Evidence, err error) {
 			var at int64
-			var sum, enc []byte
-			if err = scan(&sum, &e.Platform, &e.Instance, &e.Denied, &e.Body, &enc, &at); err != nil {
+			var sum, enc, log []byte
+			if err = scan(&sum, &e.Platform, &e.Instance, &e.Denied, &e.Body, &enc, &at, &log, &e.EventLog); err != nil {
 				return e, err
+			}
+			if log != nil && e.EventLog == nil {
+				return e, errors.New("the evidence names an event log that is not there")
 			}
 			e.Digest, e.At = fixed(sum), when(at)
 			return e, cbor.NewDecoder(bytes.NewReader(enc)).Decode(&e.Endorsements)

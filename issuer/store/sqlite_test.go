@@ -174,7 +174,7 @@ func TestTheLedgerRefusesUpdateAndDelete(t *testing.T) {
 	if err := s.AddAuthority(t.Context(), a); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.PutPolicy(t.Context(), store.Policy{TrustDomain: b.TrustDomain, Name: "p", Revision: 2}); err != nil {
+	if err := s.PutPolicy(t.Context(), store.PolicyChange{Policy: store.Policy{TrustDomain: b.TrustDomain, Name: "p", Revision: 2}, Document: []byte("d")}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.PutDocument(t.Context(), store.Document{TrustDomain: b.TrustDomain, Kind: "k", Sequence: 1, Body: []byte{1}}); err != nil {
@@ -206,6 +206,11 @@ func TestTheLedgerRefusesUpdateAndDelete(t *testing.T) {
 		`DELETE FROM policies`,
 		`UPDATE policies SET revision = 1`,
 		`REPLACE INTO policies SELECT trust_domain, name, revision, x'00', at FROM policies`,
+		`DELETE FROM policy_changes`,
+		`UPDATE policy_changes SET document = x'00'`,
+		`UPDATE policy_changes SET actor = 'somebody else'`,
+		`UPDATE policy_changes SET refused = 1, document = NULL`,
+		`REPLACE INTO policy_changes SELECT id, trust_domain, at, source, 'x', note, name, revision, digest, signers, refused, detail, size, document FROM policy_changes`,
 	} {
 		if _, err := db.ExecContext(t.Context(), stmt); err == nil || !strings.Contains(err.Error(), "append-only") {
 			t.Errorf("%s: %v, want it refused", stmt, err)

@@ -27,6 +27,7 @@ type Store interface {
 	TrustDomainStore
 	AuthorityStore
 	PolicyStore
+	TPMStore
 	LedgerStore
 	LedgerReader
 }
@@ -105,14 +106,25 @@ type Document struct {
 	CreatedAt   time.Time
 }
 
-// PolicyStore remembers the policies that were in force.
+// PolicyStore remembers the policies that were in force, and those that were
+// refused.
 type PolicyStore interface {
 	// PutPolicy stores that a policy is in force from now on. The newest
-	// revision of its name again is no error; the same revision with another
-	// digest, or a lower one, is ErrConflict.
-	PutPolicy(ctx context.Context, p Policy) error
+	// revision of its name again is no error, and no change unless another
+	// policy was in force in between; the same revision with another digest, or
+	// a lower one, is ErrConflict.
+	PutPolicy(ctx context.Context, c PolicyChange) error
+	// RefusePolicy stores that a policy was refused. Of a document that could not
+	// be read, name and revision are empty.
+	RefusePolicy(ctx context.Context, c PolicyChange) error
 	// LatestPolicy reads the highest revision of a name; ErrNotFound.
 	LatestPolicy(ctx context.Context, trustDomain, name string) (Policy, error)
+	// PolicyChanges reads the changes that match, newest first.
+	PolicyChanges(ctx context.Context, trustDomain string, f FindPolicy) ([]PolicyChange, error)
+	// PrunePolicyChanges drops the documents of policies that were in force
+	// beyond that many bytes, oldest first and the newest never, and all but the
+	// newest of the refused changes.
+	PrunePolicyChanges(ctx context.Context, trustDomain string, documents int64, refused int) error
 }
 
 // Policy is a revision of a policy that was in force.
@@ -124,6 +136,44 @@ type Policy struct {
 	At          time.Time
 }
 
+// PolicyChange is one change of the policy in force, or one that was refused.
+type PolicyChange struct {
+	Policy
+	ID      uint64 // drawn by the store, ascending; ignored when written
+	Source  string // "file", "push", "revert"
+	Actor   string // who did it, as far as the server knows
+	Note    string // why, in the actor's words
+	Signers []string
+	Refused bool   // set by the store
+	Detail  string // why it was refused
+	Size    int64  // of the document, in bytes; the store knows it of one that is kept
+	Kept    bool   // the document is stored; ignored when written
+	// Document is what was given, a policy or a signed one; nil when it is not
+	// kept, or was not asked for.
+	Document []byte
+}
+
+// FindPolicy selects changes. Zero fields select everything.
+type FindPolicy struct {
+	Outcome   PolicyOutcome
+	Name      string
+	Revision  uint64
+	Digest    *[32]byte
+	Before    uint64 // ID less than
+	Documents bool   // read the documents too
+	Limit     int    // required, > 0
+}
+
+// PolicyOutcome selects changes by what became of them.
+type PolicyOutcome int
+
+// The outcomes of a change.
+const (
+	PolicyAny PolicyOutcome = iota
+	PolicyInForce
+	PolicyRefused
+)
+
 // LedgerStore is the writing side of the ledger.
 type LedgerStore interface {
 	// Head reads the end of a chain: the zero Head for a chain without entries.
@@ -134,8 +184,9 @@ type LedgerStore interface {
 	Append(ctx context.Context, b Batch) error
 	// Usage sums what the bounded tables hold.
 	Usage(ctx context.Context, trustDomain string) (Usage, error)
-	// Prune deletes evidence, certificates and denials older than the time, and
-	// then the oldest denials beyond maxDenials. Entries are never pruned.
+	// Prune deletes evidence, certificates and denials older than the time, event
+	// logs that no evidence names any more, and then the oldest denials beyond
+	// maxDenials. Entries are never pruned.
 	Prune(ctx context.Context, trustDomain string, before time.Time, maxDenials int) (Pruned, error)
 }
 
@@ -198,10 +249,12 @@ type Evidence struct {
 	Denied       bool // it came with a denial, and counts against that budget
 	Body         []byte
 	Endorsements [][]byte
+	EventLog     []byte // stored once, whatever came with it; nil without one
 	At           time.Time
 }
 
-// Size is what the evidence counts against the budget, in bytes.
+// Size is what the evidence counts against the budget, in bytes, without the
+// event log.
 func (e Evidence) Size() int64 {
 	n := int64(len(e.Body))
 	for _, b := range e.Endorsements {
@@ -228,12 +281,12 @@ type Checkpoint struct {
 type Usage struct {
 	Denials        int64 // rows
 	DenialBytes    int64 // of their payloads
-	Evidence       int64 // bytes, of issuances
-	DeniedEvidence int64 // bytes, of denials
+	Evidence       int64 // bytes, of issuances; event logs count once
+	DeniedEvidence int64 // bytes, of denials; likewise
 }
 
 // Pruned counts what Prune deleted, in rows.
-type Pruned struct{ Evidence, Certificates, Denials int64 }
+type Pruned struct{ Evidence, EventLogs, Certificates, Denials int64 }
 
 // LedgerReader is the reading side of the ledger.
 type LedgerReader interface {

@@ -69,7 +69,7 @@ func Approve(file string, doc []byte, keys ...crypto.Signer) ([]byte, error) {
 	if !u.Joint {
 		return nil, ErrClosed
 	}
-	if _, err := u.compile(file); err != nil {
+	if _, err := u.Compile(file); err != nil {
 		return nil, err
 	}
 	for _, key := range keys {

@@ -92,7 +92,7 @@ func Verify(file string, doc []byte, s *Signers) (*Verified, error) {
 			Hint: "have another signer approve it: `assay policy sign FILE --key KEY`",
 		}
 	}
-	if v.Bundle, err = u.compile(file); err != nil {
+	if v.Bundle, err = u.Compile(file); err != nil {
 		return nil, err
 	}
 	return v, nil
@@ -162,8 +162,9 @@ func notTheirs(id KeyID, err error) error {
 	}
 }
 
-// compile compiles the payload, and holds the header against it.
-func (u *Unverified) compile(file string) (*policy.Bundle, error) {
+// Compile compiles the policy that the document holds, whoever wrote it, and
+// holds the header against it. Errors are those of [Verify] about the content.
+func (u *Unverified) Compile(file string) (*policy.Bundle, error) {
 	b, err := policy.Parse(file, u.payload)
 	if err != nil {
 		return nil, err

@@ -25,6 +25,8 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 	t.Run("AuthoritiesAreListedAndNeverReplaced", func(t *testing.T) { authorities(t, open(t)) })
 	t.Run("DocumentsOnlyGrow", func(t *testing.T) { documents(t, open(t)) })
 	t.Run("PolicyRevisionsOnlyGrow", func(t *testing.T) { policies(t, open(t)) })
+	t.Run("PolicyChangesAreKeptWithWhoAndWhy", func(t *testing.T) { policyChanges(t, open(t), reopen) })
+	t.Run("DocumentsOfPoliciesAreBounded", func(t *testing.T) { prunePolicies(t, open(t)) })
 	t.Run("WhatWasAppendedIsRead", func(t *testing.T) { appended(t, open(t), reopen) })
 	t.Run("ABatchIsWrittenWholeOrNotAtAll", func(t *testing.T) { atomic(t, open(t)) })
 	t.Run("AnAppendOnAnotherHeadIsRefused", func(t *testing.T) { conflict(t, open(t)) })
@@ -147,40 +149,163 @@ func documents(t *testing.T, s store.Store) {
 	diff(t, store.Document{TrustDomain: td, Kind: "k", Sequence: 5, Body: []byte{5}, CreatedAt: start}, got)
 }
 
+// change is a change of the policy in force.
+func change(name string, revision uint64, digest byte) store.PolicyChange {
+	return store.PolicyChange{
+		Policy: store.Policy{TrustDomain: td, Name: name, Revision: revision, Digest: [32]byte{digest}, At: start},
+		Source: "push", Actor: "uid 0", Note: "release 42", Signers: []string{"aa", "bb"}, Document: []byte{digest},
+	}
+}
+
 func policies(t *testing.T, s store.Store) {
 	ctx := t.Context()
 	initialised(t, s)
 	if _, err := s.LatestPolicy(ctx, td, "p"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("none: %v, want ErrNotFound", err)
 	}
-	p := store.Policy{TrustDomain: td, Name: "p", Revision: 5, Digest: [32]byte{5}, At: start}
+	p := change("p", 5, 5)
 	must(t, s.PutPolicy(ctx, p))
 	again := p
 	again.At = start.Add(time.Hour)
 	must(t, s.PutPolicy(ctx, again))
-	for name, q := range map[string]store.Policy{
-		"lower":   {TrustDomain: td, Name: "p", Revision: 4, Digest: [32]byte{5}, At: start},
-		"changed": {TrustDomain: td, Name: "p", Revision: 5, Digest: [32]byte{6}, At: start},
-	} {
+	for name, q := range map[string]store.PolicyChange{"lower": change("p", 4, 5), "changed": change("p", 5, 6)} {
 		if err := s.PutPolicy(ctx, q); !errors.Is(err, store.ErrConflict) {
 			t.Errorf("%s: %v, want ErrConflict", name, err)
 		}
 	}
-	must(t, s.PutPolicy(ctx, store.Policy{TrustDomain: td, Name: "q", Revision: 1, At: start}))
+	must(t, s.PutPolicy(ctx, change("q", 1, 1)))
 	got, err := s.LatestPolicy(ctx, td, "p")
 	must(t, err)
-	diff(t, p, got)
-	p.Revision, p.Digest = 9, [32]byte{9}
+	diff(t, p.Policy, got)
+	p = change("p", 9, 9)
 	must(t, s.PutPolicy(ctx, p))
 	got, err = s.LatestPolicy(ctx, td, "p")
 	must(t, err)
-	diff(t, p, got)
+	diff(t, p.Policy, got)
 	p.TrustDomain = "other.example.org"
 	if err := s.PutPolicy(ctx, p); err == nil {
 		t.Error("a policy of an unknown trust domain was stored")
 	}
-	if err := s.PutPolicy(ctx, store.Policy{TrustDomain: td, Name: "r", Revision: 1<<64 - 1, At: start}); err == nil {
+	if err := s.PutPolicy(ctx, change("r", 1<<64-1, 1)); err == nil {
 		t.Error("a revision that no integer holds was stored")
+	}
+	// Of what was refused nothing is in force, and no revision is taken.
+	must(t, s.RefusePolicy(ctx, change("p", 20, 20)))
+	must(t, s.PutPolicy(ctx, change("p", 10, 10)))
+}
+
+func policyChanges(t *testing.T, s store.Store, reopen func(*testing.T, store.Store) store.Store) {
+	ctx := t.Context()
+	initialised(t, s)
+	must(t, s.InitTrustDomain(ctx, store.TrustDomain{Name: "other.example.org", CreatedAt: start}))
+	first, refused, second, other := change("p", 1, 1), change("p", 2, 2), change("p", 3, 3), change("o", 1, 7)
+	refused.Signers, refused.Detail, refused.Document, refused.Size = nil, "too few signers", nil, 99
+	other.TrustDomain = "other.example.org"
+	must(t, s.PutPolicy(ctx, first))
+	must(t, s.PutPolicy(ctx, first)) // a restart is no change
+	must(t, s.RefusePolicy(ctx, refused))
+	must(t, s.PutPolicy(ctx, second))
+	must(t, s.PutPolicy(ctx, other))
+	if err := s.PutPolicy(ctx, first); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("an older one: %v", err)
+	}
+	s = reopen(t, s)
+	stored := func(c store.PolicyChange, id uint64, refused bool) store.PolicyChange {
+		c.ID, c.Refused = id, refused
+		if c.Document != nil {
+			c.Kept, c.Size = true, int64(len(c.Document))
+		}
+		if c.Signers == nil {
+			c.Signers = []string{}
+		}
+		return c
+	}
+	all, err := s.PolicyChanges(ctx, td, store.FindPolicy{Documents: true, Limit: 9})
+	must(t, err)
+	if len(all) != 3 {
+		t.Fatalf("%d changes, want 3: %v", len(all), all)
+	}
+	one, two, three := stored(first, all[2].ID, false), stored(refused, all[1].ID, true), stored(second, all[0].ID, false)
+	diff(t, []store.PolicyChange{three, two, one}, all)
+
+	without := func(c store.PolicyChange) store.PolicyChange { c.Document = nil; return c }
+	digest := first.Digest
+	for name, tt := range map[string]struct {
+		f    store.FindPolicy
+		want []store.PolicyChange
+	}{
+		"without documents": {store.FindPolicy{Limit: 9}, []store.PolicyChange{without(three), two, without(one)}},
+		"in force":          {store.FindPolicy{Outcome: store.PolicyInForce, Limit: 1}, []store.PolicyChange{without(three)}},
+		"refused":           {store.FindPolicy{Outcome: store.PolicyRefused, Limit: 9}, []store.PolicyChange{two}},
+		"by revision":       {store.FindPolicy{Name: "p", Revision: 1, Limit: 9, Documents: true}, []store.PolicyChange{one}},
+		"by digest":         {store.FindPolicy{Digest: &digest, Outcome: store.PolicyInForce, Limit: 9, Documents: true}, []store.PolicyChange{one}},
+		"by another name":   {store.FindPolicy{Name: "o", Limit: 9}, nil},
+		"a page":            {store.FindPolicy{Before: all[0].ID, Limit: 1}, []store.PolicyChange{two}},
+	} {
+		got, err := s.PolicyChanges(ctx, td, tt.f)
+		must(t, err)
+		if d := cmp.Diff(tt.want, got); d != "" {
+			t.Errorf("%s: %s", name, d)
+		}
+	}
+
+	// Another name, and back: the last in force is the one that was put last.
+	must(t, s.PutPolicy(ctx, change("q", 1, 9)))
+	must(t, s.PutPolicy(ctx, second))
+	last, err := s.PolicyChanges(ctx, td, store.FindPolicy{Outcome: store.PolicyInForce, Limit: 1})
+	must(t, err)
+	if len(last) != 1 || last[0].Name != "p" || last[0].Revision != 3 {
+		t.Errorf("last in force: %v", last)
+	}
+	spoilt := change("s", 1, 1)
+	spoilt.Signers = []string{"a b"}
+	if err := s.PutPolicy(ctx, spoilt); err == nil {
+		t.Error("a key id that would come back as two was stored")
+	}
+}
+
+func prunePolicies(t *testing.T, s store.Store) {
+	ctx := t.Context()
+	initialised(t, s)
+	for n := range uint64(5) {
+		c := change("p", n+1, byte(n+1))
+		c.Document = make([]byte, 100)
+		must(t, s.PutPolicy(ctx, c))
+		must(t, s.RefusePolicy(ctx, change("p", n+1, 77)))
+	}
+	held := func() (out []uint64, refused int) {
+		t.Helper()
+		all, err := s.PolicyChanges(ctx, td, store.FindPolicy{Limit: 99, Documents: true})
+		must(t, err)
+		for _, c := range all {
+			if c.Refused {
+				refused++
+				continue
+			}
+			if c.Kept != (c.Document != nil) || c.Size != 100 {
+				t.Errorf("revision %d: kept %v, %d bytes, size %d", c.Revision, c.Kept, len(c.Document), c.Size)
+			}
+			if c.Kept {
+				out = append(out, c.Revision)
+			}
+		}
+		return out, refused
+	}
+	for _, tt := range []struct {
+		bytes   int64
+		refused int
+		want    []uint64
+	}{{1000, 9, []uint64{5, 4, 3, 2, 1}}, {250, 2, []uint64{5, 4}}, {10, 2, []uint64{5}}, {0, 0, []uint64{5}}} {
+		must(t, s.PrunePolicyChanges(ctx, td, tt.bytes, tt.refused))
+		got, refused := held()
+		if d := cmp.Diff(tt.want, got); d != "" || refused != min(tt.refused, 5) {
+			t.Errorf("within %d bytes: %s; %d refused, want %d", tt.bytes, d, refused, tt.refused)
+		}
+	}
+	all, err := s.PolicyChanges(ctx, td, store.FindPolicy{Outcome: store.PolicyInForce, Limit: 99})
+	must(t, err)
+	if len(all) != 5 {
+		t.Errorf("%d changes in force are on record, want all 5", len(all))
 	}
 }
 

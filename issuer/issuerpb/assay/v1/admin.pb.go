@@ -1154,6 +1154,689 @@ func (*RemoveEndorsementKeysResponse) Descriptor() ([]byte, []int) {
 	return file_assay_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
+type PushPolicyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The policy: YAML, or a signed policy (docs/spec/signed-policy.md).
+	Document []byte `protobuf:"bytes,1,opt,name=document,proto3" json:"document,omitempty"`
+	// Why, in the operator's words; at most 512 bytes.
+	Note string `protobuf:"bytes,2,opt,name=note,proto3" json:"note,omitempty"`
+	// Make every check, and change nothing.
+	DryRun bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// The revision whose content this is again; 0 for what is new.
+	RevertsTo     uint64 `protobuf:"varint,4,opt,name=reverts_to,json=revertsTo,proto3" json:"reverts_to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushPolicyRequest) Reset() {
+	*x = PushPolicyRequest{}
+	mi := &file_assay_v1_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushPolicyRequest) ProtoMessage() {}
+
+func (x *PushPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushPolicyRequest.ProtoReflect.Descriptor instead.
+func (*PushPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *PushPolicyRequest) GetDocument() []byte {
+	if x != nil {
+		return x.Document
+	}
+	return nil
+}
+
+func (x *PushPolicyRequest) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *PushPolicyRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *PushPolicyRequest) GetRevertsTo() uint64 {
+	if x != nil {
+		return x.RevertsTo
+	}
+	return 0
+}
+
+type PushPolicyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "name@revision" of what is, or with dry_run would be, in force.
+	Policy   string `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	Digest   []byte `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	Previous string `protobuf:"bytes,3,opt,name=previous,proto3" json:"previous,omitempty"`
+	// It was in force already.
+	Unchanged bool `protobuf:"varint,4,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	// Key ids of the signers that counted; none where no signatures are required.
+	Signers       [][]byte `protobuf:"bytes,5,rep,name=signers,proto3" json:"signers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushPolicyResponse) Reset() {
+	*x = PushPolicyResponse{}
+	mi := &file_assay_v1_admin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushPolicyResponse) ProtoMessage() {}
+
+func (x *PushPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_admin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushPolicyResponse.ProtoReflect.Descriptor instead.
+func (*PushPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PushPolicyResponse) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *PushPolicyResponse) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *PushPolicyResponse) GetPrevious() string {
+	if x != nil {
+		return x.Previous
+	}
+	return ""
+}
+
+func (x *PushPolicyResponse) GetUnchanged() bool {
+	if x != nil {
+		return x.Unchanged
+	}
+	return false
+}
+
+func (x *PushPolicyResponse) GetSigners() [][]byte {
+	if x != nil {
+		return x.Signers
+	}
+	return nil
+}
+
+type PolicyStatusRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyStatusRequest) Reset() {
+	*x = PolicyStatusRequest{}
+	mi := &file_assay_v1_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyStatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyStatusRequest) ProtoMessage() {}
+
+func (x *PolicyStatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyStatusRequest.ProtoReflect.Descriptor instead.
+func (*PolicyStatusRequest) Descriptor() ([]byte, []int) {
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{19}
+}
+
+type PolicyStatusResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is in force.
+	InForce *PolicyChange `protobuf:"bytes,1,opt,name=in_force,json=inForce,proto3" json:"in_force,omitempty"`
+	// The signers that the server demands; absent when it demands none.
+	Signers *PolicySigners `protobuf:"bytes,2,opt,name=signers,proto3" json:"signers,omitempty"`
+	// The policy file, and what it holds: "name@revision" of its last valid content.
+	File       string `protobuf:"bytes,3,opt,name=file,proto3" json:"file,omitempty"`
+	FilePolicy string `protobuf:"bytes,4,opt,name=file_policy,json=filePolicy,proto3" json:"file_policy,omitempty"`
+	// Why the file's content is refused; empty when it is not.
+	FileRefused string `protobuf:"bytes,5,opt,name=file_refused,json=fileRefused,proto3" json:"file_refused,omitempty"`
+	// That a newer policy than the file's was pushed; empty when it was not.
+	FileOutrun string `protobuf:"bytes,6,opt,name=file_outrun,json=fileOutrun,proto3" json:"file_outrun,omitempty"`
+	// The newest change that was refused since the one in force; absent if none was.
+	LastRefused   *PolicyChange `protobuf:"bytes,7,opt,name=last_refused,json=lastRefused,proto3" json:"last_refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyStatusResponse) Reset() {
+	*x = PolicyStatusResponse{}
+	mi := &file_assay_v1_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyStatusResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyStatusResponse) ProtoMessage() {}
+
+func (x *PolicyStatusResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyStatusResponse.ProtoReflect.Descriptor instead.
+func (*PolicyStatusResponse) Descriptor() ([]byte, []int) {
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PolicyStatusResponse) GetInForce() *PolicyChange {
+	if x != nil {
+		return x.InForce
+	}
+	return nil
+}
+
+func (x *PolicyStatusResponse) GetSigners() *PolicySigners {
+	if x != nil {
+		return x.Signers
+	}
+	return nil
+}
+
+func (x *PolicyStatusResponse) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *PolicyStatusResponse) GetFilePolicy() string {
+	if x != nil {
+		return x.FilePolicy
+	}
+	return ""
+}
+
+func (x *PolicyStatusResponse) GetFileRefused() string {
+	if x != nil {
+		return x.FileRefused
+	}
+	return ""
+}
+
+func (x *PolicyStatusResponse) GetFileOutrun() string {
+	if x != nil {
+		return x.FileOutrun
+	}
+	return ""
+}
+
+func (x *PolicyStatusResponse) GetLastRefused() *PolicyChange {
+	if x != nil {
+		return x.LastRefused
+	}
+	return nil
+}
+
+type PolicySigners struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Threshold uint32                 `protobuf:"varint,1,opt,name=threshold,proto3" json:"threshold,omitempty"`
+	// SHA-256 of each key's SubjectPublicKeyInfo.
+	KeyIds [][]byte `protobuf:"bytes,2,rep,name=key_ids,json=keyIds,proto3" json:"key_ids,omitempty"`
+	// The name that a policy must have; empty when it is that of the one in force.
+	Bundle        string `protobuf:"bytes,3,opt,name=bundle,proto3" json:"bundle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicySigners) Reset() {
+	*x = PolicySigners{}
+	mi := &file_assay_v1_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicySigners) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicySigners) ProtoMessage() {}
+
+func (x *PolicySigners) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicySigners.ProtoReflect.Descriptor instead.
+func (*PolicySigners) Descriptor() ([]byte, []int) {
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PolicySigners) GetThreshold() uint32 {
+	if x != nil {
+		return x.Threshold
+	}
+	return 0
+}
+
+func (x *PolicySigners) GetKeyIds() [][]byte {
+	if x != nil {
+		return x.KeyIds
+	}
+	return nil
+}
+
+func (x *PolicySigners) GetBundle() string {
+	if x != nil {
+		return x.Bundle
+	}
+	return ""
+}
+
+type ListPolicyChangesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most this many; 0 is all.
+	Limit uint32 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Leave out what was refused.
+	InForceOnly   bool `protobuf:"varint,2,opt,name=in_force_only,json=inForceOnly,proto3" json:"in_force_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPolicyChangesRequest) Reset() {
+	*x = ListPolicyChangesRequest{}
+	mi := &file_assay_v1_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPolicyChangesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPolicyChangesRequest) ProtoMessage() {}
+
+func (x *ListPolicyChangesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPolicyChangesRequest.ProtoReflect.Descriptor instead.
+func (*ListPolicyChangesRequest) Descriptor() ([]byte, []int) {
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListPolicyChangesRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ListPolicyChangesRequest) GetInForceOnly() bool {
+	if x != nil {
+		return x.InForceOnly
+	}
+	return false
+}
+
+// PolicyChange is one change of the policy in force, or one that was refused.
+type PolicyChange struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Id         uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	TimeUnixMs int64                  `protobuf:"varint,2,opt,name=time_unix_ms,json=timeUnixMs,proto3" json:"time_unix_ms,omitempty"`
+	// "file", "push" or "revert".
+	Source string `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
+	// Who: the file's path, or the user at the admin socket.
+	Actor string `protobuf:"bytes,4,opt,name=actor,proto3" json:"actor,omitempty"`
+	Note  string `protobuf:"bytes,5,opt,name=note,proto3" json:"note,omitempty"`
+	// Of a document that could not be read, name and revision are empty.
+	Name     string `protobuf:"bytes,6,opt,name=name,proto3" json:"name,omitempty"`
+	Revision uint64 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
+	// SHA-256 of the policy's source, as decisions name it.
+	Digest  []byte   `protobuf:"bytes,8,opt,name=digest,proto3" json:"digest,omitempty"`
+	Signers [][]byte `protobuf:"bytes,9,rep,name=signers,proto3" json:"signers,omitempty"`
+	Refused bool     `protobuf:"varint,10,opt,name=refused,proto3" json:"refused,omitempty"`
+	Detail  string   `protobuf:"bytes,11,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Its content is kept: GetPolicy returns it.
+	Kept          bool  `protobuf:"varint,12,opt,name=kept,proto3" json:"kept,omitempty"`
+	Size          int64 `protobuf:"varint,13,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyChange) Reset() {
+	*x = PolicyChange{}
+	mi := &file_assay_v1_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyChange) ProtoMessage() {}
+
+func (x *PolicyChange) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyChange.ProtoReflect.Descriptor instead.
+func (*PolicyChange) Descriptor() ([]byte, []int) {
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *PolicyChange) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *PolicyChange) GetTimeUnixMs() int64 {
+	if x != nil {
+		return x.TimeUnixMs
+	}
+	return 0
+}
+
+func (x *PolicyChange) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *PolicyChange) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *PolicyChange) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *PolicyChange) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PolicyChange) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *PolicyChange) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *PolicyChange) GetSigners() [][]byte {
+	if x != nil {
+		return x.Signers
+	}
+	return nil
+}
+
+func (x *PolicyChange) GetRefused() bool {
+	if x != nil {
+		return x.Refused
+	}
+	return false
+}
+
+func (x *PolicyChange) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *PolicyChange) GetKept() bool {
+	if x != nil {
+		return x.Kept
+	}
+	return false
+}
+
+func (x *PolicyChange) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+type GetPolicyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Key:
+	//
+	//	*GetPolicyRequest_Revision
+	//	*GetPolicyRequest_Digest
+	Key           isGetPolicyRequest_Key `protobuf_oneof:"key"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPolicyRequest) Reset() {
+	*x = GetPolicyRequest{}
+	mi := &file_assay_v1_admin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPolicyRequest) ProtoMessage() {}
+
+func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_admin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
+func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *GetPolicyRequest) GetKey() isGetPolicyRequest_Key {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *GetPolicyRequest) GetRevision() uint64 {
+	if x != nil {
+		if x, ok := x.Key.(*GetPolicyRequest_Revision); ok {
+			return x.Revision
+		}
+	}
+	return 0
+}
+
+func (x *GetPolicyRequest) GetDigest() []byte {
+	if x != nil {
+		if x, ok := x.Key.(*GetPolicyRequest_Digest); ok {
+			return x.Digest
+		}
+	}
+	return nil
+}
+
+type isGetPolicyRequest_Key interface {
+	isGetPolicyRequest_Key()
+}
+
+type GetPolicyRequest_Revision struct {
+	// Of the name that is in force.
+	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3,oneof"`
+}
+
+type GetPolicyRequest_Digest struct {
+	// Of the source, as decisions name it.
+	Digest []byte `protobuf:"bytes,2,opt,name=digest,proto3,oneof"`
+}
+
+func (*GetPolicyRequest_Revision) isGetPolicyRequest_Key() {}
+
+func (*GetPolicyRequest_Digest) isGetPolicyRequest_Key() {}
+
+type GetPolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Change        *PolicyChange          `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"`
+	Document      []byte                 `protobuf:"bytes,2,opt,name=document,proto3" json:"document,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPolicyResponse) Reset() {
+	*x = GetPolicyResponse{}
+	mi := &file_assay_v1_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPolicyResponse) ProtoMessage() {}
+
+func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
+func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *GetPolicyResponse) GetChange() *PolicyChange {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *GetPolicyResponse) GetDocument() []byte {
+	if x != nil {
+		return x.Document
+	}
+	return nil
+}
+
 var File_assay_v1_admin_proto protoreflect.FileDescriptor
 
 const file_assay_v1_admin_proto_rawDesc = "" +
@@ -1232,11 +1915,64 @@ const file_assay_v1_admin_proto_rawDesc = "" +
 	"\breplaced\x18\x02 \x01(\rR\breplaced\".\n" +
 	"\x1cRemoveEndorsementKeysRequest\x12\x0e\n" +
 	"\x02ek\x18\x01 \x03(\fR\x02ek\"\x1f\n" +
-	"\x1dRemoveEndorsementKeysResponse*K\n" +
+	"\x1dRemoveEndorsementKeysResponse\"{\n" +
+	"\x11PushPolicyRequest\x12\x1a\n" +
+	"\bdocument\x18\x01 \x01(\fR\bdocument\x12\x12\n" +
+	"\x04note\x18\x02 \x01(\tR\x04note\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x1d\n" +
+	"\n" +
+	"reverts_to\x18\x04 \x01(\x04R\trevertsTo\"\x98\x01\n" +
+	"\x12PushPolicyResponse\x12\x16\n" +
+	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x1a\n" +
+	"\bprevious\x18\x03 \x01(\tR\bprevious\x12\x1c\n" +
+	"\tunchanged\x18\x04 \x01(\bR\tunchanged\x12\x18\n" +
+	"\asigners\x18\x05 \x03(\fR\asigners\"\x15\n" +
+	"\x13PolicyStatusRequest\"\xb0\x02\n" +
+	"\x14PolicyStatusResponse\x121\n" +
+	"\bin_force\x18\x01 \x01(\v2\x16.assay.v1.PolicyChangeR\ainForce\x121\n" +
+	"\asigners\x18\x02 \x01(\v2\x17.assay.v1.PolicySignersR\asigners\x12\x12\n" +
+	"\x04file\x18\x03 \x01(\tR\x04file\x12\x1f\n" +
+	"\vfile_policy\x18\x04 \x01(\tR\n" +
+	"filePolicy\x12!\n" +
+	"\ffile_refused\x18\x05 \x01(\tR\vfileRefused\x12\x1f\n" +
+	"\vfile_outrun\x18\x06 \x01(\tR\n" +
+	"fileOutrun\x129\n" +
+	"\flast_refused\x18\a \x01(\v2\x16.assay.v1.PolicyChangeR\vlastRefused\"^\n" +
+	"\rPolicySigners\x12\x1c\n" +
+	"\tthreshold\x18\x01 \x01(\rR\tthreshold\x12\x17\n" +
+	"\akey_ids\x18\x02 \x03(\fR\x06keyIds\x12\x16\n" +
+	"\x06bundle\x18\x03 \x01(\tR\x06bundle\"T\n" +
+	"\x18ListPolicyChangesRequest\x12\x14\n" +
+	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\"\n" +
+	"\rin_force_only\x18\x02 \x01(\bR\vinForceOnly\"\xbe\x02\n" +
+	"\fPolicyChange\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12 \n" +
+	"\ftime_unix_ms\x18\x02 \x01(\x03R\n" +
+	"timeUnixMs\x12\x16\n" +
+	"\x06source\x18\x03 \x01(\tR\x06source\x12\x14\n" +
+	"\x05actor\x18\x04 \x01(\tR\x05actor\x12\x12\n" +
+	"\x04note\x18\x05 \x01(\tR\x04note\x12\x12\n" +
+	"\x04name\x18\x06 \x01(\tR\x04name\x12\x1a\n" +
+	"\brevision\x18\a \x01(\x04R\brevision\x12\x16\n" +
+	"\x06digest\x18\b \x01(\fR\x06digest\x12\x18\n" +
+	"\asigners\x18\t \x03(\fR\asigners\x12\x18\n" +
+	"\arefused\x18\n" +
+	" \x01(\bR\arefused\x12\x16\n" +
+	"\x06detail\x18\v \x01(\tR\x06detail\x12\x12\n" +
+	"\x04kept\x18\f \x01(\bR\x04kept\x12\x12\n" +
+	"\x04size\x18\r \x01(\x03R\x04size\"Q\n" +
+	"\x10GetPolicyRequest\x12\x1c\n" +
+	"\brevision\x18\x01 \x01(\x04H\x00R\brevision\x12\x18\n" +
+	"\x06digest\x18\x02 \x01(\fH\x00R\x06digestB\x05\n" +
+	"\x03key\"_\n" +
+	"\x11GetPolicyResponse\x12.\n" +
+	"\x06change\x18\x01 \x01(\v2\x16.assay.v1.PolicyChangeR\x06change\x12\x1a\n" +
+	"\bdocument\x18\x02 \x01(\fR\bdocument*K\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOUTCOME_GRANTED\x10\x01\x12\x12\n" +
-	"\x0eOUTCOME_DENIED\x10\x022\xd7\x05\n" +
+	"\x0eOUTCOME_DENIED\x10\x022\x88\b\n" +
 	"\x05Admin\x12;\n" +
 	"\x06Status\x12\x17.assay.v1.StatusRequest\x1a\x18.assay.v1.StatusResponse\x12B\n" +
 	"\n" +
@@ -1244,7 +1980,12 @@ const file_assay_v1_admin_proto_rawDesc = "" +
 	"\x0eGetLedgerEntry\x12\x1f.assay.v1.GetLedgerEntryRequest\x1a\x15.assay.v1.LedgerEntry\x12K\n" +
 	"\x0fListCheckpoints\x12 .assay.v1.ListCheckpointsRequest\x1a\x14.assay.v1.Checkpoint0\x01\x12J\n" +
 	"\vGetEvidence\x12\x1c.assay.v1.GetEvidenceRequest\x1a\x1d.assay.v1.GetEvidenceResponse\x12D\n" +
-	"\tGetBundle\x12\x1a.assay.v1.GetBundleRequest\x1a\x1b.assay.v1.GetBundleResponse\x12W\n" +
+	"\tGetBundle\x12\x1a.assay.v1.GetBundleRequest\x1a\x1b.assay.v1.GetBundleResponse\x12G\n" +
+	"\n" +
+	"PushPolicy\x12\x1b.assay.v1.PushPolicyRequest\x1a\x1c.assay.v1.PushPolicyResponse\x12M\n" +
+	"\fPolicyStatus\x12\x1d.assay.v1.PolicyStatusRequest\x1a\x1e.assay.v1.PolicyStatusResponse\x12Q\n" +
+	"\x11ListPolicyChanges\x12\".assay.v1.ListPolicyChangesRequest\x1a\x16.assay.v1.PolicyChange0\x01\x12D\n" +
+	"\tGetPolicy\x12\x1a.assay.v1.GetPolicyRequest\x1a\x1b.assay.v1.GetPolicyResponse\x12W\n" +
 	"\x13ListEndorsementKeys\x12$.assay.v1.ListEndorsementKeysRequest\x1a\x18.assay.v1.EndorsementKey0\x01\x12a\n" +
 	"\x12AddEndorsementKeys\x12#.assay.v1.AddEndorsementKeysRequest\x1a$.assay.v1.AddEndorsementKeysResponse(\x01\x12h\n" +
 	"\x15RemoveEndorsementKeys\x12&.assay.v1.RemoveEndorsementKeysRequest\x1a'.assay.v1.RemoveEndorsementKeysResponseBAZ?github.com/assay-project/assay/issuer/issuerpb/assay/v1;assayv1b\x06proto3"
@@ -1262,7 +2003,7 @@ func file_assay_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_assay_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_assay_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_assay_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_assay_v1_admin_proto_goTypes = []any{
 	(Outcome)(0),                          // 0: assay.v1.Outcome
 	(*StatusRequest)(nil),                 // 1: assay.v1.StatusRequest
@@ -1282,36 +2023,57 @@ var file_assay_v1_admin_proto_goTypes = []any{
 	(*AddEndorsementKeysResponse)(nil),    // 15: assay.v1.AddEndorsementKeysResponse
 	(*RemoveEndorsementKeysRequest)(nil),  // 16: assay.v1.RemoveEndorsementKeysRequest
 	(*RemoveEndorsementKeysResponse)(nil), // 17: assay.v1.RemoveEndorsementKeysResponse
-	(*TrustBundle)(nil),                   // 18: assay.v1.TrustBundle
+	(*PushPolicyRequest)(nil),             // 18: assay.v1.PushPolicyRequest
+	(*PushPolicyResponse)(nil),            // 19: assay.v1.PushPolicyResponse
+	(*PolicyStatusRequest)(nil),           // 20: assay.v1.PolicyStatusRequest
+	(*PolicyStatusResponse)(nil),          // 21: assay.v1.PolicyStatusResponse
+	(*PolicySigners)(nil),                 // 22: assay.v1.PolicySigners
+	(*ListPolicyChangesRequest)(nil),      // 23: assay.v1.ListPolicyChangesRequest
+	(*PolicyChange)(nil),                  // 24: assay.v1.PolicyChange
+	(*GetPolicyRequest)(nil),              // 25: assay.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),             // 26: assay.v1.GetPolicyResponse
+	(*TrustBundle)(nil),                   // 27: assay.v1.TrustBundle
 }
 var file_assay_v1_admin_proto_depIdxs = []int32{
 	0,  // 0: assay.v1.ListLedgerRequest.outcome:type_name -> assay.v1.Outcome
 	0,  // 1: assay.v1.LedgerEntry.outcome:type_name -> assay.v1.Outcome
-	18, // 2: assay.v1.GetBundleResponse.bundle:type_name -> assay.v1.TrustBundle
+	27, // 2: assay.v1.GetBundleResponse.bundle:type_name -> assay.v1.TrustBundle
 	12, // 3: assay.v1.AddEndorsementKeysRequest.keys:type_name -> assay.v1.EndorsementKey
-	1,  // 4: assay.v1.Admin.Status:input_type -> assay.v1.StatusRequest
-	3,  // 5: assay.v1.Admin.ListLedger:input_type -> assay.v1.ListLedgerRequest
-	4,  // 6: assay.v1.Admin.GetLedgerEntry:input_type -> assay.v1.GetLedgerEntryRequest
-	6,  // 7: assay.v1.Admin.ListCheckpoints:input_type -> assay.v1.ListCheckpointsRequest
-	8,  // 8: assay.v1.Admin.GetEvidence:input_type -> assay.v1.GetEvidenceRequest
-	10, // 9: assay.v1.Admin.GetBundle:input_type -> assay.v1.GetBundleRequest
-	13, // 10: assay.v1.Admin.ListEndorsementKeys:input_type -> assay.v1.ListEndorsementKeysRequest
-	14, // 11: assay.v1.Admin.AddEndorsementKeys:input_type -> assay.v1.AddEndorsementKeysRequest
-	16, // 12: assay.v1.Admin.RemoveEndorsementKeys:input_type -> assay.v1.RemoveEndorsementKeysRequest
-	2,  // 13: assay.v1.Admin.Status:output_type -> assay.v1.StatusResponse
-	5,  // 14: assay.v1.Admin.ListLedger:output_type -> assay.v1.LedgerEntry
-	5,  // 15: assay.v1.Admin.GetLedgerEntry:output_type -> assay.v1.LedgerEntry
-	7,  // 16: assay.v1.Admin.ListCheckpoints:output_type -> assay.v1.Checkpoint
-	9,  // 17: assay.v1.Admin.GetEvidence:output_type -> assay.v1.GetEvidenceResponse
-	11, // 18: assay.v1.Admin.GetBundle:output_type -> assay.v1.GetBundleResponse
-	12, // 19: assay.v1.Admin.ListEndorsementKeys:output_type -> assay.v1.EndorsementKey
-	15, // 20: assay.v1.Admin.AddEndorsementKeys:output_type -> assay.v1.AddEndorsementKeysResponse
-	17, // 21: assay.v1.Admin.RemoveEndorsementKeys:output_type -> assay.v1.RemoveEndorsementKeysResponse
-	13, // [13:22] is the sub-list for method output_type
-	4,  // [4:13] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	24, // 4: assay.v1.PolicyStatusResponse.in_force:type_name -> assay.v1.PolicyChange
+	22, // 5: assay.v1.PolicyStatusResponse.signers:type_name -> assay.v1.PolicySigners
+	24, // 6: assay.v1.PolicyStatusResponse.last_refused:type_name -> assay.v1.PolicyChange
+	24, // 7: assay.v1.GetPolicyResponse.change:type_name -> assay.v1.PolicyChange
+	1,  // 8: assay.v1.Admin.Status:input_type -> assay.v1.StatusRequest
+	3,  // 9: assay.v1.Admin.ListLedger:input_type -> assay.v1.ListLedgerRequest
+	4,  // 10: assay.v1.Admin.GetLedgerEntry:input_type -> assay.v1.GetLedgerEntryRequest
+	6,  // 11: assay.v1.Admin.ListCheckpoints:input_type -> assay.v1.ListCheckpointsRequest
+	8,  // 12: assay.v1.Admin.GetEvidence:input_type -> assay.v1.GetEvidenceRequest
+	10, // 13: assay.v1.Admin.GetBundle:input_type -> assay.v1.GetBundleRequest
+	18, // 14: assay.v1.Admin.PushPolicy:input_type -> assay.v1.PushPolicyRequest
+	20, // 15: assay.v1.Admin.PolicyStatus:input_type -> assay.v1.PolicyStatusRequest
+	23, // 16: assay.v1.Admin.ListPolicyChanges:input_type -> assay.v1.ListPolicyChangesRequest
+	25, // 17: assay.v1.Admin.GetPolicy:input_type -> assay.v1.GetPolicyRequest
+	13, // 18: assay.v1.Admin.ListEndorsementKeys:input_type -> assay.v1.ListEndorsementKeysRequest
+	14, // 19: assay.v1.Admin.AddEndorsementKeys:input_type -> assay.v1.AddEndorsementKeysRequest
+	16, // 20: assay.v1.Admin.RemoveEndorsementKeys:input_type -> assay.v1.RemoveEndorsementKeysRequest
+	2,  // 21: assay.v1.Admin.Status:output_type -> assay.v1.StatusResponse
+	5,  // 22: assay.v1.Admin.ListLedger:output_type -> assay.v1.LedgerEntry
+	5,  // 23: assay.v1.Admin.GetLedgerEntry:output_type -> assay.v1.LedgerEntry
+	7,  // 24: assay.v1.Admin.ListCheckpoints:output_type -> assay.v1.Checkpoint
+	9,  // 25: assay.v1.Admin.GetEvidence:output_type -> assay.v1.GetEvidenceResponse
+	11, // 26: assay.v1.Admin.GetBundle:output_type -> assay.v1.GetBundleResponse
+	19, // 27: assay.v1.Admin.PushPolicy:output_type -> assay.v1.PushPolicyResponse
+	21, // 28: assay.v1.Admin.PolicyStatus:output_type -> assay.v1.PolicyStatusResponse
+	24, // 29: assay.v1.Admin.ListPolicyChanges:output_type -> assay.v1.PolicyChange
+	26, // 30: assay.v1.Admin.GetPolicy:output_type -> assay.v1.GetPolicyResponse
+	12, // 31: assay.v1.Admin.ListEndorsementKeys:output_type -> assay.v1.EndorsementKey
+	15, // 32: assay.v1.Admin.AddEndorsementKeys:output_type -> assay.v1.AddEndorsementKeysResponse
+	17, // 33: assay.v1.Admin.RemoveEndorsementKeys:output_type -> assay.v1.RemoveEndorsementKeysResponse
+	21, // [21:34] is the sub-list for method output_type
+	8,  // [8:21] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_assay_v1_admin_proto_init() }
@@ -1324,13 +2086,17 @@ func file_assay_v1_admin_proto_init() {
 		(*GetLedgerEntryRequest_Reference)(nil),
 		(*GetLedgerEntryRequest_Sequence)(nil),
 	}
+	file_assay_v1_admin_proto_msgTypes[24].OneofWrappers = []any{
+		(*GetPolicyRequest_Revision)(nil),
+		(*GetPolicyRequest_Digest)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_assay_v1_admin_proto_rawDesc), len(file_assay_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,10 @@ const (
 	Admin_ListCheckpoints_FullMethodName       = "/assay.v1.Admin/ListCheckpoints"
 	Admin_GetEvidence_FullMethodName           = "/assay.v1.Admin/GetEvidence"
 	Admin_GetBundle_FullMethodName             = "/assay.v1.Admin/GetBundle"
+	Admin_PushPolicy_FullMethodName            = "/assay.v1.Admin/PushPolicy"
+	Admin_PolicyStatus_FullMethodName          = "/assay.v1.Admin/PolicyStatus"
+	Admin_ListPolicyChanges_FullMethodName     = "/assay.v1.Admin/ListPolicyChanges"
+	Admin_GetPolicy_FullMethodName             = "/assay.v1.Admin/GetPolicy"
 	Admin_ListEndorsementKeys_FullMethodName   = "/assay.v1.Admin/ListEndorsementKeys"
 	Admin_AddEndorsementKeys_FullMethodName    = "/assay.v1.Admin/AddEndorsementKeys"
 	Admin_RemoveEndorsementKeys_FullMethodName = "/assay.v1.Admin/RemoveEndorsementKeys"
@@ -55,6 +59,21 @@ type AdminClient interface {
 	GetEvidence(ctx context.Context, in *GetEvidenceRequest, opts ...grpc.CallOption) (*GetEvidenceResponse, error)
 	// GetBundle returns the trust domain's bundle and verifier keys.
 	GetBundle(ctx context.Context, in *GetBundleRequest, opts ...grpc.CallOption) (*GetBundleResponse, error)
+	// PushPolicy puts a policy into force, and returns when it is on record and
+	// decides. UNAUTHENTICATED when signatures are required and too few hold,
+	// ABORTED when its revision does not grow, FAILED_PRECONDITION when it is of
+	// another trust domain or name, INVALID_ARGUMENT when it is no policy. Then
+	// the one before stays in force.
+	PushPolicy(ctx context.Context, in *PushPolicyRequest, opts ...grpc.CallOption) (*PushPolicyResponse, error)
+	// PolicyStatus tells which policy is in force, since when, by whom, and what
+	// the server demands of the next one.
+	PolicyStatus(ctx context.Context, in *PolicyStatusRequest, opts ...grpc.CallOption) (*PolicyStatusResponse, error)
+	// ListPolicyChanges streams what changed the policy in force, and what was
+	// refused, newest first.
+	ListPolicyChanges(ctx context.Context, in *ListPolicyChangesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PolicyChange], error)
+	// GetPolicy returns a policy that was in force, byte for byte as it was given.
+	// NOT_FOUND when it never was, or is no longer kept.
+	GetPolicy(ctx context.Context, in *GetPolicyRequest, opts ...grpc.CallOption) (*GetPolicyResponse, error)
 	// ListEndorsementKeys streams the inventory of TPMs, by group and key.
 	ListEndorsementKeys(ctx context.Context, in *ListEndorsementKeysRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EndorsementKey], error)
 	// AddEndorsementKeys adds TPMs to the inventory: all that the client streams,
@@ -151,9 +170,58 @@ func (c *adminClient) GetBundle(ctx context.Context, in *GetBundleRequest, opts 
 	return out, nil
 }
 
+func (c *adminClient) PushPolicy(ctx context.Context, in *PushPolicyRequest, opts ...grpc.CallOption) (*PushPolicyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PushPolicyResponse)
+	err := c.cc.Invoke(ctx, Admin_PushPolicy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) PolicyStatus(ctx context.Context, in *PolicyStatusRequest, opts ...grpc.CallOption) (*PolicyStatusResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PolicyStatusResponse)
+	err := c.cc.Invoke(ctx, Admin_PolicyStatus_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) ListPolicyChanges(ctx context.Context, in *ListPolicyChangesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PolicyChange], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[2], Admin_ListPolicyChanges_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListPolicyChangesRequest, PolicyChange]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_ListPolicyChangesClient = grpc.ServerStreamingClient[PolicyChange]
+
+func (c *adminClient) GetPolicy(ctx context.Context, in *GetPolicyRequest, opts ...grpc.CallOption) (*GetPolicyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetPolicyResponse)
+	err := c.cc.Invoke(ctx, Admin_GetPolicy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) ListEndorsementKeys(ctx context.Context, in *ListEndorsementKeysRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EndorsementKey], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[2], Admin_ListEndorsementKeys_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[3], Admin_ListEndorsementKeys_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +240,7 @@ type Admin_ListEndorsementKeysClient = grpc.ServerStreamingClient[EndorsementKey
 
 func (c *adminClient) AddEndorsementKeys(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[AddEndorsementKeysRequest, AddEndorsementKeysResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[3], Admin_AddEndorsementKeys_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[4], Admin_AddEndorsementKeys_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -215,6 +283,21 @@ type AdminServer interface {
 	GetEvidence(context.Context, *GetEvidenceRequest) (*GetEvidenceResponse, error)
 	// GetBundle returns the trust domain's bundle and verifier keys.
 	GetBundle(context.Context, *GetBundleRequest) (*GetBundleResponse, error)
+	// PushPolicy puts a policy into force, and returns when it is on record and
+	// decides. UNAUTHENTICATED when signatures are required and too few hold,
+	// ABORTED when its revision does not grow, FAILED_PRECONDITION when it is of
+	// another trust domain or name, INVALID_ARGUMENT when it is no policy. Then
+	// the one before stays in force.
+	PushPolicy(context.Context, *PushPolicyRequest) (*PushPolicyResponse, error)
+	// PolicyStatus tells which policy is in force, since when, by whom, and what
+	// the server demands of the next one.
+	PolicyStatus(context.Context, *PolicyStatusRequest) (*PolicyStatusResponse, error)
+	// ListPolicyChanges streams what changed the policy in force, and what was
+	// refused, newest first.
+	ListPolicyChanges(*ListPolicyChangesRequest, grpc.ServerStreamingServer[PolicyChange]) error
+	// GetPolicy returns a policy that was in force, byte for byte as it was given.
+	// NOT_FOUND when it never was, or is no longer kept.
+	GetPolicy(context.Context, *GetPolicyRequest) (*GetPolicyResponse, error)
 	// ListEndorsementKeys streams the inventory of TPMs, by group and key.
 	ListEndorsementKeys(*ListEndorsementKeysRequest, grpc.ServerStreamingServer[EndorsementKey]) error
 	// AddEndorsementKeys adds TPMs to the inventory: all that the client streams,
@@ -250,6 +333,18 @@ func (UnimplementedAdminServer) GetEvidence(context.Context, *GetEvidenceRequest
 }
 func (UnimplementedAdminServer) GetBundle(context.Context, *GetBundleRequest) (*GetBundleResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method GetBundle not implemented")
+}
+func (UnimplementedAdminServer) PushPolicy(context.Context, *PushPolicyRequest) (*PushPolicyResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method PushPolicy not implemented")
+}
+func (UnimplementedAdminServer) PolicyStatus(context.Context, *PolicyStatusRequest) (*PolicyStatusResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method PolicyStatus not implemented")
+}
+func (UnimplementedAdminServer) ListPolicyChanges(*ListPolicyChangesRequest, grpc.ServerStreamingServer[PolicyChange]) error {
+	return status.Errorf(codes.Unimplemented, "method ListPolicyChanges not implemented")
+}
+func (UnimplementedAdminServer) GetPolicy(context.Context, *GetPolicyRequest) (*GetPolicyResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method GetPolicy not implemented")
 }
 func (UnimplementedAdminServer) ListEndorsementKeys(*ListEndorsementKeysRequest, grpc.ServerStreamingServer[EndorsementKey]) error {
 	return status.Errorf(codes.Unimplemented, "method ListEndorsementKeys not implemented")
@@ -375,6 +470,71 @@ func _Admin_GetBundle_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_PushPolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PushPolicyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).PushPolicy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_PushPolicy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).PushPolicy(ctx, req.(*PushPolicyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_PolicyStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PolicyStatusRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).PolicyStatus(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_PolicyStatus_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).PolicyStatus(ctx, req.(*PolicyStatusRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_ListPolicyChanges_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListPolicyChangesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServer).ListPolicyChanges(m, &grpc.GenericServerStream[ListPolicyChangesRequest, PolicyChange]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_ListPolicyChangesServer = grpc.ServerStreamingServer[PolicyChange]
+
+func _Admin_GetPolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetPolicyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).GetPolicy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_GetPolicy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).GetPolicy(ctx, req.(*GetPolicyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_ListEndorsementKeys_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(ListEndorsementKeysRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -435,6 +595,18 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Admin_GetBundle_Handler,
 		},
 		{
+			MethodName: "PushPolicy",
+			Handler:    _Admin_PushPolicy_Handler,
+		},
+		{
+			MethodName: "PolicyStatus",
+			Handler:    _Admin_PolicyStatus_Handler,
+		},
+		{
+			MethodName: "GetPolicy",
+			Handler:    _Admin_GetPolicy_Handler,
+		},
+		{
 			MethodName: "RemoveEndorsementKeys",
 			Handler:    _Admin_RemoveEndorsementKeys_Handler,
 		},
@@ -448,6 +620,11 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "ListCheckpoints",
 			Handler:       _Admin_ListCheckpoints_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ListPolicyChanges",
+			Handler:       _Admin_ListPolicyChanges_Handler,
 			ServerStreams: true,
 		},
 		{
