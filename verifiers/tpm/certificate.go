@@ -76,10 +76,11 @@ func (v *Verifier) akCertificate(der []byte, ak *public, along *along, at time.T
 			err: errors.New("the AK certificate is for another key"), got: fmt.Sprintf("%.120q", c.Subject.String()), hint: "quote with the key that the cloud certified, or activate this one",
 		})
 	}
-	aik := len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) == 0 || hasUsage(c, oidAIKCert)
+	// Google's certificates for AKs have the usage of EK certificates, or none.
+	aik := len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) == 0 || hasUsage(c, oidAIKCert) || hasUsage(c, oidEKCert)
 	if c.IsCA || c.KeyUsage&x509.KeyUsageDigitalSignature == 0 || !aik {
 		return nil, refuse(CheckAKCertificateUsage, detail{
-			err: errors.New("the certificate is not one of an attestation key"), expected: "not a CA, key usage digitalSignature, no extended key usage or 2.23.133.8.3",
+			err: errors.New("the certificate is not one of an attestation key"), expected: "not a CA, key usage digitalSignature, no extended key usage, or 2.23.133.8.3 or 2.23.133.8.1",
 		})
 	}
 	if err := checkExtensions(c, true); err != nil {

@@ -169,7 +169,7 @@ func Checks() []Check {
 
 		{CheckChainParse, malformed, "the AK certificate, the EK certificate and the endorsements are certificates, with nothing but zeros behind them", srcX509},
 		{CheckAKCertificateKey, untrusted, "the AK certificate is for the AK", srcOwn},
-		{CheckAKCertificateUsage, untrusted, "the AK certificate is not a CA's, and for signing: key usage digitalSignature, and extended key usage tcg-kp-AIKCertificate if there is any", srcEK + ", section 3"},
+		{CheckAKCertificateUsage, untrusted, "the AK certificate is not a CA's, and for signing: key usage digitalSignature, and extended key usage tcg-kp-AIKCertificate or tcg-kp-EKCertificate (Google's) if there is any", srcEK + ", section 3"},
 		{CheckAKChain, untrusted, "the AK certificate is signed by a CA under a pinned root of a cloud", srcX509},
 		{CheckAKChainValidity, stale, "each certificate of the AK's chain is valid at the server's time", srcX509},
 		{CheckAKCertificateInstance, untrusted, "the AK certificate names a production instance of the cloud whose root it is under, once", "go-tpm-tools, server.GetGCEInstanceInfo"},

@@ -1,0 +1,92 @@
+package tpm_test
+
+import (
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/verifiers/tpm"
+)
+
+// hardware returns a verifier under the built-in roots with an empty cache.
+func hardware(t testing.TB, opts ...tpm.Option) *tpm.Verifier {
+	t.Helper()
+	return verifierOver(t, tpm.HardwareRoots(), opts...)
+}
+
+func verifierOver(t testing.TB, r tpm.Roots, opts ...tpm.Option) *tpm.Verifier {
+	t.Helper()
+	v, err := tpm.New(r, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// evidence encodes a body, and adds what comes beside it.
+func evidence(t testing.TB, e attest.TPMEvidence, log []byte, endorsements ...[]byte) attest.Evidence {
+	t.Helper()
+	body, err := e.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return attest.Evidence{Platform: attest.TPM2, Body: body, EventLog: log, Endorsements: endorsements}
+}
+
+func accept(t testing.TB, v *tpm.Verifier, ev attest.Evidence, at time.Time) *attest.Claims {
+	t.Helper()
+	got, err := v.Authenticate(t.Context(), ev, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// kindOf is the kind that the table gives to a check.
+func kindOf(t testing.TB, check string) attest.Kind {
+	t.Helper()
+	for _, c := range tpm.Checks() {
+		if c.Name == check {
+			return c.Kind
+		}
+	}
+	t.Fatalf("no check is named %q", check)
+	return 0
+}
+
+// wantRefusal fails unless the verifier returned an error of exactly this check,
+// of the kind that the table gives to it, and nothing beside it.
+func wantRefusal(t testing.TB, got *attest.Claims, err error, check string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("verified, want a refusal by %s", check)
+	}
+	if got != nil {
+		t.Error("claims beside an error")
+	}
+	if c := attest.CheckOf(err); c != check {
+		t.Fatalf("refused by %q, want %q: %v", c, check, err)
+	}
+	if k, want := attest.KindOf(err), kindOf(t, check); k != want {
+		t.Errorf("kind %s, want %s", k, want)
+	}
+}
+
+var toolsDir = sync.OnceValues(func() (string, error) {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/google/go-tpm-tools").Output()
+	return strings.TrimSpace(string(out)), err
+})
+
+// module is the directory of go-tpm-tools' module, whose test data are recorded
+// from real machines: they are there without recordings too.
+func module(t testing.TB) string {
+	t.Helper()
+	dir, err := toolsDir()
+	if err != nil || dir == "" {
+		t.Fatalf("go-tpm-tools is not in the module cache: %v", err)
+	}
+	return dir
+}
