@@ -30,12 +30,15 @@ type Config struct {
 	Attester       Attester       // the TEE's device
 	Socket         string         // absolute path of the Workload API's socket
 
-	SocketMode fs.FileMode       // 0 is DefaultSocketMode
-	KeyType    KeyType           // "" is P256
-	Identities []spiffeid.ID     // the names to ask for; none is all that policy grants, in its order
-	Log        *slog.Logger      // nil discards
-	Clock      Clock             // nil is SystemClock
-	Listening  func(addr string) // called once the socket accepts, with "unix://PATH"; may be nil
+	SocketMode fs.FileMode // 0 is DefaultSocketMode
+	KeyType    KeyType     // "" is P256
+	// KeyResidency says where the SVIDs' keys live; "" is SoftwareKeys. TPMKeys needs
+	// an Attester that is a [KeyHolder], and P256.
+	KeyResidency KeyResidency
+	Identities   []spiffeid.ID     // the names to ask for; none is all that policy grants, in its order
+	Log          *slog.Logger      // nil discards
+	Clock        Clock             // nil is SystemClock
+	Listening    func(addr string) // called once the socket accepts, with "unix://PATH"; may be nil
 
 	// Dial connects to the server; nil dials TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
@@ -48,6 +51,7 @@ type Agent struct {
 	time   *timekeeper
 	server *serverTrust
 	state  *state
+	holder KeyHolder // nil for keys in memory
 	plan   *schedule
 	health *healthState
 	ids    []string // one for each key of the next attestation; used by the renewal alone
@@ -76,6 +80,10 @@ func New(cfg Config) (*Agent, error) {
 	if _, err := ParseKeyType(string(cfg.KeyType)); err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
+	holder, err := keyHolder(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
 	if cfg.SocketMode == 0 {
 		cfg.SocketMode = DefaultSocketMode
 	}
@@ -88,7 +96,7 @@ func New(cfg Config) (*Agent, error) {
 	if td, err := cfg.BootstrapRoots.TrustDomain(); err == nil && td != cfg.TrustDomain {
 		return nil, fmt.Errorf("agent: the bootstrap root is that of trust domain %s, not of %s", td, cfg.TrustDomain)
 	}
-	a := &Agent{cfg: cfg, log: cfg.Log, time: &timekeeper{clock: cfg.Clock}, plan: newSchedule(), health: newHealthState(cfg.Attester.Platform()), ids: []string{""}}
+	a := &Agent{cfg: cfg, log: cfg.Log, time: &timekeeper{clock: cfg.Clock}, plan: newSchedule(), health: newHealthState(cfg.Attester.Platform()), ids: []string{""}, holder: holder}
 	for i, id := range cfg.Identities {
 		if id.TrustDomain() != cfg.TrustDomain {
 			return nil, fmt.Errorf("agent: %s is not in the trust domain %s", id, cfg.TrustDomain)
@@ -98,12 +106,31 @@ func New(cfg Config) (*Agent, error) {
 		}
 		a.ids = append(a.ids, id.String())
 	}
-	var err error
 	if a.server, err = newServerTrust(cfg.TrustDomain, cfg.BootstrapRoots, a.time.now); err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
 	a.state = newState(a.time.now)
 	return a, nil
+}
+
+// keyHolder is what makes the keys, where that is not this process; else nil.
+func keyHolder(cfg Config) (KeyHolder, error) {
+	switch cfg.KeyResidency {
+	case "", SoftwareKeys:
+		return nil, nil //nolint:nilnil // nil is an answer
+	case TPMKeys:
+	}
+	if _, err := ParseKeyResidency(string(cfg.KeyResidency)); err != nil {
+		return nil, err
+	}
+	h, ok := cfg.Attester.(KeyHolder)
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("key residency %s: keys cannot live in the device of %s", cfg.KeyResidency, cfg.Attester.Platform())
+	case cfg.KeyType != P256:
+		return nil, fmt.Errorf("key residency %s: keys there are of type %s, not %s", cfg.KeyResidency, P256, cfg.KeyType)
+	}
+	return h, nil
 }
 
 // tickEvery is how often expiry and the clocks are looked at.

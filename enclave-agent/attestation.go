@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -35,8 +36,9 @@ type attestation struct {
 	attester Attester
 	time     *timekeeper
 	keyType  KeyType
-	ids      []string // one for each key; "" is the next identity that policy grants
-	previous *svid    // nil at boot; else the SVID whose key proves the renewal
+	holder   KeyHolder // makes the keys where they are to stay in the hardware; nil else
+	ids      []string  // one for each key; "" is the next identity that policy grants
+	previous *svid     // nil at boot; else the SVID whose key proves the renewal
 }
 
 // run speaks the protocol once:
@@ -45,20 +47,16 @@ type attestation struct {
 //  2. take the challenge, and the server's time from it
 //  3. bind: the TLS exporter, the nonce and the keys, hashed by this side
 //  4. have the hardware vouch for the binding, and prove the previous key
-//  5. check what comes back
+//  5. answer a second round, where the server asks for one
+//  6. check what comes back
 func (a *attestation) run(ctx context.Context, l *link) (*issuance, error) {
+	// 1. Keys, and Hello.
+	keys, err := a.keys(ctx)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, attestTimeout)
 	defer cancel()
-
-	// 1. Keys, and Hello.
-	keys := make([]keyRequest, len(a.ids))
-	for i, id := range a.ids {
-		k, err := newKeyRequest(a.keyType, id)
-		if err != nil {
-			return nil, &attest.Error{Kind: attest.Internal, Check: "key", Err: err}
-		}
-		keys[i] = k
-	}
 	patience := time.AfterFunc(challengeTimeout, cancel)
 	defer patience.Stop()
 	stream, err := assayv1.NewAttestationClient(l).Attest(ctx)
@@ -88,6 +86,11 @@ func (a *attestation) run(ctx context.Context, l *link) (*issuance, error) {
 		return nil, err
 	}
 	a.time.anchor(d.time, sent, received)
+	if _, ok := a.attester.(Quoter); ok {
+		if d.over, err = checkPCRs(reply.GetChallenge()); err != nil {
+			return nil, err
+		}
+	}
 
 	// 3. The binding.
 	binding, err := a.bind(conn, d.nonce, keys)
@@ -96,21 +99,25 @@ func (a *attestation) run(ctx context.Context, l *link) (*issuance, error) {
 	}
 
 	// 4. Evidence, within the challenge's life.
-	answer, err := a.answer(ctx, binding, d.lifetime)
+	inTime, cancel := context.WithTimeout(ctx, d.lifetime)
+	defer cancel()
+	answer, log, err := a.answer(inTime, binding, d.over, keys)
 	if err != nil {
 		return nil, err
 	}
 	if err := send(stream, &assayv1.AttestRequest{Message: &assayv1.AttestRequest_Evidence{Evidence: answer}}); err != nil {
 		return nil, rpcError(l, err)
 	}
-	if err := stream.CloseSend(); err != nil {
+	if err := sendEventLog(stream, log); err != nil {
 		return nil, rpcError(l, err)
 	}
 
-	// 5. SVIDs.
-	if reply, err = stream.Recv(); err != nil {
-		return nil, rpcError(l, endedEarly(err))
+	// 5. The second round.
+	if reply, err = a.secondRound(inTime, stream, binding); err != nil {
+		return nil, rpcError(l, err)
 	}
+
+	// 6. SVIDs.
 	issued, err := checkIssued(reply, a.td, keys, a.time.now())
 	if err != nil {
 		return nil, err
@@ -157,24 +164,68 @@ func (a *attestation) bind(conn tls.ConnectionState, nonce attest.Nonce, keys []
 	return ch.Binding()
 }
 
-// answer collects the evidence and the proof of the previous key.
-func (a *attestation) answer(ctx context.Context, b attest.Binding, within time.Duration) (*assayv1.Evidence, error) {
-	ctx, cancel := context.WithTimeout(ctx, within)
-	defer cancel()
-	ev, err := a.attester.Evidence(ctx, b)
-	if err != nil {
-		return nil, err
-	}
-	m, err := evidenceMessage(ev)
-	if err != nil {
-		return nil, err
-	}
-	if a.previous != nil {
-		if m.Renewal, err = proveRenewal(a.previous, b.B); err != nil {
+// keys makes the keys, in memory or in the hardware. What is slow in there comes
+// before the challenge.
+func (a *attestation) keys(ctx context.Context) ([]keyRequest, error) {
+	if p, ok := a.attester.(Preparer); ok {
+		if err := p.Prepare(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return m, nil
+	keys := make([]keyRequest, len(a.ids))
+	for i, id := range a.ids {
+		k, err := a.key(ctx, id)
+		var known *attest.Error
+		switch {
+		case errors.As(err, &known):
+			return nil, err
+		case err != nil:
+			return nil, &attest.Error{Kind: attest.Internal, Check: "key", Err: err}
+		}
+		keys[i] = k
+	}
+	return keys, nil
+}
+
+func (a *attestation) key(ctx context.Context, id string) (keyRequest, error) {
+	if a.holder == nil {
+		return newKeyRequest(a.keyType, id)
+	}
+	key, err := a.holder.NewKey(ctx)
+	if err != nil {
+		return keyRequest{}, err
+	}
+	return requestFor(key, id)
+}
+
+// answer collects the evidence, with the event log that travels behind it, and the
+// proof of the previous key.
+func (a *attestation) answer(ctx context.Context, b attest.Binding, over PCRSelection, keys []keyRequest) (m *assayv1.Evidence, log []byte, err error) {
+	ev, err := a.evidence(ctx, b, over, keys)
+	if err != nil {
+		return nil, nil, err
+	}
+	if m, err = evidenceMessage(ev); err != nil {
+		return nil, nil, err
+	}
+	if a.previous != nil {
+		if m.Renewal, err = proveRenewal(a.previous, b.B); err != nil {
+			return nil, nil, err
+		}
+	}
+	return m, ev.EventLog, nil
+}
+
+func (a *attestation) evidence(ctx context.Context, b attest.Binding, over PCRSelection, keys []keyRequest) (attest.Evidence, error) {
+	q, ok := a.attester.(Quoter)
+	if !ok {
+		return a.attester.Evidence(ctx, b)
+	}
+	signers := make([]crypto.Signer, len(keys))
+	for i, k := range keys {
+		signers[i] = k.signer
+	}
+	return q.Quote(ctx, b, over, signers)
 }
 
 // connectionState is the TLS connection of a stream. The version is asserted

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto"
 	"fmt"
 
 	"github.com/assay-project/assay/attest"
@@ -19,6 +20,35 @@ type Attester interface {
 	// are [attest.Error] with a hint: Unavailable where the device cannot be
 	// reached, Internal where it answers with an error or with nonsense.
 	Evidence(ctx context.Context, want attest.Binding) (attest.Evidence, error)
+}
+
+// Quoter is an Attester whose evidence is a quote over registers that the
+// challenge names. An attestation asks it for Quote instead of Evidence.
+type Quoter interface {
+	// Quote returns evidence bound to want, over the registers. keys are those of
+	// the binding, in its order. Errors are those of [Attester].Evidence.
+	Quote(ctx context.Context, want attest.Binding, over PCRSelection, keys []crypto.Signer) (attest.Evidence, error)
+}
+
+// Activator is an Attester whose keys a server may want to see together in a
+// second round.
+type Activator interface {
+	// Activate answers a CredentialChallenge of the attestation that want belongs
+	// to. Errors are those of [Attester].Evidence, and Untrusted where the
+	// challenge is nonsense.
+	Activate(ctx context.Context, credential []byte, want attest.Binding) (proof []byte, err error)
+}
+
+// KeyHolder is an Attester whose hardware makes keys that never leave it.
+type KeyHolder interface {
+	// NewKey makes a P-256 key. Errors are those of [Attester].Evidence.
+	NewKey(ctx context.Context) (crypto.Signer, error)
+}
+
+// Preparer is an Attester that does something slow once. It is asked before a
+// challenge, which would not wait for it.
+type Preparer interface {
+	Prepare(ctx context.Context) error
 }
 
 // Collector is an Attester that also makes evidence outside of an attestation.
@@ -47,7 +77,7 @@ func evidenceMessage(ev attest.Evidence) (*assayv1.Evidence, error) {
 	case attest.AMDSEVSNP:
 		m.Body = &assayv1.Evidence_Snp{Snp: &assayv1.SnpEvidence{Report: ev.Body}}
 	case attest.TPM2:
-		return nil, unsupported(ev.Platform)
+		m.Body = &assayv1.Evidence_Tpm{Tpm: &assayv1.TpmEvidence{Body: ev.Body, EventLogSize: uint32(len(ev.EventLog))}} //nolint:gosec // at most attest.MaxTPMEventLog
 	default:
 		return nil, unsupported(ev.Platform)
 	}
@@ -58,7 +88,7 @@ func unsupported(p attest.Platform) error {
 	return &attest.Error{
 		Kind: attest.Internal, Check: "platform",
 		Err:  fmt.Errorf("this agent has no attester for %q", clip(string(p))),
-		Hint: fmt.Sprintf("this version attests on %s and %s", attest.AWSNitro, attest.AMDSEVSNP),
+		Hint: fmt.Sprintf("this version attests on %s, %s and %s", attest.AWSNitro, attest.AMDSEVSNP, attest.TPM2),
 	}
 }
 

@@ -46,6 +46,26 @@ func ParseKeyType(s string) (KeyType, error) {
 	return "", fmt.Errorf("unknown key type %q, want one of %s", clip(s), strings.Join(names, ", "))
 }
 
+// KeyResidency says where the private keys of SVIDs live.
+type KeyResidency string
+
+// The residencies. A key in memory is certified by an agent that was attested and
+// measured, and handed to workloads; a key in a TPM dies with its next reset, is
+// certified by the TPM, and is never handed out.
+const (
+	SoftwareKeys KeyResidency = "software"
+	TPMKeys      KeyResidency = "tpm"
+)
+
+// ParseKeyResidency accepts the two names.
+func ParseKeyResidency(s string) (KeyResidency, error) {
+	switch r := KeyResidency(s); r {
+	case SoftwareKeys, TPMKeys:
+		return r, nil
+	}
+	return "", fmt.Errorf("unknown key residency %q, want %s or %s", clip(s), SoftwareKeys, TPMKeys)
+}
+
 // generate makes a key. It exists in this process's memory only.
 func (k KeyType) generate() (crypto.Signer, error) {
 	switch k {
@@ -80,6 +100,11 @@ func newKeyRequest(t KeyType, requestedID string) (keyRequest, error) {
 	if err != nil {
 		return keyRequest{}, fmt.Errorf("make a key: %w", err)
 	}
+	return requestFor(key, requestedID)
+}
+
+// requestFor makes the certificate request of a key.
+func requestFor(key crypto.Signer, requestedID string) (keyRequest, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
 	if err != nil {
 		return keyRequest{}, fmt.Errorf("make a certificate request: %w", err)

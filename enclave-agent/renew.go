@@ -157,9 +157,15 @@ func (a *Agent) attestAll(ctx context.Context, l *link) error {
 func (a *Agent) attestOnce(ctx context.Context, l *link) (*issuance, error) {
 	try := &attestation{
 		td: a.cfg.TrustDomain, serverID: a.server.id, attester: a.cfg.Attester, time: a.time,
-		keyType: a.cfg.KeyType, ids: a.ids, previous: a.state.renewable(),
+		keyType: a.cfg.KeyType, holder: a.holder, ids: a.ids, previous: a.state.renewable(),
 	}
 	issued, err := guard(func() (*issuance, error) { return try.run(ctx, l) })
+	if try.previous != nil && attest.CheckOf(err) == checkKeyGone {
+		a.log.Warn("the TPM was reset, and the keys in it are gone: attesting as at boot")
+		a.state.dropResident()
+		try.previous = nil
+		issued, err = guard(func() (*issuance, error) { return try.run(ctx, l) })
+	}
 	var refused *Refusal
 	if try.previous != nil && errors.As(err, &refused) && refused.ofRenewal() {
 		a.log.Warn("the server does not accept the renewal proof, attesting as at boot", "kind", refused.Kind.String(), "check", refused.Check, "reference", refused.Reference)

@@ -40,6 +40,7 @@ type demand struct {
 	nonce    attest.Nonce
 	time     time.Time     // the server's clock
 	lifetime time.Duration // how long the challenge may be answered
+	over     PCRSelection  // what to quote; nothing for other platforms than a TPM
 }
 
 // checkChallenge checks a Challenge of a server with the given TLS leaf.
@@ -62,6 +63,22 @@ func checkChallenge(m *assayv1.AttestResponse, leaf *x509.Certificate) (demand, 
 		return demand{}, replyError("challenge_deadline", "the challenge is valid for %s, want up to %s", d.lifetime, maxDeadline)
 	}
 	return d, nil
+}
+
+// checkPCRs checks what a challenge asks a TPM to quote. Registers that can be reset
+// while the machine runs are never quoted: nothing they hold could be believed.
+func checkPCRs(c *assayv1.Challenge) (PCRSelection, error) {
+	if n := len(c.GetPcrs()); n > maxStaticPCR+1 {
+		return PCRSelection{}, replyError("challenge_pcrs", "the server asks for %d registers", n)
+	}
+	over := PCRSelection{Bank: c.GetPcrBank()}
+	for _, n := range c.GetPcrs() {
+		over.PCRs = append(over.PCRs, int(min(n, 1<<16)))
+	}
+	if err := over.Check(); err != nil {
+		return PCRSelection{}, replyError("challenge_pcrs", "the server asks for a quote that this agent does not make: %w", err)
+	}
+	return over, nil
 }
 
 // issuance is a checked Issued.
@@ -142,9 +159,11 @@ func checkSVID(x *assayv1.X509SVID, td spiffeid.TrustDomain, want keyRequest, at
 	if err := checkSelectors(x.GetSelectors()); err != nil {
 		return nil, replyError("issued_selectors", "%w", err)
 	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(want.signer)
-	if err != nil {
-		return nil, &attest.Error{Kind: attest.Internal, Check: "key", Err: err}
+	var keyDER []byte // a key in the hardware has none
+	if !isResident(want.signer) {
+		if keyDER, err = x509.MarshalPKCS8PrivateKey(want.signer); err != nil {
+			return nil, &attest.Error{Kind: attest.Internal, Check: "key", Err: err}
+		}
 	}
 	return &svid{id: id, chain: chain, chainDER: der, key: want.signer, keyDER: keyDER, selectors: x.GetSelectors()}, nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -77,6 +78,9 @@ type snapshot struct {
 func (s *snapshot) response() *workload.X509SVIDResponse {
 	r := &workload.X509SVIDResponse{}
 	for _, v := range s.svids {
+		if isResident(v.key) {
+			continue // its key cannot be handed out
+		}
 		r.Svids = append(r.Svids, &workload.X509SVID{
 			SpiffeId: v.id.String(), X509Svid: v.chainDER, X509SvidKey: v.keyDER, Bundle: s.bundle.der,
 		})
@@ -185,6 +189,14 @@ func (s *state) renewable() *svid {
 		}
 	}
 	return best
+}
+
+// dropResident lets those SVIDs go whose keys were in hardware that lost them.
+func (s *state) dropResident() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.svids = slices.DeleteFunc(slices.Clone(s.svids), func(v *svid) bool { return isResident(v.key) })
+	s.publish()
 }
 
 // expire drops SVIDs that are past their NotAfter.

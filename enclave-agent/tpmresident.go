@@ -25,6 +25,12 @@ type residentKey struct {
 	saved  savedKey
 }
 
+// isResident reports whether a key lives in hardware.
+func isResident(k crypto.Signer) bool {
+	_, ok := k.(*residentKey)
+	return ok
+}
+
 // NewKey makes a P-256 key in the TPM.
 func (t *TPM) NewKey(ctx context.Context) (crypto.Signer, error) {
 	saved, err := withTPM(ctx, t, t.timeout, func(s *tpmSession) (savedKey, error) {

@@ -45,8 +45,18 @@ func (w *workloadAPI) FetchX509SVID(_ *workload.X509SVIDRequest, s grpc.ServerSt
 			return nil
 		}
 		sent = now.version
-		return s.Send(now.response())
+		r := now.response()
+		if len(r.GetSvids()) == 0 {
+			return errResident()
+		}
+		return s.Send(r)
 	})
+}
+
+// errResident is the honest answer about keys that cannot be handed out.
+func errResident() error {
+	return status.Error(codes.PermissionDenied, "this agent's keys live in the TPM and cannot be handed out: "+
+		"use assay.agent.v1 on this socket (for Go, package agentclient), or set key_residency: software in the agent's configuration")
 }
 
 // FetchX509Bundles streams the trust bundle, at once and after every change.
