@@ -35,6 +35,9 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 	t.Run("TrustDomainsAndChainsDoNotMix", func(t *testing.T) { isolation(t, open(t)) })
 	t.Run("PruneLeavesTheLedgerAlone", func(t *testing.T) { prune(t, open(t)) })
 	t.Run("ACancelledAppendWritesNothing", func(t *testing.T) { cancelled(t, open(t)) })
+	t.Run("TPMBindingsAreRemembered", func(t *testing.T) { tpmBindings(t, open(t), reopen) })
+	t.Run("TheTPMInventoryChangesWholeOrNotAtAll", func(t *testing.T) { tpmInventory(t, open(t), reopen) })
+	t.Run("EventLogsAreStoredOnce", func(t *testing.T) { eventLogs(t, open(t)) })
 }
 
 const td = "simulated.example.org"
