@@ -49,7 +49,7 @@ func (l *Ledger) Deny(ctx context.Context, d Denial) (kept bool, err error) {
 		return false, nil
 	}
 	ev := d.Verified.Evidence()
-	e.EvidenceKept = l.perEvidence.take(instance, e.Time, q.EvidencePerInstance, 0) && l.deniedBytes.take(evidenceSize(ev))
+	e.EvidenceKept = l.perEvidence.take(instance, e.Time, q.EvidencePerInstance, 0) && l.room(&l.deniedBytes, ev)
 	if !e.EvidenceKept {
 		l.counters.evidenceDropped.Add(1)
 	}

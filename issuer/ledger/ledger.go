@@ -66,6 +66,7 @@ type Ledger struct {
 	latest atomic.Pointer[signedCheckpoint]
 
 	serials       *serials
+	eventLogs     known
 	rejected      rejections
 	perEvidence   window
 	perDenial     window

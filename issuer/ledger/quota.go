@@ -96,3 +96,35 @@ func (b *budget) set(used int64) {
 	defer b.mu.Unlock()
 	b.used = used
 }
+
+// known remembers digests that came before, so many of them: what is forgotten
+// counts once more, which is the safe side.
+type known struct {
+	mu   sync.Mutex
+	seen map[[32]byte]struct{}
+}
+
+const maxKnown = 16_384
+
+func (k *known) has(digest [32]byte) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, ok := k.seen[digest]
+	return ok
+}
+
+func (k *known) add(digest [32]byte) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.seen == nil || len(k.seen) >= maxKnown {
+		k.seen = make(map[[32]byte]struct{})
+	}
+	k.seen[digest] = struct{}{}
+}
+
+// forget empties it: what was stored may have been pruned.
+func (k *known) forget() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.seen = nil
+}

@@ -96,7 +96,7 @@ func (l *Ledger) prepare(g *policy.Grant, from Origin) (*recorded, error) {
 	}
 	instance := string(r.entry.Instance)
 	r.entry.EvidenceKept = l.perEvidence.take(instance, r.entry.Time, l.opt.Quotas.EvidencePerInstance, 0) &&
-		l.evidence.take(evidenceSize(g.Evidence()))
+		l.room(&l.evidence, g.Evidence())
 	if !r.entry.EvidenceKept {
 		l.counters.evidenceDropped.Add(1)
 	}
@@ -132,14 +132,29 @@ func lookups(ids []Identity) []store.Identity {
 	return out
 }
 
-func evidenceSize(ev attest.Evidence) int64 {
-	return store.Evidence{Body: ev.Body, Endorsements: ev.Endorsements}.Size()
+// room takes what the evidence adds to what is stored out of a budget, if it is
+// there. An event log is stored once, and counts when it is stored for the first
+// time: a machine's is the same until its next boot.
+func (l *Ledger) room(b *budget, ev attest.Evidence) bool {
+	n := store.Evidence{Body: ev.Body, Endorsements: ev.Endorsements}.Size()
+	if len(ev.EventLog) == 0 {
+		return b.take(n)
+	}
+	log := sha256.Sum256(ev.EventLog)
+	if l.eventLogs.has(log) {
+		return b.take(n)
+	}
+	if !b.take(n + int64(len(ev.EventLog))) {
+		return false
+	}
+	l.eventLogs.add(log)
+	return true
 }
 
 func keep(ev attest.Evidence, e Entry, denied bool) *store.Evidence {
 	return &store.Evidence{
 		Digest: ev.Digest(), Platform: string(ev.Platform), Instance: string(e.Instance), Denied: denied,
-		Body: ev.Body, Endorsements: ev.Endorsements, At: e.VerifiedAt,
+		Body: ev.Body, Endorsements: ev.Endorsements, EventLog: ev.EventLog, At: e.VerifiedAt,
 	}
 }
 

@@ -370,7 +370,7 @@ func (l *Ledger) prune(ctx context.Context) {
 		return
 	}
 	if p != (store.Pruned{}) {
-		l.log.Info("ledger: pruned", slog.Int64("evidence", p.Evidence), slog.Int64("certificates", p.Certificates), slog.Int64("denials", p.Denials))
+		l.log.Info("ledger: pruned", slog.Int64("evidence", p.Evidence), slog.Int64("event_logs", p.EventLogs), slog.Int64("certificates", p.Certificates), slog.Int64("denials", p.Denials))
 	}
 }
 
@@ -391,6 +391,7 @@ func (l *Ledger) Prune(ctx context.Context, before time.Time) (store.Pruned, err
 	if err != nil {
 		return store.Pruned{}, unavailable(err)
 	}
+	l.eventLogs.forget()
 	return p, l.measure(ctx)
 }
 
