@@ -42,3 +42,21 @@ func PublishedForTest(b *Bundle, name string) []string {
 func ParseLimitForTest(file string, src []byte, limit int) (*Bundle, error) {
 	return parseLimit(file, src, limit)
 }
+
+// DescribedForTest has the descriptions of all claims by platform; a claim
+// without one, or a description without a claim, is there with an empty text.
+func DescribedForTest() map[attest.Platform]map[string]string {
+	out := map[attest.Platform]map[string]string{}
+	for _, t := range tees {
+		out[t.platform] = map[string]string{}
+		for name := range t.describe {
+			if t.byName[name] == nil {
+				out[t.platform][name] = ""
+			}
+		}
+		for _, f := range t.fields {
+			out[t.platform][f.name] = t.describe[f.name]
+		}
+	}
+	return out
+}

@@ -18,8 +18,12 @@ type tee struct {
 	// claims and measurements name the fields in few words, for hints: all that
 	// can be matched, and those that can be published.
 	claims, measurements string
+	// describe says of every claim in a line what it tells, for editors.
+	describe map[string]string
 	// instead says, for claims that exist and that policies cannot match, why.
 	instead map[string]string
+	// root begins the names of its claims in expressions.
+	root string
 	// index names the claims by which workloads are found first: those that tell
 	// most workloads apart. Others serve where they do not.
 	index []string
@@ -106,6 +110,8 @@ type kind interface {
 	format(v value) string
 	// ops lists the matchers.
 	ops() []string
+	// schema describes the operand of one of ops, for editors.
+	schema(op string) schema
 	// compile reads the operand of one of ops, or reports what is wrong.
 	compile(p *parser, f *field, op string, n *strictyaml.Node) (test, bool)
 }

@@ -22,6 +22,7 @@ var nitro = newTEE(tee{
 
 	claims:       "pcr0 to pcr31, debug",
 	measurements: "pcr0 to pcr31 but pcr3 and pcr4",
+	describe:     nitroDescriptions(),
 	instead: map[string]string{
 		"module_id":  "it is new at each launch: pin the owner with pcr3 or pcr4, or ban an instance on the server",
 		"timestamp":  "the age of evidence is bounded by max_evidence_age",
@@ -30,6 +31,7 @@ var nitro = newTEE(tee{
 		"public_key": "the protocol's key is in it, and is checked before policy",
 		"digest":     "it is always SHA384, and is checked before policy",
 	},
+	root:      "nitro",
 	index:     []string{"pcr0", "pcr3", "pcr4", "pcr8", "pcr2"},
 	implicit:  []implicitRule{{claim: "debug", values: []value{no}}},
 	published: []string{"pcr0", "pcr1", "pcr2", "pcr8"},
@@ -81,6 +83,24 @@ func nitroFields() []*field {
 			return ""
 		},
 	})
+}
+
+func nitroDescriptions() map[string]string {
+	out := map[string]string{"debug": "PCR0, PCR1 and PCR2 are all zero: the enclave runs in debug mode."}
+	for i := range nitroPCRs {
+		out["pcr"+strconv.Itoa(i)] = "A register that the enclave may extend by itself."
+	}
+	for name, about := range map[string]string{
+		"pcr0": "The enclave image: SHA-384 as the build prints it.",
+		"pcr1": "Kernel and bootstrap of the image.",
+		"pcr2": "The application in the image.",
+		"pcr3": "The IAM role of the parent instance: ownership.",
+		"pcr4": "The id of the parent instance: ownership.",
+		"pcr8": "The certificate that signed the image.",
+	} {
+		out[name] = about
+	}
+	return out
 }
 
 // nitroHint says what a register that fails its rule usually means.

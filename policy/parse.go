@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -56,6 +57,7 @@ func newParser(file string, src []byte, limit int) *parser {
 		references: map[string]*reference{},
 		meetings:   map[[2]test][]window{},
 		implied:    map[*field]*set{},
+		exprs:      map[*tee]*exprs{},
 	}
 }
 
@@ -72,6 +74,7 @@ type parser struct {
 	ordered    []*reference
 	meetings   map[[2]test][]window // see meet
 	implied    map[*field]*set      // of implicit rules
+	exprs      map[*tee]*exprs      // see exprsOf
 
 	current      *workload  // the one that is being compiled, for warnings
 	reading      *reference // the set that is being read, for silence
@@ -108,7 +111,7 @@ func (p *parser) later(n *strictyaml.Node, key, hint string) {
 }
 
 func (p *parser) bundle(root *strictyaml.Node) {
-	p.doc.OnlyKeys(root, "version", "bundle", "revision", "trust_domain", "silence", "references", "workloads")
+	p.only(root, bundleKeys)
 	p.silence = p.silenceKey(root.Get("silence"))
 	if n := p.need(root, "version", "version: 1"); n != nil {
 		if v, ok := p.doc.Int(n, 64); ok && v != languageVersion {
@@ -189,7 +192,7 @@ func (p *parser) reference(f strictyaml.Field) {
 	}
 	values := f.Value
 	if values.Kind == strictyaml.Mapping {
-		p.doc.OnlyKeys(values, "dedicated", "values")
+		p.only(values, referenceKeys)
 		if n := values.Get("dedicated"); n != nil {
 			r.dedicated, _ = p.doc.Bool(n)
 		}
@@ -228,7 +231,7 @@ func (p *parser) entries(n *strictyaml.Node, what string) ([]rawEntry, bool) {
 }
 
 func (p *parser) entry(n *strictyaml.Node) (rawEntry, bool) {
-	p.doc.OnlyKeys(n, "value", "not_before", "not_after", "note", "source")
+	p.only(n, entryKeys)
 	out := rawEntry{node: p.need(n, "value", "")}
 	ok := out.node != nil
 	if b := n.Get("not_before"); b != nil {
@@ -260,6 +263,9 @@ func (p *parser) prose(n *strictyaml.Node) string {
 		return ""
 	case s == "":
 		p.doc.Report(n, "the text is empty", "")
+	case strings.ContainsAny(s, "\n\t"):
+		p.doc.Report(n, "the text has more than one line, or a tab", "")
+		return ""
 	case len(s) > maxNote:
 		p.doc.Report(n, fmt.Sprintf("the text is too long: %d bytes, at most %d", len(s), maxNote), "")
 		return ""

@@ -96,6 +96,8 @@ func TestEachMistakeHasItsOwnError(t *testing.T) {
 		{"never valid", "not_before: 2027-01-15T00:00:00Z", "not_before: 2027-01-15T00:00:00Z, not_after: 2027-01-14T00:00:00Z", "not_after is before not_before"},
 		{"a window that is no time", "not_before: 2027-01-15T00:00:00Z", "not_before: 2027-01-15", `want a moment (RFC 3339), got "2027-01-15"`},
 		{"empty note", `note: "release 41"`, `note: ""`, "the text is empty"},
+		{"note of two lines", `note: "release 41"`, `note: "release\n41"`, "the text has more than one line, or a tab"},
+		{"note that colours the terminal", `note: "release 41"`, `note: "\e[31mrelease 41"`, "a control character (U+001B) is not accepted, nor an escape for it"},
 		{"long note", `"release 41"`, `"` + strings.Repeat("n", 257) + `"`, "the text is too long: 257 bytes, at most 256"},
 		{"value all zero", `"$41$"`, `"` + strings.Repeat("0", 96) + `"`, "7:15: an all-zero reference value is refused"},
 		{"value of SHA-256", `"$41$"`, `"` + strings.Repeat("ab", 32) + `"`, "7:15: want 48 bytes in hex (96 characters), got 32 bytes"},
@@ -165,6 +167,8 @@ func TestEachMistakeHasItsOwnError(t *testing.T) {
 		{"attribute name", "x509_ttl: 1h", `attributes: {"a b": c}`, `18:22: not a name: "a b"`},
 		{"attribute empty", "x509_ttl: 1h", `attributes: {a: ""}`, "18:25: an attribute has 1 to 128 bytes, got 0"},
 		{"attribute too long", "x509_ttl: 1h", "attributes: {a: " + strings.Repeat("b", 129) + "}", "18:25: an attribute has 1 to 128 bytes, got 129"},
+		{"attribute of two lines", "x509_ttl: 1h", `attributes: {a: "b\nc"}`, "18:25: an attribute has no line breaks and no tabs"},
+		{"attribute with an escape", "x509_ttl: 1h", `attributes: {a: "b\u202ec"}`, "18:25: an invisible character that reorders text (U+202E) is not accepted"},
 		{"attribute that is a number", "x509_ttl: 1h", "attributes: {a: 1}", "18:25: want text, got a number (1)"},
 
 		{"template of another trust domain", "spiffe://{td}/payments/api", "spiffe://other.org/payments/api", `17:20: the SPIFFE ID is in the trust domain "other.org", the bundle's is "simulated.example.org"`},
@@ -215,22 +219,25 @@ const references = `references:
     - {value: "$42$", not_before: 2027-01-15T00:00:00Z, note: "release 42"}
 `
 
+// limits are changes to the base policy that are accepted.
+var limits = map[string][2]string{
+	"shortest TTL":          {"x509_ttl: 1h", "x509_ttl: 1m"},
+	"longest TTL":           {"x509_ttl: 1h", "x509_ttl: 24h"},
+	"a day":                 {"x509_ttl: 1h", "x509_ttl: 1d"},
+	"JWT limits":            {"x509_ttl: 1h", "jwt: {ttl: 30s, audiences: [a, \"https://b.example/c?d\"]}"},
+	"upper-case hex":        {`"$41$"`, strings.ToUpper(`"` + hexOf("41") + `"`)},
+	"largest revision":      {"revision: 7", "revision: 9007199254740991"},
+	"publish nothing":       {"    match:", "    publish: []\n    match:"},
+	"publish any other PCR": {"    match:", "    publish: [pcr31, pcr5]\n    match:"},
+	"no implicit debug":     {"    match:\n", "    match:\n      debug: {eq: false}\n"},
+	"values in place":       {"{in: images}", `{in: ["$a$", {value: "$b$", not_after: 2027-01-31T00:00:00Z}]}`},
+	"a set as a mapping":    {references, "references:\n  images:\n    dedicated: false\n    values:\n      - \"$41$\"\n      - {value: \"$42$\", source: \"build 12\"}\n"},
+	"an instance owns":      {"pcr3:", "pcr4:"},
+	"an audited workload needs no owner and issues nothing": {base[strings.Index(base, "    mode:"):], "    mode: audit\n    match:\n      pcr0: {in: images}\n"},
+}
+
 func TestLimitsAreAccepted(t *testing.T) {
-	for name, pair := range map[string][2]string{
-		"shortest TTL":          {"x509_ttl: 1h", "x509_ttl: 1m"},
-		"longest TTL":           {"x509_ttl: 1h", "x509_ttl: 24h"},
-		"a day":                 {"x509_ttl: 1h", "x509_ttl: 1d"},
-		"JWT limits":            {"x509_ttl: 1h", "jwt: {ttl: 30s, audiences: [a, \"https://b.example/c?d\"]}"},
-		"upper-case hex":        {`"$41$"`, strings.ToUpper(`"` + hexOf("41") + `"`)},
-		"largest revision":      {"revision: 7", "revision: 9007199254740991"},
-		"publish nothing":       {"    match:", "    publish: []\n    match:"},
-		"publish any other PCR": {"    match:", "    publish: [pcr31, pcr5]\n    match:"},
-		"no implicit debug":     {"    match:\n", "    match:\n      debug: {eq: false}\n"},
-		"values in place":       {"{in: images}", `{in: ["$a$", {value: "$b$", not_after: 2027-01-31T00:00:00Z}]}`},
-		"a set as a mapping":    {references, "references:\n  images:\n    dedicated: false\n    values:\n      - \"$41$\"\n      - {value: \"$42$\", source: \"build 12\"}\n"},
-		"an instance owns":      {"pcr3:", "pcr4:"},
-		"an audited workload needs no owner and issues nothing": {base[strings.Index(base, "    mode:"):], "    mode: audit\n    match:\n      pcr0: {in: images}\n"},
-	} {
+	for name, pair := range limits {
 		if _, err := policy.Parse("p.yaml", []byte(expand(change(t, base, pair[0], pair[1])))); err != nil {
 			t.Errorf("%s:\n%s", name, render(err))
 		}

@@ -41,12 +41,12 @@ func (p *parser) selectors(n *strictyaml.Node) []Selector {
 	if n == nil || !p.doc.Want(n, strictyaml.Mapping) {
 		return nil
 	}
-	p.doc.OnlyKeys(n, "unix")
+	p.only(n, selectorKeys)
 	unix := p.need(n, "unix", "for example unix: {uid: 1000, path: /usr/bin/api}")
 	if unix == nil || !p.doc.Want(unix, strictyaml.Mapping) {
 		return nil
 	}
-	p.doc.OnlyKeys(unix, "uid", "gid", "supplementary_gids", "path", "sha256")
+	p.only(unix, unixKeys)
 	if len(unix.Fields) == 0 {
 		p.doc.Report(unix, "selectors name nothing: every process would match", "for example unix: {uid: 1000}; or leave selectors out")
 	}

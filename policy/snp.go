@@ -21,6 +21,7 @@ var snp = newTEE(tee{
 
 	claims:       "measurement, host_data, id_key_digest, author_key_digest, family_id, image_id, product, signing_key, csp_id, guest_svn, vmpl, version, policy.*, platform.*, the TCBs, firmware versions and mitigations, provisional, revocation, chip_id, chip_id_masked",
 	measurements: "measurement, id_key_digest and author_key_digest",
+	describe:     snpDescriptions(),
 	instead: map[string]string{
 		"report_data":      "the protocol's binding is in it, and is checked before policy",
 		"report_id":        "it is new at each launch: ban an instance on the server",
@@ -30,6 +31,7 @@ var snp = newTEE(tee{
 		"debug":            "the name is policy.debug",
 		"tcb":              "name one of reported_tcb, committed_tcb, current_tcb, launch_tcb",
 	},
+	root:  "snp",
 	index: []string{"measurement", "chip_id", "id_key_digest", "author_key_digest", "host_data"},
 	implicit: []implicitRule{
 		{claim: "policy.debug", values: []value{no}},

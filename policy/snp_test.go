@@ -436,8 +436,8 @@ func TestEachSNPMistakeHasItsOwnError(t *testing.T) {
 		{"template with a chip", "{td}/ledger", "{td}/{chip_id:16}", "chip_id must not be part of an identity"},
 		{"template with the report id", "{td}/ledger", "{td}/{report_id:16}", "report_id must not be part of an identity"},
 		{"template with host data", "{td}/ledger", "{td}/{host_data:16}", "host_data must not be part of an identity"},
-		{"template with a TCB", "{td}/ledger", "{td}/{reported_tcb}", "reported_tcb cannot be expanded: only digests can"},
-		{"template with a number", "{td}/ledger", "{td}/{guest_svn}", "guest_svn cannot be expanded: only digests can"},
+		{"template with a TCB", "{td}/ledger", "{td}/{reported_tcb}", "reported_tcb cannot be expanded: only digests and ids of a fixed length can"},
+		{"template with a number", "{td}/ledger", "{td}/{guest_svn}", "guest_svn cannot be expanded: only digests and ids of a fixed length can"},
 		{"template with an unpinned digest", "{td}/ledger", "{td}/{id_key_digest:16}", "id_key_digest cannot be expanded: the workload does not pin it"},
 
 		{"product without its floor", measurement, measurement + "\n      product: {eq: milan}", `workload "ledger" can never match: no report satisfies both its reported_tcb and its product`},

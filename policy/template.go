@@ -17,6 +17,9 @@ import (
 // identity federation takes no longer subjects.
 const MaxIDLength = 127
 
+// maxTemplate bounds the source of a template, in bytes.
+const maxTemplate = 1024
+
 // minPrefix is the shortest part of a digest that a template may expand, in
 // hex characters: 32 bits, so that two releases do not share a name by accident.
 const minPrefix = 8
@@ -45,6 +48,18 @@ type scope struct {
 	pinned      func(claim string) bool // does the workload pin it with eq or in?
 }
 
+// expands is the least length in bytes of a claim that templates can expand, and
+// whether it is the only one; 0 for every other claim.
+func expands(f *field) (least int, fixed bool) {
+	switch k := f.kind.(type) {
+	case digest:
+		return k.n, true
+	case identifier:
+		return k.n, true
+	}
+	return measures(f), false
+}
+
 // errTemplate carries a hint beside the message.
 type errTemplate struct{ msg, hint string }
 
@@ -53,8 +68,8 @@ func (e *errTemplate) Error() string { return e.msg }
 // parseTemplate compiles a template and checks every ID that it can yield.
 func parseTemplate(src string, sc scope) (*template, error) {
 	t := &template{source: src}
-	if len(src) > 1024 {
-		return nil, &errTemplate{"the template is longer than 1024 bytes", ""}
+	if len(src) > maxTemplate {
+		return nil, &errTemplate{fmt.Sprintf("the template is longer than %d bytes", maxTemplate), ""}
 	}
 	for rest := src; rest != ""; {
 		i := strings.IndexAny(rest, "{}")
@@ -124,15 +139,15 @@ func (sc scope) variable(name string) (part, error) {
 		known := append([]string{"td", "workload", "tee", "attributes.NAME"}, sc.pinnedDigests()...)
 		return part{}, &errTemplate{fmt.Sprintf("unknown template variable %q", clip(name)), strictyaml.Suggest(claim, known)}
 	}
-	least := measures(f)
+	least, fixed := expands(f)
 	if least == 0 {
-		return part{}, &errTemplate{claim + " cannot be expanded: only digests can", ""}
+		return part{}, &errTemplate{claim + " cannot be expanded: only digests and ids of a fixed length can", ""}
 	}
 	if !sc.pinned(claim) {
 		return part{}, &errTemplate{claim + " cannot be expanded: the workload does not pin it", "an identity may only hold digests that the same workload matches with eq or in"}
 	}
 	n := 2 * least
-	if _, ok := f.kind.(digest); !ok && !cut {
+	if !fixed && !cut {
 		return part{}, &errTemplate{claim + " needs a length: its own depends on the bank", fmt.Sprintf("for example {%s:16}", claim)}
 	}
 	if cut {
@@ -148,7 +163,8 @@ func (sc scope) variable(name string) (part, error) {
 func (sc scope) pinnedDigests() []string {
 	var out []string
 	for _, f := range sc.tee.fields {
-		if sc.tee.mayPublish(f) && sc.pinned(f.name) {
+		_, private := sc.tee.private[f.name]
+		if n, _ := expands(f); n > 0 && !private && sc.pinned(f.name) {
 			out = append(out, f.name)
 		}
 	}
@@ -219,11 +235,74 @@ func checkID(id, trustDomain string) error {
 	return nil
 }
 
-// same reports whether two templates of one workload yield the same ID.
-func (t *template) same(o *template) bool {
-	return slices.EqualFunc(t.parts, o.parts, func(a, b part) bool {
-		return a.text == b.text && a.field == b.field && a.n == b.n
-	})
+// maxExpansions bounds the values for which two templates are expanded to see
+// whether they can yield the same ID. With more, they count as if they could.
+const maxExpansions = 4096
+
+// collides returns an ID that two templates of one workload can both yield, or
+// "". Digests that share their first characters by accident count: 32 bits of
+// one can be sought for.
+func (t *template) collides(o *template, w *workload) string {
+	a, b := t.shape(), o.shape()
+	if len(a) != len(b) {
+		return ""
+	}
+	for i := range a {
+		if a[i] != b[i] && !(a[i] == anyHex && isHex(b[i])) && !(b[i] == anyHex && isHex(a[i])) {
+			return ""
+		}
+	}
+	// As texts of hex digits they can. The workload's own values decide.
+	var fields []*field
+	total := 1
+	for _, p := range slices.Concat(t.parts, o.parts) {
+		if p.field != nil && !slices.Contains(fields, p.field) {
+			fields = append(fields, p.field)
+			if total *= len(w.over(p.field).test.values().entries); total > maxExpansions {
+				return t.sample()
+			}
+		}
+	}
+	values := make(map[*field]value, len(fields))
+	for i := range total {
+		for _, f := range fields {
+			entries := w.over(f).test.values().entries
+			values[f], i = entries[i%len(entries)].value, i/len(entries)
+		}
+		if id := t.with(values); id == o.with(values) {
+			return id
+		}
+	}
+	return ""
+}
+
+// anyHex stands for a character of an expanded claim.
+const anyHex = '*'
+
+func isHex(c byte) bool { return c == anyHex || '0' <= c && c <= '9' || 'a' <= c && c <= 'f' }
+
+// shape is the template with a stand-in for every character that depends on the
+// claims. No SPIFFE ID has the stand-in.
+func (t *template) shape() string {
+	var b strings.Builder
+	for _, p := range t.parts {
+		b.WriteString(p.text)
+		b.WriteString(strings.Repeat(string(anyHex), p.n))
+	}
+	return b.String()
+}
+
+// with expands the template for values.
+func (t *template) with(values map[*field]value) string {
+	var b strings.Builder
+	for _, p := range t.parts {
+		b.WriteString(p.text)
+		if p.field != nil {
+			text := p.field.kind.format(values[p.field])
+			b.WriteString(text[:min(p.n, len(text))])
+		}
+	}
+	return b.String()
 }
 
 // reportTemplate reports a template's error at its node.

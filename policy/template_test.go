@@ -82,7 +82,7 @@ func TestTemplatesThatAreRefused(t *testing.T) {
 		"spiffe://{td}/{pcr1}":                         "the workload does not pin it",
 		"spiffe://{td}/{pcr3}":                         "pcr3 must not be part of an identity",
 		"spiffe://{td}/{pcr3:8}":                       "pcr3 must not be part of an identity",
-		"spiffe://{td}/{debug}":                        "only digests can",
+		"spiffe://{td}/{debug}":                        "only digests and ids of a fixed length can",
 		"spiffe://{td}/{pcr0:7}":                       `bad length "7"`,
 		"spiffe://{td}/{pcr0:97}":                      `bad length "97"`,
 		"spiffe://{td}/{pcr0:}":                        `bad length ""`,

@@ -22,12 +22,14 @@ var tpm = newTEE(tee{
 
 	claims:       "pcr0 to pcr15, bank, ek, ek_inventory, ek_certified, manufacturer, model, version, ak_trust, cloud.*, clock.*, safe, tpm_cleared, key_residency, secure_boot, boot.*",
 	measurements: "pcr0 to pcr15",
+	describe:     tpmDescriptions(),
 	instead:      tpmInstead(),
 	implicit: []implicitRule{{
 		// Whatever a verifier forgot: claims of an AK that nothing vouches for
 		// match nothing. AKOperator exists in offline tools only.
 		claim: "ak_trust", values: []value{attest.AKActivated, attest.AKCertificate, attest.AKOperator}, want: "something that vouches for the attestation key",
 	}},
+	root:        "tpm",
 	index:       []string{"ek", "pcr11", "pcr4", "pcr9", "pcr8", "pcr7", "ek_inventory", "cloud.project_id"},
 	implies:     tpmImplies,
 	publishable: tpmPublished,

@@ -233,7 +233,7 @@ func (e *every) excludes(o open) bool {
 // affair; that they grow is what vendors keep to.
 type tpmFirmware struct{}
 
-func (tpmFirmware) ops() []string { return []string{"eq", "in", "gte"} }
+func (tpmFirmware) ops() []string { return []string{"eq", "in", "gte", "lte"} }
 
 func tpmRelease(v uint64) value { return value(binary.BigEndian.AppendUint64(nil, v)) }
 

@@ -292,7 +292,7 @@ func TestEachTPMMistakeHasItsOwnError(t *testing.T) {
 		{"template with a whole register", "{td}/store", "{td}/{pcr4}", "pcr4 needs a length"},
 		{"template with too long a part", "{td}/store", "{td}/{pcr4:65}", `bad length "65" for pcr4`},
 		{"template with an unpinned register", "{td}/store", "{td}/{pcr5:16}", "pcr5 cannot be expanded: the workload does not pin it"},
-		{"template with a loader", "{td}/store", "{td}/{boot.loaders:16}", "boot.loaders cannot be expanded: only digests can"},
+		{"template with a loader", "{td}/store", "{td}/{boot.loaders:16}", "boot.loaders cannot be expanded: only digests and ids of a fixed length can"},
 	}
 	for i := 16; i < 24; i++ {
 		cases = append(cases, struct{ name, from, to, want string }{

@@ -25,13 +25,14 @@ type ruleWaiver struct {
 // with its own not_after.
 type waivable interface{ waivable() }
 
-func (number) waivable()   {}
-func (firmware) waivable() {}
-func (tcb) waivable()      {}
-func (bitfield) waivable() {}
-func (boolean) waivable()  {}
-func (enum) waivable()     {}
-func (text) waivable()     {}
+func (number) waivable()      {}
+func (firmware) waivable()    {}
+func (tpmFirmware) waivable() {}
+func (tcb) waivable()         {}
+func (bitfield) waivable()    {}
+func (boolean) waivable()     {}
+func (enum) waivable()        {}
+func (text) waivable()        {}
 
 // loose reports whether the workload may match although the rule does not hold.
 func (r *rule) loose() bool { return len(r.waivers) > 0 }
@@ -62,7 +63,7 @@ func (p *parser) ruleWaiver(w *workload, n *strictyaml.Node) {
 	if !p.doc.Want(n, strictyaml.Mapping) {
 		return
 	}
-	p.doc.OnlyKeys(n, "rule", "when", "reason", "owner", "expires")
+	p.only(n, waiverKeys)
 	out := &ruleWaiver{waiver: waiver{position: p.position(n)}}
 	var r *rule
 	if v := p.need(n, "rule", "the claim whose rule is waived, such as reported_tcb"); v != nil {

@@ -31,8 +31,7 @@ func (p *parser) workload(n *strictyaml.Node, first map[string]*strictyaml.Node)
 	if !p.doc.Want(n, strictyaml.Mapping) {
 		return
 	}
-	p.doc.OnlyKeys(n, "name", "tee", "mode", "match", "expr", "ownership", "max_evidence_age", "publish", "issue", "waivers", "silence")
-	p.later(n, "expr", "write the condition with match; expressions come in a later release")
+	p.only(n, workloadKeys)
 	w := &workload{key: n}
 	p.current = w
 	defer func() { p.current = nil }()
@@ -55,6 +54,7 @@ func (p *parser) workload(n *strictyaml.Node, first map[string]*strictyaml.Node)
 	w.whole = match != nil && p.match(w, match)
 	p.implicit(w, n)
 	p.waivers(w, n.Get("waivers"))
+	p.expression(w, n)
 	p.contradictions(w)
 	p.ownership(w, n)
 	p.publish(w, n.Get("publish"))
@@ -186,7 +186,7 @@ func (p *parser) ownership(w *workload, n *strictyaml.Node) {
 	if !p.doc.Want(v, strictyaml.Mapping) {
 		return
 	}
-	p.doc.OnlyKeys(v, "none", "owner", "expires")
+	p.only(v, ownershipKeys)
 	w.waiver = &waiver{position: p.position(n.Key("ownership"))}
 	if t := p.need(v, "none", "the reason"); t != nil {
 		w.waiver.reason = p.prose(t)
@@ -281,8 +281,7 @@ func (p *parser) issue(w *workload, n, issue *strictyaml.Node) {
 				p.warn(ageNode, CodeNoEffect, "max_evidence_age is longer than x509_ttl: it has no effect on "+id.template.source, "")
 			}
 		}
-		if slices.ContainsFunc(w.identities, func(o *identity) bool { return o.template.same(id.template) }) {
-			p.doc.Report(item, "the same SPIFFE ID is issued twice by this workload", "")
+		if !p.distinct(w, id, item) {
 			continue
 		}
 		if size := travels(w.publish, id.attributes); size > maxTravels {
@@ -290,6 +289,24 @@ func (p *parser) issue(w *workload, n, issue *strictyaml.Node) {
 		}
 		w.identities = append(w.identities, id)
 	}
+}
+
+// distinct reports an identity whose ID another one of the workload has, or can
+// have: keys are given identities by their IDs.
+func (p *parser) distinct(w *workload, id *identity, n *strictyaml.Node) bool {
+	for _, o := range w.identities {
+		both := id.template.collides(o.template, w)
+		switch {
+		case both == "":
+			continue
+		case id.template.shape() == o.template.shape() && slices.Equal(id.template.parts, o.template.parts):
+			p.doc.Report(n, "the same SPIFFE ID is issued twice by this workload", "")
+		default:
+			p.doc.Report(n, fmt.Sprintf("this SPIFFE ID and %s can be the same, for example %s", o.template.source, clip(both)), "let their literal parts differ")
+		}
+		return false
+	}
+	return true
 }
 
 // maxTravels bounds what a policy may add to an attestation result, in bytes. A
@@ -314,7 +331,7 @@ func (p *parser) identity(w *workload, n *strictyaml.Node) *identity {
 	if !p.doc.Want(n, strictyaml.Mapping) {
 		return nil
 	}
-	p.doc.OnlyKeys(n, "spiffe_id", "x509_ttl", "jwt", "attributes", "selectors")
+	p.only(n, identityKeys)
 	id := &identity{x509TTL: DefaultX509TTL, attributes: p.attributes(n.Get("attributes")), selectors: p.selectors(n.Get("selectors")), at: cmp.Or(n.Key("selectors"), n)}
 	at := n
 	if v := n.Get("x509_ttl"); v != nil {
@@ -351,7 +368,7 @@ func (p *parser) jwt(n *strictyaml.Node, x509TTL time.Duration) *JWT {
 	if !p.doc.Want(n, strictyaml.Mapping) {
 		return nil
 	}
-	p.doc.OnlyKeys(n, "ttl", "audiences")
+	p.only(n, jwtKeys)
 	out := &JWT{TTL: DefaultJWTTTL}
 	if v := n.Get("ttl"); v != nil {
 		out.TTL = p.duration(v, "jwt.ttl", MinJWTTTL, MaxJWTTTL)
@@ -399,6 +416,9 @@ func (p *parser) attributes(n *strictyaml.Node) map[string]string {
 		s, ok := p.doc.Text(f.Value)
 		if ok && (s == "" || len(s) > maxAttribute) {
 			p.doc.Report(f.Value, fmt.Sprintf("an attribute has 1 to %d bytes, got %d", maxAttribute, len(s)), "it travels in every SVID")
+		}
+		if strings.ContainsAny(s, "\n\t") {
+			p.doc.Report(f.Value, "an attribute has no line breaks and no tabs", "")
 		}
 		out[f.Key.Value] = s
 	}

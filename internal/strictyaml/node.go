@@ -301,6 +301,7 @@ func (d *Document) scalar(y *yaml.Node, n *Node) {
 	n.Value = y.Value
 	n.Quoted = y.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
 	if n.Quoted {
+		d.checkEscapes(y, n)
 		return
 	}
 	switch y.ShortTag() {
@@ -310,6 +311,22 @@ func (d *Document) scalar(y *yaml.Node, n *Node) {
 		n.Type = Bool
 	case "!!int", "!!float":
 		n.Type = Number
+	}
+}
+
+// checkEscapes refuses what checkCharacters would, had it not been written as an
+// escape: "\e" reaches a terminal as well as the character itself does. Line
+// breaks are left to those who want one line.
+func (d *Document) checkEscapes(y *yaml.Node, n *Node) {
+	if y.Style&yaml.DoubleQuotedStyle == 0 || plainASCII(n.Value) {
+		return
+	}
+	for _, r := range n.Value {
+		if what := forbidden(r); what != "" && r != '\n' {
+			n.refused = true
+			d.Report(n, what+" is not accepted, nor an escape for it", "")
+			return
+		}
 	}
 }
 
