@@ -24,6 +24,7 @@ func newGate(limit, perAddress int) *gate {
 const (
 	limitTotal   = "total"
 	limitAddress = "address"
+	limitBytes   = "bytes"
 )
 
 // enter lets one in and returns how it leaves, which may be called many times;

@@ -65,7 +65,7 @@ func (a *attestation) run(ctx context.Context) error {
 	}
 
 	// 4. Its answer, in time.
-	evidence, proof, err := a.receiveEvidence(hello, deadline)
+	evidence, proof, err := a.receiveEvidence(hello, place, deadline)
 	if err != nil {
 		return err
 	}
@@ -80,10 +80,12 @@ func (a *attestation) run(ctx context.Context) error {
 		}
 	}
 
-	// 6. Authentic, and bound to this connection, nonce, keys and purpose.
-	done := a.metrics.step("verify")
-	verified, err := a.set.Verify(ctx, evidence, challenge, nil, a.now())
-	done()
+	// 6. Authentic, and bound to this connection, nonce, keys and purpose. A TPM
+	// that is not known yet is asked a second question meanwhile.
+	exchange, waited := a.exchange(place, deadline)
+	start := time.Now()
+	verified, err := a.set.Verify(ctx, evidence, challenge, exchange, a.now())
+	a.metrics.took("verify", time.Since(start)-waited())
 	if err != nil {
 		return err
 	}
@@ -91,7 +93,7 @@ func (a *attestation) run(ctx context.Context) error {
 	a.listener.vouched(address)
 
 	// 7. What policy grants. (Bans of instances come before it, when they exist.)
-	done = a.metrics.step("authorize")
+	done := a.metrics.step("authorize")
 	grant, err := a.policy.Current().Authorize(verified, a.now())
 	done()
 	if err != nil {

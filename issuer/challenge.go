@@ -30,10 +30,25 @@ func (a *attestation) challenge(h *hello, state tls.ConnectionState) (attest.Cha
 	}
 	now := a.now()
 	deadline := now.Add(a.challengeTTL)
-	err = a.stream.Send(&assayv1.AttestResponse{Message: &assayv1.AttestResponse_Challenge{Challenge: &assayv1.Challenge{
+	demand := &assayv1.Challenge{
 		Nonce:          ch.Nonce[:],
 		TimeUnixMs:     now.UnixMilli(),
 		DeadlineUnixMs: deadline.UnixMilli(),
-	}}})
+	}
+	if h.platform == attest.TPM2 {
+		demand.PcrBank, demand.Pcrs = a.cfg.TPM.PCRBank, staticPCRs()
+	}
+	err = a.stream.Send(&assayv1.AttestResponse{Message: &assayv1.AttestResponse_Challenge{Challenge: demand}})
 	return ch, deadline, err
+}
+
+// staticPCRs are the registers that only a reset of the machine clears (TCG PC
+// Client Platform, section 4.6). Software can reset those above, so that they
+// say nothing of the boot.
+func staticPCRs() []uint32 {
+	out := make([]uint32, 16)
+	for i := range out {
+		out[i] = uint32(i)
+	}
+	return out
 }

@@ -5,9 +5,10 @@
 //  1. admit        limits on what a stranger can make us hold          admission.go
 //  2. hello        version, trust domain, platform, keys and their proofs   hello.go
 //  3. challenge    32 random bytes that live in this stream only        challenge.go
-//  4. evidence     the answer, in time and of the right platform        evidence.go
+//  4. evidence     the answer, in time and of the right platform        receive.go, eventlog.go
 //  5. renewal      a renewal also proves the previous leaf key          renewal.go
-//  6. verify       verifiers.Set.Verify: authentic, and bound to this connection
+//  6. verify       verifiers.Set.Verify: authentic, and bound to this connection;
+//     a TPM may be asked a second question in it                exchange.go
 //  7. authorize    policy: rules, identities, lifetimes
 //  8. record       the ledger: durable before any signature
 //  9. issue        the CA: build, lint, sign

@@ -5,6 +5,7 @@ func (s *Server) registerGauges() {
 	m := s.metrics
 	m.Gauge("assay_attestations_in_flight", "Attestations in flight.", func() float64 { return float64(s.inFlight.Load()) })
 	m.Gauge("assay_unverified_in_flight", "Attestations in flight whose evidence has not verified yet.", func() float64 { return float64(s.unverified.inside()) })
+	m.Gauge("assay_event_log_bytes", "Bytes of boot event logs that are held for attestations whose evidence has not verified yet.", func() float64 { return float64(s.unverified.holding()) })
 	m.Gauge("assay_handshakes_in_flight", "TLS handshakes in flight.", func() float64 { return float64(s.handshakes.inside()) })
 	m.Gauge("assay_connections", "Open connections.", func() float64 { return float64(s.connections.inside()) })
 	m.Gauge("assay_connections_of_strangers", "Open connections on which nobody has proved anything yet.", func() float64 { return float64(s.strangers.inside()) })

@@ -74,7 +74,7 @@ func late(what string) error {
 }
 
 func outOfOrder(what string) error {
-	return &attest.Error{Kind: attest.Malformed, Check: "protocol_order", Err: errors.New(what), Expected: "Hello, then Evidence"}
+	return &attest.Error{Kind: attest.Malformed, Check: "protocol_order", Err: errors.New(what), Expected: "Hello, then Evidence; of a TPM then EventLogChunk …, and CredentialProof when asked for"}
 }
 
 // receiveHello is step 2.
@@ -90,17 +90,27 @@ func (a *attestation) receiveHello() (*hello, error) {
 	return a.checkHello(h)
 }
 
-// receiveEvidence is step 4. The clock that decides is the server's own, the
-// one that the deadline was given by; patience only ends the waiting. Checks:
-// deadline (stale), protocol_order, evidence_platform, endorsements, renewal
-// (malformed).
-func (a *attestation) receiveEvidence(h *hello, deadline time.Time) (attest.Evidence, *assayv1.Renewal, error) {
+// receiveBy is receive with the deadline that the challenge gave. The clock that
+// decides is the server's own, the one that the deadline was given by; patience
+// only ends the waiting.
+func (a *attestation) receiveBy(deadline time.Time) (*assayv1.AttestRequest, error) {
 	msg, err := a.receive()
 	if err != nil {
-		return attest.Evidence{}, nil, err
+		return nil, err
 	}
 	if now := a.now(); now.After(deadline) {
-		return attest.Evidence{}, nil, late(fmt.Sprintf("the answer came %s after the deadline", now.Sub(deadline).Round(time.Millisecond)))
+		return nil, late(fmt.Sprintf("the answer came %s after the deadline", now.Sub(deadline).Round(time.Millisecond)))
+	}
+	return msg, nil
+}
+
+// receiveEvidence is step 4. Checks: deadline (stale), protocol_order,
+// evidence_platform, endorsements, renewal (malformed), and those of
+// receiveEventLog.
+func (a *attestation) receiveEvidence(h *hello, p *place, deadline time.Time) (attest.Evidence, *assayv1.Renewal, error) {
+	msg, err := a.receiveBy(deadline)
+	if err != nil {
+		return attest.Evidence{}, nil, err
 	}
 	e := msg.GetEvidence()
 	if e == nil {
@@ -122,6 +132,11 @@ func (a *attestation) receiveEvidence(h *hello, deadline time.Time) (attest.Evid
 	case !has && h.purpose == attest.Renew:
 		return attest.Evidence{}, nil, &attest.Error{Kind: attest.Malformed, Check: "renewal", Err: errors.New("no renewal proof"), Hint: "without the previous key, attest with the purpose boot"}
 	}
+	if t := e.GetTpm(); t != nil {
+		if evidence.EventLog, err = a.receiveEventLog(p, t.GetEventLogSize(), deadline); err != nil {
+			return attest.Evidence{}, nil, err
+		}
+	}
 	return evidence, e.GetRenewal(), nil
 }
 
@@ -142,6 +157,8 @@ func platformEvidence(e *assayv1.Evidence) (attest.Evidence, error) {
 		return attest.Evidence{Platform: attest.AWSNitro, Body: body.Nitro.GetDocument(), Endorsements: e.GetEndorsements()}, nil
 	case *assayv1.Evidence_Snp:
 		return attest.Evidence{Platform: attest.AMDSEVSNP, Body: body.Snp.GetReport(), Endorsements: e.GetEndorsements()}, nil
+	case *assayv1.Evidence_Tpm:
+		return attest.Evidence{Platform: attest.TPM2, Body: body.Tpm.GetBody(), Endorsements: e.GetEndorsements()}, nil
 	}
 	return attest.Evidence{}, &attest.Error{Kind: attest.Malformed, Check: "evidence_platform", Err: errors.New("the message holds no evidence of a known platform")}
 }

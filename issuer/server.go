@@ -30,7 +30,8 @@ import (
 )
 
 // maxMessage bounds what is read from a stranger before anything is known of
-// it: a Nitro document (16 KiB), 16 certificate requests and a renewal fit.
+// it: a Nitro document (16 KiB), a TPM's quote with keys and certificates (48
+// KiB), 16 certificate requests and a renewal fit.
 const maxMessage = 64 << 10 // bytes
 
 // challengeTTL is how long an agent has to answer a challenge.
@@ -123,7 +124,7 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 		handshakes:   newGate(cfg.Limits.Handshakes, cfg.Limits.HandshakesPerAddress),
 		connections:  newGate(cfg.Limits.Connections, cfg.Limits.Connections),
 		strangers:    newGate(cfg.Limits.Connections, cfg.Limits.StrangersPerAddress),
-		unverified:   newWaitingRoom(cfg.Limits.Unverified, cfg.Limits.UnverifiedPerAddress),
+		unverified:   newWaitingRoom(cfg.Limits.Unverified, cfg.Limits.UnverifiedPerAddress, int64(cfg.Limits.EventLogMiB)<<20),
 		logLimit:     rate.NewLimiter(5, 50),
 		stopping:     make(chan struct{}),
 	}

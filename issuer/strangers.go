@@ -12,31 +12,38 @@ import (
 // it with streams that say nothing loses them one by one, and those who answer
 // promptly pass, also from behind the same NAT or balancer. It never limits how
 // often an address comes.
+//
+// What an attestation holds in bytes (a TPM's boot log, as far as it has come)
+// is bounded in the same way.
 type waitingRoom struct {
 	max, maxPerAddress int
+	maxBytes           int64
 
 	mu        sync.Mutex
 	n         int
+	bytes     int64
 	byAddress map[string]*corner
 }
 
 // corner is what one address holds.
 type corner struct {
-	n    int        // places
-	idle *list.List // of *place, those that wait for their client; the longest first
+	n     int        // places
+	bytes int64      // what they hold
+	idle  *list.List // of *place, those that wait for their client; the longest first
 }
 
 // place is one attestation's. It is given up by leave, or lost to another.
 type place struct {
 	room    *waitingRoom
 	address string
+	bytes   int64
 	lose    func()        // ends the attestation
-	at      *list.Element // in idle; nil once it does not wait
+	at      *list.Element // in idle; nil while it does not wait
 	gone    bool
 }
 
-func newWaitingRoom(limit, perAddress int) *waitingRoom {
-	return &waitingRoom{max: limit, maxPerAddress: perAddress, byAddress: map[string]*corner{}}
+func newWaitingRoom(limit, perAddress int, maxBytes int64) *waitingRoom {
+	return &waitingRoom{max: limit, maxPerAddress: perAddress, maxBytes: maxBytes, byAddress: map[string]*corner{}}
 }
 
 // enter takes a place. lose is called, at most once, when another takes it over.
@@ -106,6 +113,9 @@ func (r *waitingRoom) remove(p *place) {
 		p.at = nil
 	}
 	r.n--
+	r.bytes -= p.bytes
+	c.bytes -= p.bytes
+	p.bytes = 0
 	if c.n--; c.n == 0 {
 		delete(r.byAddress, p.address)
 	}
@@ -116,6 +126,72 @@ func (r *waitingRoom) inside() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.n
+}
+
+// holding is how many bytes the places hold.
+func (r *waitingRoom) holding() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.bytes
+}
+
+// hold counts n more bytes that the place holds, until it is given up. Where
+// there is no room for them, those that wait give up theirs: of the address that
+// holds most, who waits longest. It is false when there is still none, or when
+// the place is lost. took is how many places were taken over.
+func (p *place) hold(n int64) (took int, ok bool) {
+	r := p.room
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for !p.gone && r.bytes+n > r.maxBytes {
+		victim := r.heaviest()
+		if victim == nil || victim == p {
+			return took, false
+		}
+		r.remove(victim)
+		victim.lose()
+		took++
+	}
+	if p.gone {
+		return took, false
+	}
+	p.bytes += n
+	r.bytes += n
+	r.byAddress[p.address].bytes += n
+	return took, true
+}
+
+// heaviest is the place that has waited longest of those that hold anything, at
+// the address that holds most; nil when nobody waits who holds anything.
+func (r *waitingRoom) heaviest() *place {
+	var most *corner
+	var victim *place
+	for _, c := range r.byAddress {
+		if most != nil && c.bytes <= most.bytes {
+			continue
+		}
+		for e := c.idle.Front(); e != nil; e = e.Next() {
+			if p, ok := e.Value.(*place); ok && p.bytes > 0 {
+				most, victim = c, p
+				break
+			}
+		}
+	}
+	return victim
+}
+
+// wait says that the client is waited for once more: others may take the place
+// over until it is kept again. It is false where somebody has already.
+func (p *place) wait() bool {
+	p.room.mu.Lock()
+	defer p.room.mu.Unlock()
+	if p.gone {
+		return false
+	}
+	if p.at == nil {
+		p.at = p.room.byAddress[p.address].idle.PushBack(p)
+	}
+	return true
 }
 
 // leave gives the place up. It may be called many times.
