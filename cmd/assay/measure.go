@@ -21,7 +21,7 @@ func measureCommand() *cobra.Command {
 policy can name them before the guest has ever run.`,
 		Example: "  assay measure snp --ovmf OVMF.fd --vcpus 4 --vcpu-type EPYC-Genoa",
 	}
-	c.AddCommand(measureNitroCommand(), measureSNPCommand())
+	c.AddCommand(measureNitroCommand(), measureSNPCommand(), measureTPMCommand())
 	return c
 }
 
