@@ -25,9 +25,10 @@ Exit codes: 0 good, 1 internal, 2 usage or configuration.`,
   teesim nitro measurements --image orders
   teesim nitro mint --authority sim --fault leaf-expired > document.cbor
   teesim sevsnp run --product genoa --chip rack-4 --image ledger --socket /tmp/snp.sock
-  teesim sevsnp kds --chip genoa:rack-4 --listen 127.0.0.1:8081`,
+  teesim sevsnp kds --chip genoa:rack-4 --listen 127.0.0.1:8081
+  teesim tpm run --authority sim --state machine-1 --image ledger --socket /tmp/tpm.sock`,
 	}
-	root.AddCommand(nitroCommand(), sevsnpCommand(), cli.VersionCommand("teesim"))
+	root.AddCommand(nitroCommand(), sevsnpCommand(), tpmCommand(), cli.VersionCommand("teesim"))
 	return root
 }
 
