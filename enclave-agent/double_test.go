@@ -156,6 +156,7 @@ type faultyServer struct {
 	refuse    func(*assayv1.Hello) *assayv1.Denied // before the challenge
 	after     func() *assayv1.AttestResponse       // sent after Issued
 	unproved  *assayv1.Denied                      // after evidence of a renewal
+	round     func(grpc.BidiStreamingServer[assayv1.AttestRequest, assayv1.AttestResponse], *assayv1.Evidence) error
 	sequence  uint64
 	attempts  []heard
 	watching  int
@@ -230,7 +231,7 @@ func (s *faultyServer) Attest(stream grpc.BidiStreamingServer[assayv1.AttestRequ
 	s.mu.Lock()
 	s.attempts = append(s.attempts, heard{hello: h, peer: p.Addr.String()})
 	n := len(s.attempts) - 1
-	refuse, challenge, issue, after, unproved := s.refuse, s.challenge, s.issue, s.after, s.unproved
+	refuse, challenge, issue, after, unproved, round := s.refuse, s.challenge, s.issue, s.after, s.unproved, s.round
 	s.mu.Unlock()
 	if refuse != nil {
 		if d := refuse(h); d != nil {
@@ -258,6 +259,11 @@ func (s *faultyServer) Attest(stream grpc.BidiStreamingServer[assayv1.AttestRequ
 	s.with(func() { s.attempts[n].evidence = second.GetEvidence() })
 	if unproved != nil && h.GetPurpose() == assayv1.Purpose_PURPOSE_RENEW {
 		return deny(unproved)
+	}
+	if round != nil {
+		if err := round(stream, second.GetEvidence()); err != nil {
+			return err
+		}
 	}
 	out, err := s.issued(h)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -144,7 +145,11 @@ func proveRenewal(previous *svid, b [32]byte) (*assayv1.Renewal, error) {
 	default:
 		err = fmt.Errorf("a key of type %T", pub)
 	}
-	if err != nil {
+	var known *attest.Error
+	switch {
+	case errors.As(err, &known): // of the hardware that holds the key
+		return nil, err
+	case err != nil:
 		return nil, &attest.Error{Kind: attest.Internal, Check: "renewal_proof", Err: err}
 	}
 	return &assayv1.Renewal{Certificate: previous.chain[0].Raw, Signature: sig}, nil

@@ -175,6 +175,13 @@ func (a *Agent) attestOnce(ctx context.Context, l *link) (*issuance, error) {
 	return issued, err
 }
 
+// keysGone lets go of identities whose keys ended with a reset of the TPM, and
+// attests again.
+func (a *Agent) keysGone() {
+	a.state.dropResident()
+	a.plan.advance(a.time.now())
+}
+
 // adopt takes what was issued into use, and draws the moment of the next
 // renewal.
 func (a *Agent) adopt(is *issuance) {

@@ -12,6 +12,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/assay-project/assay/attest"
 	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
 )
 
@@ -105,6 +106,7 @@ type state struct {
 	mu      sync.Mutex
 	version uint64
 	svids   []*svid
+	retired []*svid // renewed, and live: their keys in hardware still sign
 	bundle  *trustBundle
 	halted  error // why nothing is served although there is something
 	snap    *snapshot
@@ -139,8 +141,25 @@ func (s *state) adopt(svids []*svid, b *trustBundle) {
 	if s.bundle == nil || b.sequence >= s.bundle.sequence || verifySVIDs(svids, s.bundle, s.now()) != nil {
 		s.bundle = b
 	}
+	s.retire(s.svids)
 	s.svids = svids
 	s.publish()
+}
+
+// maxRetired bounds the renewed SVIDs that are kept, in generations of
+// [attest.MaxKeys].
+const maxRetired = 4 * attest.MaxKeys
+
+// retire keeps those whose keys are in hardware: somebody may be in the middle of
+// a handshake with one, and cannot have taken the key along.
+func (s *state) retire(old []*svid) {
+	kept := slices.Clone(s.retired) // somebody may read the present one
+	for _, v := range old {
+		if isResident(v.key) {
+			kept = append(kept, v)
+		}
+	}
+	s.retired = kept[max(0, len(kept)-maxRetired):]
 }
 
 // adoptBundle replaces the bundle by a newer one. It reports whether it was
@@ -196,12 +215,14 @@ func (s *state) dropResident() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.svids = slices.DeleteFunc(slices.Clone(s.svids), func(v *svid) bool { return isResident(v.key) })
+	s.retired = nil
 	s.publish()
 }
 
 // expire drops SVIDs that are past their NotAfter.
 func (s *state) expire() {
 	at := s.now()
+	s.retired = slices.DeleteFunc(slices.Clone(s.retired), func(v *svid) bool { return !v.live(at) })
 	kept := make([]*svid, 0, len(s.svids))
 	for _, v := range s.svids {
 		if v.live(at) {

@@ -16,6 +16,8 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	agentv1 "github.com/assay-project/assay/issuer/issuerpb/assay/agent/v1"
 )
 
 // securityHeader must come with every call (SPIFFE Workload Endpoint, section
@@ -129,7 +131,9 @@ func (a *Agent) serve(ctx context.Context, l *socketListener) error {
 		grpc.ChainUnaryInterceptor(recoverUnary(a.log), headerUnary),
 		grpc.ChainStreamInterceptor(recoverStream(a.log), headerStream),
 	)
-	workload.RegisterSpiffeWorkloadAPIServer(s, &workloadAPI{state: a.state, stopping: stopping})
+	api := &workloadAPI{state: a.state, stopping: stopping}
+	workload.RegisterSpiffeWorkloadAPIServer(s, api)
+	agentv1.RegisterAgentServer(s, newAgentAPI(api, a.cfg.Attester.Platform(), a.log, a.keysGone))
 	healthpb.RegisterHealthServer(s, a.health.server)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()

@@ -1,0 +1,174 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/asn1"
+	"log/slog"
+
+	"golang.org/x/time/rate"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/assay-project/assay/attest"
+	agentv1 "github.com/assay-project/assay/issuer/issuerpb/assay/agent/v1"
+)
+
+// How much may be signed: a TPM signs some tens of digests a second, and renewals
+// must have their turn.
+const (
+	signPerSecond = 50
+	signBurst     = 50
+	signWaiting   = 16 // requests at once, waiting for the TPM
+)
+
+// agentAPI is assay.agent.v1, over the same state and on the same socket as the
+// Workload API.
+type agentAPI struct {
+	agentv1.UnimplementedAgentServer
+	workload *workloadAPI
+	tee      attest.Platform
+	log      *slog.Logger
+	gone     func() // called when the hardware has lost a key
+	limit    *rate.Limiter
+	waiting  chan struct{}
+}
+
+func newAgentAPI(w *workloadAPI, tee attest.Platform, log *slog.Logger, gone func()) *agentAPI {
+	return &agentAPI{workload: w, tee: tee, log: log, gone: gone, limit: rate.NewLimiter(signPerSecond, signBurst), waiting: make(chan struct{}, signWaiting)}
+}
+
+// GetIdentities returns what is served now.
+func (s *agentAPI) GetIdentities(context.Context, *agentv1.GetIdentitiesRequest) (*agentv1.Identities, error) {
+	now, _, err := s.workload.state.view()
+	if err != nil {
+		return nil, notServing(err)
+	}
+	return now.identities(s.tee), nil
+}
+
+// WatchIdentities streams the full state, at once and after every change.
+func (s *agentAPI) WatchIdentities(_ *agentv1.WatchIdentitiesRequest, stream grpc.ServerStreamingServer[agentv1.Identities]) error {
+	var sent uint64
+	return s.workload.follow(stream.Context(), func(now *snapshot) error {
+		if now.version == sent {
+			return nil
+		}
+		sent = now.version
+		return stream.Send(now.identities(s.tee))
+	})
+}
+
+// Sign signs a digest with a key in hardware.
+func (s *agentAPI) Sign(ctx context.Context, r *agentv1.SignRequest) (*agentv1.SignResponse, error) {
+	hash, ok := hashes()[r.GetHashAlgorithm()]
+	switch {
+	case !ok:
+		return nil, status.Error(codes.InvalidArgument, "unknown hash algorithm")
+	case len(r.GetDigest()) != hash.Size():
+		return nil, status.Errorf(codes.InvalidArgument, "a digest of %d bytes, want %d", len(r.GetDigest()), hash.Size())
+	case len(r.GetSpkiSha256()) != 0 && len(r.GetSpkiSha256()) != sha256.Size:
+		return nil, status.Errorf(codes.InvalidArgument, "spki_sha256 has %d bytes, want %d", len(r.GetSpkiSha256()), sha256.Size)
+	}
+	v, err := s.workload.state.signer(r.GetSpiffeId(), r.GetSpkiSha256())
+	if err != nil {
+		return nil, notServing(err)
+	}
+	if v == nil {
+		return nil, status.Error(codes.NotFound, "this agent holds no such key now: look at GetIdentities")
+	}
+	key, ok := v.key.(*residentKey)
+	if !ok {
+		return nil, status.Error(codes.FailedPrecondition, "the key of this identity is in memory: fetch it through the SPIFFE Workload API")
+	}
+	select {
+	case s.waiting <- struct{}{}:
+		defer func() { <-s.waiting }()
+	default:
+		return nil, status.Error(codes.ResourceExhausted, "too many signatures are being waited for")
+	}
+	if !s.limit.Allow() {
+		return nil, status.Errorf(codes.ResourceExhausted, "more than %d signatures a second", signPerSecond)
+	}
+	sig, err := key.sign(ctx, r.GetDigest(), hash)
+	if attest.CheckOf(err) == checkKeyGone {
+		s.gone()
+	}
+	if err != nil {
+		s.log.Warn("a signature with a key in the TPM failed", "check", attest.CheckOf(err), "error", err.Error())
+		return nil, status.Error(codes.Unavailable, "the TPM did not sign: "+clip(err.Error()))
+	}
+	return &agentv1.SignResponse{Signature: sig}, nil
+}
+
+func hashes() map[agentv1.HashAlgorithm]crypto.Hash {
+	return map[agentv1.HashAlgorithm]crypto.Hash{
+		agentv1.HashAlgorithm_HASH_ALGORITHM_SHA256: crypto.SHA256,
+		agentv1.HashAlgorithm_HASH_ALGORITHM_SHA384: crypto.SHA384,
+		agentv1.HashAlgorithm_HASH_ALGORITHM_SHA512: crypto.SHA512,
+	}
+}
+
+// identities is the snapshot as a message of assay.agent.v1.
+func (s *snapshot) identities(tee attest.Platform) *agentv1.Identities {
+	out := &agentv1.Identities{Tee: string(tee), Bundle: &agentv1.Bundle{
+		TrustDomain: s.bundle.td.Name(), Sequence: s.bundle.sequence, VerifierKeys: s.bundle.verifierKeys,
+	}}
+	for _, c := range s.bundle.authorities {
+		out.Bundle.X509Authorities = append(out.Bundle.X509Authorities, c.Raw)
+	}
+	for _, v := range s.svids {
+		id := &agentv1.Identity{
+			SpiffeId: v.id.String(), NotAfterUnixMs: v.notAfter().UnixMilli(), KeyResidency: agentv1.KeyResidency_KEY_RESIDENCY_SOFTWARE,
+			AttestationResult: attestationResult(v.chain[0]),
+		}
+		if isResident(v.key) {
+			id.KeyResidency = agentv1.KeyResidency_KEY_RESIDENCY_TPM
+		}
+		for _, c := range v.chain {
+			id.Chain = append(id.Chain, c.Raw)
+		}
+		out.Identities = append(out.Identities, id)
+	}
+	return out
+}
+
+// oidCMW is id-pe-cmw (docs/spec/attested-svid.md).
+func oidCMW() asn1.ObjectIdentifier { return asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 35} }
+
+// attestationResult takes the CMW record out of a certificate, unverified; nil is
+// none.
+func attestationResult(leaf *x509.Certificate) []byte {
+	for _, e := range leaf.Extensions {
+		var cmw []byte
+		if rest, err := asn1.Unmarshal(e.Value, &cmw); e.Id.Equal(oidCMW()) && err == nil && len(rest) == 0 {
+			return cmw
+		}
+	}
+	return nil
+}
+
+// signer finds the SVID of a name, and of a key where one is named: among those
+// that are served, and those whose key was renewed before their end. nil is none.
+// The error is that of view.
+func (s *state) signer(id string, spki []byte) (*svid, error) {
+	now, _, err := s.view()
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	retired := s.retired
+	s.mu.Unlock()
+	for i, v := range append(now.svids[:len(now.svids):len(now.svids)], retired...) {
+		switch sum := sha256.Sum256(v.chain[0].RawSubjectPublicKeyInfo); {
+		case v.id.String() != id || !v.forAll() || !v.live(s.now()):
+		case len(spki) == 0 && i < len(now.svids), bytes.Equal(spki, sum[:]):
+			return v, nil
+		}
+	}
+	return nil, nil //nolint:nilnil // none is no error
+}
