@@ -295,6 +295,9 @@ func (p *parser) reportAmbiguity(platform attest.Platform, a, b *workload, share
 		why = "both accept a common value of " + strings.Join(shared, ", ")
 	}
 	hint := "pin one claim in both with values that differ, or set one of them to mode: audit"
+	if a.expr != nil || b.expr != nil {
+		hint += "; an expr is not looked at"
+	}
 	p.doc.Report(b.key, fmt.Sprintf("workloads %q (line %d) and %q can match the same %s evidence, which would be denied as ambiguous: %s", a.name, a.key.Line, b.name, platform, why), hint)
 }
 

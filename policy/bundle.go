@@ -87,8 +87,9 @@ type workload struct {
 	facts      []fact   // for lint: what its rules say about other claims
 	identities []*identity
 	publish    []string
-	rollout    uint64 // the share of the hardware that it grants to, in hundredths of a percent
-	rolloutAt  string // its position
+	expr       *placed // nil without one
+	rollout    uint64  // the share of the hardware that it grants to, in hundredths of a percent
+	rolloutAt  string  // its position
 	silence    []*silence
 	key        *strictyaml.Node // its name, for findings about the whole
 }

@@ -139,6 +139,7 @@ type evaluation struct {
 	read    []reading // by field index
 	rollout *rollout
 	bundle  string
+	exprs   map[*expression]exprResult
 }
 
 type reading struct {
@@ -217,6 +218,9 @@ func (e *evaluation) matches(w *workload, v *verdicts) bool {
 	}
 	if len(w.rules) == 0 {
 		return false // no rule, no match: Parse refuses this, and so do we
+	}
+	if w.expr != nil && !e.expression(w.expr.expression).holds {
+		return false // what costs most comes last
 	}
 	return v.add(w, e.draw(w), until)
 }

@@ -99,7 +99,7 @@ func (e *evaluation) nearness(w *workload) (n nearness) {
 // results is the number of rules that a workload shows.
 func (w *workload) results() int {
 	n := len(w.rules)
-	for _, more := range []bool{w.waiver != nil, w.mode == Rollout} {
+	for _, more := range []bool{w.expr != nil, w.waiver != nil, w.mode == Rollout} {
 		if more {
 			n++
 		}
@@ -122,6 +122,9 @@ func (e *evaluation) workload(w *workload, results []RuleResult) (WorkloadResult
 		one := &results[len(results)-1]
 		e.fill(one, r)
 		out.Matched = out.Matched && one.Holds
+	}
+	if w.expr != nil {
+		add(e.exprRule(w.expr))
 	}
 	if w.waiver != nil {
 		add(e.waiver(w.waiver))

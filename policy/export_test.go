@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"sync"
 	"testing"
 
 	"github.com/assay-project/assay/attest"
@@ -59,4 +60,52 @@ func DescribedForTest() map[attest.Platform]map[string]string {
 		}
 	}
 	return out
+}
+
+// VariablesForTest names what expressions of a platform can read.
+func VariablesForTest(t testing.TB, p attest.Platform) []string {
+	t.Helper()
+	x, err := newExprs(teeFor(p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x.names()
+}
+
+// ExpressionProblem is what is wrong with an expression.
+type ExpressionProblem struct {
+	Offset int
+	Msg    string
+}
+
+// exprsForTest are made once: fuzzing makes none by itself.
+var exprsForTest = sync.OnceValue(func() map[attest.Platform]*exprs {
+	out := map[attest.Platform]*exprs{}
+	for _, t := range tees {
+		x, err := newExprs(t)
+		if err != nil {
+			panic(err)
+		}
+		out[t.platform] = x
+	}
+	return out
+})
+
+// ExpressionForTest compiles and evaluates an expression.
+func ExpressionForTest(t testing.TB, p attest.Platform, source string, c attest.Claims) (bool, []ExpressionProblem) {
+	t.Helper()
+	x, found := exprsForTest()[p].compile(source)
+	var out []ExpressionProblem
+	for _, f := range found {
+		out = append(out, ExpressionProblem{f.offset, f.msg})
+	}
+	if x == nil {
+		if len(out) == 0 {
+			t.Fatal("neither an expression nor a problem")
+		}
+		return false, out
+	}
+	e := &evaluation{claims: &c, read: make([]reading, len(teeFor(p).fields))}
+	r := e.exprRule(&placed{x, "p.yaml:1:1"})
+	return r.Holds, nil
 }
