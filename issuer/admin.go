@@ -72,6 +72,9 @@ func (a *admin) warnings() []string {
 	if why := a.policy.Refused(); why != "" {
 		out = append(out, "the policy file is refused, an older one is in force: "+why)
 	}
+	if why := a.policy.Outrun(); why != "" {
+		out = append(out, "the policy file is older than the policy in force: "+why)
+	}
 	bundle := a.policy.Current()
 	for _, w := range bundle.Warnings() {
 		out = append(out, "policy: "+w.Error())
@@ -126,7 +129,7 @@ func (a *admin) GetEvidence(ctx context.Context, req *assayv1.GetEvidenceRequest
 		return nil, adminError(err)
 	}
 	return &assayv1.GetEvidenceResponse{
-		Tee: string(ev.Platform), Body: ev.Body, Endorsements: ev.Endorsements, TimeUnixMs: ev.At.UnixMilli(),
+		Tee: string(ev.Platform), Body: ev.Body, Endorsements: ev.Endorsements, EventLog: ev.EventLog, TimeUnixMs: ev.At.UnixMilli(),
 	}, nil
 }
 

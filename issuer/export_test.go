@@ -8,3 +8,9 @@ func (s *Server) SetChallengeTTL(d time.Duration) { s.challengeTTL = d }
 // SetClosingGrace shortens how long after its SVID a connection is closed. It
 // counts for connections that are opened later.
 func (s *Server) SetClosingGrace(d time.Duration) { s.closingGrace.Store(int64(d)) }
+
+// AllJudgedForTest reports whether every watching agent has been judged by the
+// policy in force.
+func (s *Server) AllJudgedForTest() bool {
+	return len(s.watchers.unjudged(s.policy.Current().Digest())) == 0
+}

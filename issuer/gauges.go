@@ -15,6 +15,8 @@ func (s *Server) registerGauges() {
 	m.Gauge("assay_policy_revision", "Revision of the policy in force.", func() float64 { return float64(s.policy.Current().Revision()) })
 	m.Gauge("assay_policy_refused", "1 while the content of the policy file is refused and an older one stays in force.", func() float64 { return truth(s.policy.Refused() != "") })
 
+	m.Gauge("assay_policy_outrun", "1 while a newer policy than the policy file's was pushed and is in force.", func() float64 { return truth(s.policy.Outrun() != "") })
+
 	m.Gauge("assay_ledger_entries", "Entries in the issuance ledger.", func() float64 { return float64(s.ledger.Stats().Size) })
 	m.Gauge("assay_ledger_queue", "Records that wait for the ledger's writer.", func() float64 { return float64(s.ledger.Stats().Queue) })
 	m.Counter("assay_ledger_commits_total", "Durable commits; records come in groups.", func() float64 { return float64(s.ledger.Stats().Commits) })

@@ -25,6 +25,7 @@ type Metrics struct {
 	panics       prometheus.Counter
 	reloads      *prometheus.CounterVec // result
 	unlogged     prometheus.Counter
+	woken        prometheus.Counter
 }
 
 // NewMetrics makes the metrics of one trust domain in a registry of their own.
@@ -56,7 +57,10 @@ func NewMetrics(trustDomain string) *Metrics {
 	m.unlogged = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "assay_refusals_unlogged_total", Help: "Refusals that were counted and not logged, because too many came at once.",
 	})
-	m.labelled.MustRegister(m.attestations, m.refusals, m.steps, m.svids, m.limited, m.panics, m.reloads, m.unlogged)
+	m.woken = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "assay_reattest_policy_total", Help: "Agents that were asked to attest again because a policy change concerned them.",
+	})
+	m.labelled.MustRegister(m.woken, m.attestations, m.refusals, m.steps, m.svids, m.limited, m.panics, m.reloads, m.unlogged)
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

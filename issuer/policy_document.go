@@ -78,23 +78,34 @@ func openPolicy(file string, raw []byte) (*policy.Bundle, error) {
 	return u.Compile(file)
 }
 
-// reopen compiles what the store holds of a policy that was accepted once. Its
-// signatures are not verified again: the digest is that of the record, and of
-// every decision of the ledger that it made.
-func (p *PolicyFile) reopen(c store.PolicyChange) (*policy.Bundle, error) {
-	name := fmt.Sprintf("%s@%d", c.Name, c.Revision)
-	read := policy.Parse
+// intact is nil for a row whose document is what the row says was in force, as
+// every decision of the ledger names it.
+func intact(c store.PolicyChange) error {
+	digest := sha256.Sum256(c.Document)
 	if signed.Is(c.Document) {
-		read = openPolicy
+		u, err := signed.Open(c.Document)
+		if err != nil {
+			return err
+		}
+		digest = u.UnverifiedDigest()
 	}
-	b, err := read(name, c.Document)
-	if err != nil {
+	if digest != c.Digest {
+		return fmt.Errorf("%s@%d: its content is not what was in force: the database was changed", c.Name, c.Revision)
+	}
+	return nil
+}
+
+// reopen compiles what the store holds of a policy that was accepted once. Its
+// signatures are not verified again: the digest vouches for it.
+func (p *PolicyFile) reopen(c store.PolicyChange) (*policy.Bundle, error) {
+	if err := intact(c); err != nil {
 		return nil, err
 	}
-	if b.Digest() != c.Digest {
-		return nil, fmt.Errorf("%s: its content is not what was in force: the database was changed", name)
+	name := fmt.Sprintf("%s@%d", c.Name, c.Revision)
+	if signed.Is(c.Document) {
+		return openPolicy(name, c.Document)
 	}
-	return b, nil
+	return policy.Parse(name, c.Document)
 }
 
 // change describes a document for the record.

@@ -15,7 +15,6 @@ import (
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -25,7 +24,9 @@ import (
 	"github.com/assay-project/assay/issuer/config"
 	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
 	"github.com/assay-project/assay/issuer/ledger"
+	"github.com/assay-project/assay/issuer/tpms"
 	"github.com/assay-project/assay/policy"
+	"github.com/assay-project/assay/policy/signed"
 	"github.com/assay-project/assay/verifiers"
 )
 
@@ -34,17 +35,21 @@ import (
 // KiB), 16 certificate requests and a renewal fit.
 const maxMessage = 64 << 10 // bytes
 
+// maxAdminMessage bounds what is read from the operator: a signed policy fits.
+const maxAdminMessage = signed.MaxSize + 64<<10 // bytes
+
 // challengeTTL is how long an agent has to answer a challenge.
 const challengeTTL = 60 * time.Second
 
 // Parts are what the service is made of; cmd/assayd builds them. All are
-// required but Version.
+// required but Version, and TPMs where no TPM is served.
 type Parts struct {
 	Set     verifiers.Set
 	Policy  *PolicyFile
 	Ledger  *ledger.Ledger
 	CA      *ca.CA
 	Metrics *Metrics
+	TPMs    *tpms.Registry
 	Log     *slog.Logger
 	Now     func() time.Time
 	Version string // of the software, for Status
@@ -70,6 +75,7 @@ type Server struct {
 	ledger  *ledger.Ledger
 	ca      *ca.CA
 	metrics *Metrics
+	tpms    *tpms.Registry
 	log     *slog.Logger
 	now     func() time.Time
 	version string
@@ -86,6 +92,7 @@ type Server struct {
 	logLimit    *rate.Limiter
 
 	watchers    watchers
+	judgeNow    chan struct{} // see wake.go
 	inFlight    atomic.Int64
 	issuedTotal atomic.Uint64
 	deniedTotal atomic.Uint64
@@ -118,7 +125,7 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 	}
 	s := &Server{
 		td: td, id: id, cfg: cfg,
-		set: p.Set, policy: p.Policy, ledger: p.Ledger, ca: p.CA, metrics: p.Metrics, log: p.Log, now: p.Now, version: p.Version,
+		set: p.Set, policy: p.Policy, ledger: p.Ledger, ca: p.CA, metrics: p.Metrics, tpms: p.TPMs, log: p.Log, now: p.Now, version: p.Version,
 		challengeTTL: challengeTTL,
 		started:      p.Now(),
 		handshakes:   newGate(cfg.Limits.Handshakes, cfg.Limits.HandshakesPerAddress),
@@ -127,12 +134,11 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 		unverified:   newWaitingRoom(cfg.Limits.Unverified, cfg.Limits.UnverifiedPerAddress, int64(cfg.Limits.EventLogMiB)<<20),
 		logLimit:     rate.NewLimiter(5, 50),
 		stopping:     make(chan struct{}),
+		judgeNow:     make(chan struct{}, 1),
 	}
 	s.closingGrace.Store(int64(closingGrace))
 	s.policy.result = func(r string) { s.metrics.reloads.WithLabelValues(r).Inc() }
-	s.policy.changed = func(*policy.Bundle) {
-		s.Reattest(context.Background(), assayv1.Reattest_REASON_POLICY_CHANGED, cfg.ReattestSpread)
-	}
+	s.policy.changed = func(*policy.Bundle) { s.judgeSoon() }
 	s.registerGauges()
 	return s, nil
 }
@@ -148,6 +154,7 @@ func (s *Server) Run(ctx context.Context, l Listeners) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return serving("attestation", public.Serve(s.listener)) })
 	g.Go(func() error { return serving("admin", admin.Serve(l.Admin)) })
+	g.Go(func() error { return s.judging(ctx) })
 	var web *http.Server
 	if l.Metrics != nil {
 		web = &http.Server{Handler: s.metrics.httpHandler(s.ready), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
@@ -238,10 +245,10 @@ func (p probe) Check(ctx context.Context, r *healthpb.HealthCheckRequest) (*heal
 func (s *Server) adminServer() *grpc.Server {
 	r := recovery{s.log, s.metrics}
 	g := grpc.NewServer(
-		grpc.Creds(insecure.NewCredentials()), // a unix socket with mode 0600
+		grpc.Creds(newSocketCredentials()), // a unix socket with mode 0600
 		grpc.ChainUnaryInterceptor(r.unary),
 		grpc.ChainStreamInterceptor(r.stream),
-		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxRecvMsgSize(maxAdminMessage),
 		grpc.WaitForHandlers(true),
 	)
 	assayv1.RegisterAdminServer(g, &admin{Server: s})

@@ -104,18 +104,11 @@ func (p *PolicyFile) Remember(ctx context.Context, st store.PolicyStore, now fun
 	if f.Source != sourceFile {
 		return p.put(ctx, f.PolicyChange) // what Resume took up
 	}
+	f = &inForce{bundle: f.bundle, PolicyChange: f.PolicyChange}
 	if err := p.record(ctx, f); err != nil {
 		return err
 	}
-	// Since when, if it was in force before this start too.
-	rows, err := st.PolicyChanges(ctx, p.trustDomain, store.FindPolicy{Outcome: store.PolicyInForce, Limit: 1})
-	if err != nil {
-		return err
-	}
-	if len(rows) == 1 {
-		f = &inForce{bundle: f.bundle, PolicyChange: rows[0]}
-		p.current.Store(f)
-	}
+	p.current.Store(f)
 	return nil
 }
 
@@ -129,6 +122,13 @@ func (p *PolicyFile) record(ctx context.Context, f *inForce) error {
 		return err
 	}
 	p.prune(ctx)
+	// As it stands there: since when, if it was in force before too.
+	rows, err := p.store.PolicyChanges(ctx, p.trustDomain, store.FindPolicy{Outcome: store.PolicyInForce, Limit: 1})
+	if err != nil || len(rows) == 0 {
+		p.log.WarnContext(ctx, "a policy is on record, and the record cannot be read back", "error", err)
+		return nil //nolint:nilerr // what counts is that it is there
+	}
+	f.PolicyChange = rows[0]
 	return nil
 }
 

@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -24,8 +25,9 @@ func (s *Server) Watch(_ *assayv1.WatchRequest, stream assayv1.Attestation_Watch
 	if err != nil {
 		return err
 	}
-	events, leave := s.watchers.join()
+	events, leave := s.watchers.join(fmt.Sprintf("%032x", cert.SerialNumber), id.String())
 	defer leave()
+	s.judgeSoon() // the policy may have changed since its SVID was issued
 
 	bundle, err := s.trustBundle()
 	if err != nil {
@@ -58,9 +60,7 @@ func (s *Server) Watch(_ *assayv1.WatchRequest, stream assayv1.Attestation_Watch
 // Reattest asks every watching agent to attest again, spread over a window. It
 // returns how many it asked.
 func (s *Server) Reattest(ctx context.Context, reason assayv1.Reattest_Reason, within time.Duration) int {
-	n := s.watchers.tell(&assayv1.WatchEvent{Event: &assayv1.WatchEvent_Reattest{
-		Reattest: &assayv1.Reattest{Reason: reason, WithinMs: within.Milliseconds()},
-	}})
+	n := s.watchers.tell(reattest(reason, within))
 	s.log.InfoContext(ctx, "asked agents to attest again", "reason", reason.String(), "within", within, "agents", n)
 	return n
 }
@@ -69,39 +69,85 @@ func (s *Server) Reattest(ctx context.Context, reason assayv1.Reattest_Reason, w
 type watchers struct {
 	mu      sync.Mutex
 	next    uint64
-	waiting map[uint64]chan *assayv1.WatchEvent
+	waiting map[uint64]*watcher
+}
+
+// watcher is one agent that watches. What it holds is in the ledger, under the
+// serial number of the SVID that it showed.
+type watcher struct {
+	events   chan *assayv1.WatchEvent
+	serial   string
+	spiffeID string
+
+	// Under the lock; see wake.go.
+	judged   bool
+	judgedBy [32]byte // digest of the policy
+	woken    bool     // was asked to attest again because of a policy
 }
 
 // pending is how many events wait for a slow client. A client that has that
 // many before it will attest again in any case, so further ones are dropped.
 const pending = 8
 
-func (w *watchers) join() (<-chan *assayv1.WatchEvent, func()) {
+func (w *watchers) join(serial, spiffeID string) (<-chan *assayv1.WatchEvent, func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.waiting == nil {
-		w.waiting = map[uint64]chan *assayv1.WatchEvent{}
+		w.waiting = map[uint64]*watcher{}
 	}
-	key, ch := w.next, make(chan *assayv1.WatchEvent, pending)
+	key := w.next
+	x := &watcher{events: make(chan *assayv1.WatchEvent, pending), serial: serial, spiffeID: spiffeID}
 	w.next++
-	w.waiting[key] = ch
-	return ch, func() {
+	w.waiting[key] = x
+	return x.events, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		delete(w.waiting, key)
 	}
 }
 
+// tell sends an event to everybody.
 func (w *watchers) tell(e *assayv1.WatchEvent) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, ch := range w.waiting {
-		select {
-		case ch <- e:
-		default:
-		}
+	for _, x := range w.waiting {
+		x.send(e)
 	}
 	return len(w.waiting)
+}
+
+// unjudged is who is watching now and has not been judged by the policy. Who has
+// left meanwhile hears nothing, and takes no harm.
+func (w *watchers) unjudged(digest [32]byte) []*watcher {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []*watcher
+	for _, x := range w.waiting {
+		if !x.judged || x.judgedBy != digest {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// judge notes that a watcher was judged by the policy, and tells it to attest
+// again if that concerns it.
+func (w *watchers) judge(x *watcher, digest [32]byte, concerned bool, e *assayv1.WatchEvent) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	x.judged, x.judgedBy = true, digest
+	if concerned {
+		x.woken = true
+		x.send(e)
+	}
+}
+
+// send never blocks.
+func (w *watcher) send(e *assayv1.WatchEvent) {
+	select {
+	case w.events <- e:
+	default:
+	}
 }
 
 func (w *watchers) count() int {

@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,7 +47,7 @@ func TestAWatchHearsOfAPolicyChange(t *testing.T) {
 	if o.gauge("assay_watches") != 1 {
 		t.Error("the watch is not counted")
 	}
-	o.replacePolicy(policyText(2))
+	o.replacePolicy(strings.Replace(policyText(2), "30m", "31m", 1))
 	e, err := w.Recv()
 	must(t, err)
 	r := e.GetReattest()

@@ -34,3 +34,8 @@ BEGIN SELECT RAISE(ABORT, 'policy changes are append-only: a document can only b
 CREATE TRIGGER policy_changes_no_delete BEFORE DELETE ON policy_changes WHEN OLD.refused = 0
 BEGIN SELECT RAISE(ABORT, 'policy changes are append-only'); END;
 -- +goose StatementEnd
+
+-- The newest issuances of one instance, without a walk over everybody's: asked
+-- for each watching agent when the policy changes.
+DROP INDEX entries_instance;
+CREATE INDEX entries_instance ON entries (trust_domain, instance, chain, sequence);

@@ -1,0 +1,192 @@
+package issuer
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/internal/strictyaml"
+	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
+	"github.com/assay-project/assay/issuer/store"
+)
+
+// policyError is the edge of what operators do with policies: the code says who
+// must act, as the exit codes of `assay` do.
+func policyError(err error) error {
+	var (
+		yaml  strictyaml.Errors
+		usage *cli.UsageError
+		ae    *attest.Error
+	)
+	code := codes.Internal
+	text := ""
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled):
+		return status.Error(codes.Canceled, "canceled")
+	case errors.As(err, &yaml):
+		code, text = codes.InvalidArgument, yaml.Render()
+	case errors.As(err, &usage):
+		code = codes.FailedPrecondition
+	case errors.As(err, &ae):
+		switch ae.Kind {
+		case attest.Malformed:
+			code = codes.InvalidArgument
+		case attest.Untrusted:
+			code = codes.Unauthenticated
+		case attest.Stale:
+			code = codes.Aborted
+		case attest.Denied:
+			code = codes.PermissionDenied
+		case attest.Unavailable:
+			code = codes.Unavailable
+		case attest.Internal:
+		}
+	}
+	if text == "" {
+		text = err.Error()
+		if hint := cli.Hint(err); hint != "" {
+			text += "\nhint: " + hint
+		}
+	}
+	return status.Error(code, clip(text, 4096))
+}
+
+// PushPolicy puts a policy into force.
+func (a *admin) PushPolicy(ctx context.Context, req *assayv1.PushPolicyRequest) (*assayv1.PushPolicyResponse, error) {
+	in := push{document: req.GetDocument(), source: sourcePush, actor: actorOf(ctx), note: req.GetNote(), dryRun: req.GetDryRun()}
+	if req.GetRevertsTo() != 0 {
+		in.source = sourceRevert
+	}
+	done, err := a.policy.push(ctx, in)
+	if err != nil {
+		return nil, policyError(err)
+	}
+	digest := done.policy.Digest()
+	return &assayv1.PushPolicyResponse{
+		Policy: policyName(done.policy), Digest: digest[:], Previous: done.previous, Unchanged: done.unchanged, Signers: keyIDs(done.signers),
+	}, nil
+}
+
+// PolicyStatus tells which policy is in force, and how the next may come.
+func (a *admin) PolicyStatus(ctx context.Context, _ *assayv1.PolicyStatusRequest) (*assayv1.PolicyStatusResponse, error) {
+	out := a.policy.state()
+	refused, err := a.policy.changes(ctx, store.FindPolicy{Outcome: store.PolicyRefused, Limit: 1})
+	if err != nil && !errors.Is(err, errNoHistory) {
+		return nil, policyError(err)
+	}
+	if len(refused) == 1 && refused[0].ID > out.GetInForce().GetId() {
+		out.LastRefused = policyChange(refused[0])
+	}
+	return out, nil
+}
+
+// state is what there is to tell without the store.
+func (p *PolicyFile) state() *assayv1.PolicyStatusResponse {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := &assayv1.PolicyStatusResponse{
+		InForce: policyChange(p.current.Load().PolicyChange),
+		File:    p.path, FilePolicy: p.file, FileRefused: p.refused, FileOutrun: p.outrun,
+	}
+	if p.signers != nil {
+		out.Signers = &assayv1.PolicySigners{Threshold: uint32(p.signers.Threshold()), Bundle: p.pinned}
+		for _, id := range p.signers.KeyIDs() {
+			out.Signers.KeyIds = append(out.Signers.KeyIds, id[:])
+		}
+	}
+	return out
+}
+
+// policyPage is how many changes are read from the store at once.
+const policyPage = 200
+
+// ListPolicyChanges streams the history, newest first.
+func (a *admin) ListPolicyChanges(req *assayv1.ListPolicyChangesRequest, stream assayv1.Admin_ListPolicyChangesServer) error {
+	f := store.FindPolicy{Limit: policyPage}
+	if req.GetInForceOnly() {
+		f.Outcome = store.PolicyInForce
+	}
+	var sent uint32
+	for {
+		rows, err := a.policy.changes(stream.Context(), f)
+		if err != nil {
+			return policyError(err)
+		}
+		for _, c := range rows {
+			if err := stream.Send(policyChange(c)); err != nil {
+				return err
+			}
+			if sent++; sent == req.GetLimit() {
+				return nil
+			}
+			f.Before = c.ID
+		}
+		if len(rows) < policyPage {
+			return nil
+		}
+	}
+}
+
+// GetPolicy returns a policy that was in force.
+func (a *admin) GetPolicy(ctx context.Context, req *assayv1.GetPolicyRequest) (*assayv1.GetPolicyResponse, error) {
+	f := store.FindPolicy{Outcome: store.PolicyInForce, Documents: true, Limit: 1}
+	switch k := req.GetKey().(type) {
+	case *assayv1.GetPolicyRequest_Revision:
+		f.Name, f.Revision = a.policy.Current().Name(), k.Revision
+	case *assayv1.GetPolicyRequest_Digest:
+		if len(k.Digest) != 32 {
+			return nil, status.Errorf(codes.InvalidArgument, "a digest has 32 bytes, not %d", len(k.Digest))
+		}
+		f.Digest = (*[32]byte)(k.Digest)
+	}
+	if f.Revision == 0 && f.Digest == nil {
+		return nil, status.Error(codes.InvalidArgument, "name a revision or a digest")
+	}
+	rows, err := a.policy.changes(ctx, f)
+	switch {
+	case err != nil:
+		return nil, policyError(err)
+	case len(rows) == 0:
+		return nil, status.Error(codes.NotFound, "no such policy was in force")
+	case !rows[0].Kept:
+		return nil, status.Error(codes.NotFound, "its content is no longer kept")
+	}
+	if err := intact(rows[0]); err != nil {
+		return nil, policyError(err) // what is shown is what was in force
+	}
+	return &assayv1.GetPolicyResponse{Change: policyChange(rows[0]), Document: rows[0].Document}, nil
+}
+
+func policyChange(c store.PolicyChange) *assayv1.PolicyChange {
+	return &assayv1.PolicyChange{
+		Id: c.ID, TimeUnixMs: unixMilli(c.At), Source: c.Source, Actor: c.Actor, Note: c.Note,
+		Name: c.Name, Revision: c.Revision, Digest: c.Digest[:], Signers: keyIDs(c.Signers),
+		Refused: c.Refused, Detail: c.Detail, Kept: c.Kept, Size: c.Size,
+	}
+}
+
+func unixMilli(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// keyIDs are key ids as bytes; what is not hex is not one.
+func keyIDs(hexes []string) [][]byte {
+	var out [][]byte
+	for _, s := range hexes {
+		if b, err := hex.DecodeString(s); err == nil {
+			out = append(out, b)
+		}
+	}
+	return out
+}
