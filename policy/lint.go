@@ -87,6 +87,9 @@ func (p *parser) shadowed() {
 // rules. Shared sets are told by their address.
 func (w *workload) signature() string {
 	parts := make([]string, 0, len(w.rules)+1)
+	if w.expr != nil {
+		parts = append(parts, "expr "+w.expr.source)
+	}
 	for _, r := range w.rules {
 		var b strings.Builder
 		fmt.Fprintf(&b, "%d %s ", r.field.index, r.op)

@@ -114,7 +114,6 @@ func TestEachMistakeHasItsOwnError(t *testing.T) {
 		{"unknown TEE", "aws-nitro", "aws-nitor", `11:10: unknown TEE "aws-nitor"`},
 		{"no mode", "    mode: enforce\n", "", `10:5: the key "mode" is missing`},
 		{"unknown mode", "mode: enforce", "mode: enforced", `12:11: unknown mode "enforced"`},
-		{"expr of a later release", "    issue:", "    expr: \"true\"\n    issue:", `16:5: "expr" is not supported yet`},
 
 		{"no match", "    match:\n      pcr0: {in: images}\n" + pcr3, "", `10:5: the key "match" is missing`},
 		{"empty match", "    match:\n      pcr0: {in: images}\n" + pcr3, "    match: {}\n", "13:12: match is empty"},

@@ -100,9 +100,11 @@ func empty(t *syntax.Regexp) bool {
 	switch t.Op {
 	case syntax.OpNoMatch, syntax.OpEmptyMatch, syntax.OpBeginLine, syntax.OpEndLine, syntax.OpBeginText, syntax.OpEndText:
 		return true
+	case syntax.OpCharClass:
+		return len(t.Rune) == 0
 	case syntax.OpCapture, syntax.OpConcat, syntax.OpStar, syntax.OpPlus, syntax.OpQuest, syntax.OpRepeat, syntax.OpAlternate:
 		for _, s := range t.Sub {
-			if s.Op == syntax.OpNoMatch && t.Op == syntax.OpConcat {
+			if t.Op == syntax.OpConcat && (s.Op == syntax.OpNoMatch || s.Op == syntax.OpCharClass && len(s.Rune) == 0) {
 				return true
 			}
 		}

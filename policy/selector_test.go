@@ -1,0 +1,70 @@
+package policy_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/assay-project/assay/policy"
+)
+
+func TestSelectorsComeWithTheirIdentity(t *testing.T) {
+	l := newLab(t)
+	b := parse(t, change(t, base, "        x509_ttl: 1h\n", `        selectors:
+          unix: {sha256: "`+strings.ToUpper(sized("exe", 32).String())+`", path: "/opt/my app/api", supplementary_gids: [44, 4294967294], gid: 0, uid: 1000}
+      - spiffe_id: "spiffe://{td}/all"
+`))
+	g, err := b.Authorize(l.verify(t, attestation{pcrs: good, requested: []string{"", ""}}), noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []policy.Selector{
+		{Type: "unix:uid", Value: "1000"},
+		{Type: "unix:gid", Value: "0"},
+		{Type: "unix:supplementary_gid", Value: "44"},
+		{Type: "unix:supplementary_gid", Value: "4294967294"},
+		{Type: "unix:path", Value: "/opt/my app/api"},
+		{Type: "unix:sha256", Value: sized("exe", 32).String()},
+	}
+	issues := g.Issues()
+	if d := cmp.Diff(want, issues[0].Identity.Selectors); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if s := issues[1].Identity.Selectors; len(s) != 0 {
+		t.Errorf("the identity for all has %v", s)
+	}
+	// The caller owns what it is given.
+	issues[0].Identity.Selectors[0].Value = "0"
+	if got := g.Issues()[0].Identity.Selectors[0].Value; got != "1000" {
+		t.Errorf("the grant's own selectors changed: %s", got)
+	}
+}
+
+func TestMistakesInSelectorsAreErrors(t *testing.T) {
+	for _, c := range []struct{ name, selectors, want string }{
+		{"no mapping", `[]`, "18:20: want a mapping, got a list"},
+		{"unknown kind", `{windows: {user: x}, unix: {uid: 1}}`, `18:21: unknown key "windows"`},
+		{"nothing", `{}`, `18:20: the key "unix" is missing`},
+		{"nothing of unix", `{unix: {}}`, "18:27: selectors name nothing: every process would match"},
+		{"unknown selector", `{unix: {uid: 1, pid: 1}}`, `18:36: unknown key "pid"`},
+		{"a name for a number", `{unix: {uid: root}}`, `want a whole number, got "root"`},
+		{"no id", `{unix: {uid: 4294967295}}`, "18:33: there is no id 4294967295"},
+		{"negative", `{unix: {gid: -1}}`, "18:33: the number -1 is out of range"},
+		{"no groups", `{unix: {supplementary_gids: []}}`, "supplementary_gids has 0 entries, want 1 to 16"},
+		{"a group twice", `{unix: {supplementary_gids: [4, 4]}}`, "18:52: the group 4 is listed twice"},
+		{"a relative path", `{unix: {path: bin/api}}`, `18:34: not the path of an executable: "bin/api"`},
+		{"a path with ..", `{unix: {path: /opt/../bin/api}}`, "not the path of an executable"},
+		{"a directory", `{unix: {path: /opt/}}`, "not the path of an executable"},
+		{"the root", `{unix: {path: /}}`, "not the path of an executable"},
+		{"a long path", `{unix: {path: /` + strings.Repeat("a", 512) + `}}`, "not the path of an executable"},
+		{"a path with a line break", `{unix: {path: "/a\nb"}}`, "not the path of an executable"},
+		{"another hash", `{unix: {sha256: "$exe/48$"}}`, "18:36: want 32 bytes in hex (64 characters), got 48 bytes"},
+		{"a zero hash", `{unix: {sha256: "` + strings.Repeat("0", 64) + `"}}`, "an all-zero reference value is refused"},
+	} {
+		src := expand(change(t, base, "x509_ttl: 1h", "selectors: "+c.selectors))
+		if _, err := policy.Parse("p.yaml", []byte(src)); err == nil || strings.Count(err.Error(), "\n") > 0 || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", c.name, err, c.want)
+		}
+	}
+}
