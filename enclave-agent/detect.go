@@ -14,7 +14,9 @@ import (
 
 // Detect finds out in which kind of TEE the agent runs, by the devices that
 // each has. root stands before their paths: "" is the machine's own. None, or
-// two, is an *attest.Error of check "tee" that says what was looked for. A host
+// two, is an *attest.Error of check "tee" that says what was looked for. A TPM
+// counts only where nothing else is found: one in an SEV-SNP guest is a virtual one,
+// and belongs to those whom the guest does not trust. A host
 // can give its guest any devices: what Detect finds decides only which device is
 // asked for evidence.
 func Detect(root string) (attest.Platform, error) { return detect(root, tsmFiles{root}) }
@@ -32,13 +34,22 @@ func detect(root string, tsm configfsi.Client) (attest.Platform, error) {
 	} else {
 		looked = append(looked, what...)
 	}
+	if len(found) == 0 {
+		for _, path := range []string{TPMDevice, TPMRawDevice} {
+			what, ok := present(root, path)
+			if ok {
+				return attest.TPM2, nil
+			}
+			looked = append(looked, what)
+		}
+	}
 	switch len(found) {
 	case 1:
 		return found[0], nil
 	case 0:
 		return "", &attest.Error{
 			Kind: attest.Unavailable, Check: "tee", Err: fmt.Errorf("no TEE is found here: %s", strings.Join(looked, "; ")),
-			Hint: fmt.Sprintf("inside a TEE, its kernel lacks a driver or the agent a permission; name the kind with --tee (%s or %s); without one, use a simulator: nitro.socket or snp.socket", attest.AWSNitro, attest.AMDSEVSNP),
+			Hint: fmt.Sprintf("inside a TEE, its kernel lacks a driver or the agent a permission; name the kind with --tee (%s, %s or %s); without one, use a simulator: nitro.socket, snp.socket or tpm.socket", attest.AWSNitro, attest.AMDSEVSNP, attest.TPM2),
 		}
 	}
 	return "", &attest.Error{

@@ -49,6 +49,10 @@ func TestTheKindOfTEEIsFoundByItsDevices(t *testing.T) {
 		"a guest with both":             {fileSystem(t, ConfigFS+"/", SNPDevice), kernelTSM(g, "sev_guest", 0), attest.AMDSEVSNP},
 		"one that may not use configfs": {fileSystem(t, ConfigFS+"/", SNPDevice), forbidden{}, attest.AMDSEVSNP},
 		"configfs without a driver":     {fileSystem(t, ConfigFS+"/", SNPDevice), nil, attest.AMDSEVSNP},
+		"a machine with a TPM":          {fileSystem(t, TPMDevice, TPMRawDevice), nil, attest.TPM2},
+		"one with an old kernel":        {fileSystem(t, TPMRawDevice), nil, attest.TPM2},
+		"a guest with a virtual TPM":    {fileSystem(t, TPMDevice, SNPDevice), nil, attest.AMDSEVSNP},
+		"an enclave with one":           {fileSystem(t, TPMDevice, NitroDevice), nil, attest.AWSNitro},
 	} {
 		if c.tsm == nil {
 			c.tsm = tsmFiles{c.root}
@@ -68,7 +72,7 @@ func TestNoTEEOrTwoIsAnErrorThatSaysWhatWasLookedFor(t *testing.T) {
 		tsm  configfsi.Client
 		want []string
 	}{
-		"nothing":            {empty, tsmFiles{empty}, []string{"no TEE", NitroDevice + " is not there", ConfigFS + " is not there", SNPDevice + " is not there"}},
+		"nothing":            {empty, tsmFiles{empty}, []string{"no TEE", NitroDevice + " is not there", ConfigFS + " is not there", SNPDevice + " is not there", TPMDevice + " is not there", TPMRawDevice + " is not there"}},
 		"another TEE":        {fileSystem(t, ConfigFS+"/"), kernelTSM(g, "tdx_guest", 0), []string{"no TEE", `reports of "tdx_guest"`, SNPDevice + " is not there"}},
 		"without permission": {fileSystem(t, ConfigFS+"/"), forbidden{}, []string{"no TEE", ConfigFS + ": permission denied"}},
 		"two kinds":          {fileSystem(t, NitroDevice, SNPDevice), tsmFiles{empty}, []string{"two kinds", "aws-nitro", "amd-sev-snp"}},

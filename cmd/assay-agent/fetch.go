@@ -13,12 +13,15 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/assay-project/assay/attest"
+	agent "github.com/assay-project/assay/enclave-agent"
 	"github.com/assay-project/assay/internal/cli"
+	agentv1 "github.com/assay-project/assay/issuer/issuerpb/assay/agent/v1"
 )
 
 func fetchCommand() *cobra.Command {
@@ -37,7 +40,8 @@ workload would. It prints who this TEE is; it never prints a key.
 
 With --write DIR it writes svid.N.pem, svid.N.key (0600) and bundle.N.pem for
 each SVID, each file replaced at once. A key on a disk is the host's: DIR should
-be on a tmpfs.`,
+be on a tmpfs. A key that lives in the TPM cannot be written; its SVID is shown
+all the same.`,
 		Example: "  assay-agent fetch\n  assay-agent fetch --output json\n  assay-agent fetch --write /run/orders",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -69,10 +73,11 @@ be on a tmpfs.`,
 	return c
 }
 
-// fetched is one SVID with its key and bundle.
+// fetched is one SVID with its bundle.
 type fetched struct {
-	svid   *x509svid.SVID
-	bundle []*x509.Certificate
+	svid      *x509svid.SVID // without a key where that lives in the TPM
+	bundle    []*x509.Certificate
+	residency agent.KeyResidency
 }
 
 // fetch waits for the first answer that has an SVID: an agent that is still
@@ -92,6 +97,9 @@ func fetch(ctx context.Context, path string) ([]fetched, error) {
 		}
 		switch status.Code(err) { //nolint:exhaustive // every other code is final
 		case codes.PermissionDenied:
+			if got, err := resident(withHeader, conn); err != nil || len(got) > 0 {
+				return got, err
+			}
 			if wait(ctx) {
 				continue
 			}
@@ -101,6 +109,45 @@ func fetch(ctx context.Context, path string) ([]fetched, error) {
 		}
 		return nil, noAgent(path, err)
 	}
+}
+
+// resident asks for the identities whose keys the Workload API cannot hand out;
+// none is no error.
+func resident(ctx context.Context, conn *grpc.ClientConn) ([]fetched, error) {
+	all, err := agentv1.NewAgentClient(conn).GetIdentities(ctx, &agentv1.GetIdentitiesRequest{})
+	if err != nil {
+		return nil, nil //nolint:nilerr // what the Workload API says counts
+	}
+	var bundle []*x509.Certificate
+	for _, der := range all.GetBundle().GetX509Authorities() {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, &attest.Error{Kind: attest.Malformed, Check: "bundle", Err: err}
+		}
+		bundle = append(bundle, c)
+	}
+	var out []fetched
+	for _, m := range all.GetIdentities() {
+		if m.GetKeyResidency() != agentv1.KeyResidency_KEY_RESIDENCY_TPM {
+			continue
+		}
+		v := &x509svid.SVID{}
+		for _, der := range m.GetChain() {
+			c, err := x509.ParseCertificate(der)
+			if err != nil {
+				return nil, &attest.Error{Kind: attest.Malformed, Check: "svid", Err: err}
+			}
+			v.Certificates = append(v.Certificates, c)
+		}
+		if len(v.Certificates) == 0 {
+			return nil, &attest.Error{Kind: attest.Malformed, Check: "svid", Err: fmt.Errorf("the agent answered without a certificate")}
+		}
+		if v.ID, err = x509svid.IDFromCert(v.Certificates[0]); err != nil {
+			return nil, &attest.Error{Kind: attest.Malformed, Check: "svid", Err: err}
+		}
+		out = append(out, fetched{v, bundle, agent.TPMKeys})
+	}
+	return out, nil
 }
 
 func fetchOnce(ctx context.Context, client workload.SpiffeWorkloadAPIClient) (*workload.X509SVIDResponse, error) {
@@ -149,7 +196,7 @@ func parse(r *workload.X509SVIDResponse) ([]fetched, error) {
 		if err != nil {
 			return nil, &attest.Error{Kind: attest.Malformed, Check: "bundle", Err: err}
 		}
-		out = append(out, fetched{v, b})
+		out = append(out, fetched{v, b, agent.SoftwareKeys})
 	}
 	if len(out) == 0 {
 		return nil, &attest.Error{Kind: attest.Malformed, Check: "svid", Err: fmt.Errorf("the agent answered without an SVID")}
@@ -163,8 +210,9 @@ type shown struct {
 	Serial    string    `json:"serial"` // hex, as in the server's ledger
 	NotBefore time.Time `json:"not_before"`
 	NotAfter  time.Time `json:"not_after"`
-	SVID      string    `json:"x509_svid"` // PEM, leaf first
-	Bundle    string    `json:"bundle"`    // PEM
+	Residency string    `json:"key_residency"` // "software" or "tpm"
+	SVID      string    `json:"x509_svid"`     // PEM, leaf first
+	Bundle    string    `json:"bundle"`        // PEM
 }
 
 func show(w io.Writer, output string, got []fetched) error {
@@ -172,7 +220,7 @@ func show(w io.Writer, output string, got []fetched) error {
 	for _, g := range got {
 		leaf := g.svid.Certificates[0]
 		all = append(all, shown{
-			g.svid.ID.String(), fmt.Sprintf("%032x", leaf.SerialNumber), leaf.NotBefore.UTC(), leaf.NotAfter.UTC(),
+			g.svid.ID.String(), fmt.Sprintf("%032x", leaf.SerialNumber), leaf.NotBefore.UTC(), leaf.NotAfter.UTC(), string(g.residency),
 			string(certificates(g.svid.Certificates)), string(certificates(g.bundle)),
 		})
 	}
@@ -181,8 +229,9 @@ func show(w io.Writer, output string, got []fetched) error {
 		enc.SetIndent("", "  ")
 		return enc.Encode(map[string]any{"svids": all})
 	}
+	place := map[string]string{string(agent.SoftwareKeys): "in memory", string(agent.TPMKeys): "in the TPM"}
 	for _, s := range all {
-		if _, err := fmt.Fprintf(w, "%s\n  serial      %s\n  not before  %s\n  not after   %s\n", s.SPIFFEID, s.Serial, s.NotBefore.Format(time.RFC3339), s.NotAfter.Format(time.RFC3339)); err != nil {
+		if _, err := fmt.Fprintf(w, "%s\n  serial      %s\n  not before  %s\n  not after   %s\n  key         %s\n", s.SPIFFEID, s.Serial, s.NotBefore.Format(time.RFC3339), s.NotAfter.Format(time.RFC3339), place[s.Residency]); err != nil {
 			return err
 		}
 	}

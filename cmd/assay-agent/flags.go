@@ -63,7 +63,7 @@ func (f *deviceFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.tee, "tee", "", teeUsage+" (default: that of the configuration)")
 }
 
-const teeUsage = "kind of TEE: auto, aws-nitro or amd-sev-snp"
+const teeUsage = "kind of TEE: auto, aws-nitro, amd-sev-snp or tpm2"
 
 func (f *deviceFlags) load() (*config.Settings, error) {
 	if f.tee != "" {

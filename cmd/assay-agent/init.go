@@ -17,8 +17,9 @@ import (
 
 type initFlags struct {
 	configFlags
-	server, trustDomain, tee, nsmSocket, snpSocket, socket string
-	roots                                                  []string
+	server, trustDomain, tee, socket          string
+	nsmSocket, snpSocket, tpmSocket, eventLog string
+	roots                                     []string
 }
 
 func initCommand() *cobra.Command {
@@ -32,7 +33,8 @@ files beside the configuration, or below it, are written relative to it, so that
 the folder can be copied into an image. It overwrites nothing.`,
 		Example: `  assay-agent init --server 10.0.0.1:8443 --bootstrap-root bootstrap-root.pem
   assay-agent init --server 127.0.0.1:8443 --bootstrap-root root.pem --nsm-socket nsm.sock --data-dir ~/agent
-  assay-agent init --server 127.0.0.1:8443 --bootstrap-root root.pem --snp-socket guest.sock --data-dir ~/agent`,
+  assay-agent init --server 127.0.0.1:8443 --bootstrap-root root.pem --snp-socket guest.sock --data-dir ~/agent
+  assay-agent init --server 127.0.0.1:8443 --bootstrap-root root.pem --tpm-socket tpm.sock --event-log boot.log --data-dir ~/agent`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c) },
 	}
@@ -43,7 +45,9 @@ the folder can be copied into an image. It overwrites nothing.`,
 	c.Flags().StringVar(&f.nsmSocket, "nsm-socket", "", "socket of a simulated Nitro Security Module, instead of "+agent.NitroDevice)
 	c.Flags().StringVar(&f.snpSocket, "snp-socket", "", "socket of a simulated SEV-SNP guest, instead of configfs-tsm and "+agent.SNPDevice)
 	c.Flags().StringVar(&f.tee, "tee", config.TeeAuto, teeUsage+"; auto finds out when the agent starts")
-	c.MarkFlagsMutuallyExclusive("nsm-socket", "snp-socket")
+	c.Flags().StringVar(&f.tpmSocket, "tpm-socket", "", "socket of a simulated machine's TPM, instead of "+agent.TPMDevice)
+	c.Flags().StringVar(&f.eventLog, "event-log", "", "boot event log of the simulated machine (with --tpm-socket)")
+	c.MarkFlagsMutuallyExclusive("nsm-socket", "snp-socket", "tpm-socket")
 	c.Flags().StringVar(&f.socket, "socket", "", "socket to serve the Workload API on (default "+agent.DefaultSocket+", or DIR/"+config.SocketName+" with --data-dir)")
 	return c
 }
@@ -83,6 +87,9 @@ func (f *initFlags) configuration() (config.Config, error) {
 		return conf, cli.Usagef("auto finds out where the agent runs", "--tee: %w", err)
 	}
 	conf.Tee = f.tee
+	if f.eventLog != "" && f.tpmSocket == "" {
+		return conf, cli.Usagef("a machine's own log is found by itself", "--event-log without --tpm-socket")
+	}
 	roots, err := f.readRoots(&conf)
 	if err != nil {
 		return conf, err
@@ -105,7 +112,7 @@ func (f *initFlags) configuration() (config.Config, error) {
 	for _, p := range []struct {
 		into *string
 		flag string
-	}{{&conf.Nitro.Socket, f.nsmSocket}, {&conf.SNP.Socket, f.snpSocket}, {&conf.Socket, f.socket}} {
+	}{{&conf.Nitro.Socket, f.nsmSocket}, {&conf.SNP.Socket, f.snpSocket}, {&conf.TPM.Socket, f.tpmSocket}, {&conf.TPM.EventLog, f.eventLog}, {&conf.Socket, f.socket}} {
 		if p.flag == "" {
 			continue
 		}
@@ -168,7 +175,7 @@ func (f *initFlags) tell(c *cobra.Command, conf config.Config, file string) {
 		where = ""
 	}
 	device := "tee " + conf.Tee
-	if simulated := conf.Nitro.Socket + conf.SNP.Socket; simulated != "" {
+	if simulated := conf.Nitro.Socket + conf.SNP.Socket + conf.TPM.Socket; simulated != "" {
 		device = "SIMULATED device " + simulated
 	}
 	_, _ = fmt.Fprintf(c.OutOrStdout(), `trust domain %s, server %s, %s

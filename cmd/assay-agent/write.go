@@ -18,6 +18,11 @@ import (
 // writeFiles writes every SVID, its key and its bundle. The key comes last:
 // who waits for it finds the rest.
 func writeFiles(c *cobra.Command, dir string, got []fetched) error {
+	for _, g := range got {
+		if g.svid.PrivateKey == nil {
+			return cli.Usagef("a program asks the agent to sign instead: assay.agent.v1; or set key_residency: software in the agent's configuration", "the key of %s lives in the TPM and cannot be written", g.svid.ID)
+		}
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return cli.Usagef("choose a directory that you may write to", "%w", err)
 	}

@@ -25,17 +25,21 @@ type Config struct {
 	// BootstrapRoots are PEM files with the roots that the server's TLS certificate may chain to: the current one, and the next while it is being replaced. Required. `assayd bootstrap export` prints them. The system's own roots play no part.
 	BootstrapRoots []string `yaml:"bootstrap_roots"`
 
-	// Tee is the kind of TEE: `aws-nitro` or `amd-sev-snp`. With `auto` the agent finds out when it starts: by the socket of a simulator where one is named below, else by the devices that it finds. The flag `--tee` goes before.
+	// Tee is the kind of TEE: `aws-nitro`, `amd-sev-snp` or `tpm2`. With `auto` the agent finds out when it starts: by the socket of a simulator where one is named below, else by the devices that it finds; a TPM counts where there is no other TEE. The flag `--tee` goes before.
 	Tee string `yaml:"tee"`
 	// Nitro is the device of AWS Nitro Enclaves.
 	Nitro Nitro `yaml:"nitro"`
 	// SNP is the device of AMD SEV-SNP guests.
 	SNP SNP `yaml:"snp"`
+	// TPM is the TPM 2.0 of a machine.
+	TPM TPM `yaml:"tpm"`
 
 	// Identities are the SPIFFE IDs to ask for. Policy must grant every one of them. None (the default) asks for all that policy grants, in its order.
 	Identities []string `yaml:"identities"`
 	// KeyType is the algorithm of the SVIDs' keys: `ecdsa-p256`, `ecdsa-p384`, `ed25519`, `rsa-2048`, `rsa-3072` or `rsa-4096`.
 	KeyType string `yaml:"key_type"`
+	// KeyResidency says where the SVIDs' private keys live: `software`, in the memory of the agent, which hands them to workloads through the Workload API; or `tpm`, in the TPM until its next reset. A key in the TPM is certified by it, is of type `ecdsa-p256`, and cannot be handed out: the agent's own connections use it, and workloads ask the agent to sign (`assay.agent.v1`). Policy sees which it is.
+	KeyResidency string `yaml:"key_residency"`
 
 	// Socket is the absolute path of the unix socket on which workloads find the SPIFFE Workload API.
 	Socket string `yaml:"socket"`
@@ -70,6 +74,20 @@ type FetchVCEK struct {
 	KDS string `yaml:"kds"`
 }
 
+// TPM is the TPM 2.0 of a machine.
+type TPM struct {
+	// The TPM's device: a path, or `unix:` and the path of a socket. With `auto` it is `/dev/tpmrm0`, which programs can share, and `/dev/tpm0` where the kernel has no resource manager.
+	Device string `yaml:"device"`
+	// The unix socket of a simulated machine (`teesim tpm run`) or of swtpm, used instead of the device. A server of real hardware refuses its evidence.
+	Socket string `yaml:"socket"`
+	// The endorsement key, which names the machine: `ecc-p256`, `ecc-p384` or `rsa-2048`. With `auto` it is the first of them that the TPM holds a certificate for, and where it holds none the first that it can make: then the server must have the key in its inventory. An RSA key can take a TPM a minute.
+	EK string `yaml:"ek"`
+	// The attestation key: `ecc-p256`, `rsa-2048`, or `gce` for the one that Google certifies in a Shielded VM. With `auto` it is `ecc-p256`, and `rsa-2048` in a TPM without that curve.
+	AK string `yaml:"ak"`
+	// The boot event log: `none`, or the path of a file. With `auto` it is `/sys/kernel/security/tpm0/binary_bios_measurements` where that can be read, and none for a socket. Policies about measured boot need it.
+	EventLog string `yaml:"event_log"`
+}
+
 // Log is how the agent logs.
 type Log struct {
 	// The least level that is logged: `debug`, `info`, `warn` or `error`.
@@ -90,7 +108,7 @@ const SocketName = "agent.sock"
 // TeeAuto has the agent find out in which TEE it runs.
 const TeeAuto = "auto"
 
-// DeviceAuto has it take what the guest's kernel offers; DeviceConfigFS is
+// DeviceAuto has it take what the kernel and the hardware offer; DeviceConfigFS is
 // configfs-tsm alone. Anything else is the path of a device.
 const (
 	DeviceAuto     = "auto"
@@ -101,12 +119,15 @@ const (
 // is missing.
 func Default() Config {
 	return Config{
-		Tee:        TeeAuto,
-		Nitro:      Nitro{Device: agent.NitroDevice},
-		SNP:        SNP{Device: DeviceAuto},
-		KeyType:    string(agent.P256),
-		Socket:     agent.DefaultSocket,
-		SocketMode: "0666",
-		Log:        Log{Level: "info", Format: "text"},
+		Tee:     TeeAuto,
+		Nitro:   Nitro{Device: agent.NitroDevice},
+		SNP:     SNP{Device: DeviceAuto},
+		TPM:     TPM{Device: DeviceAuto, EK: DeviceAuto, AK: DeviceAuto, EventLog: DeviceAuto},
+		KeyType: string(agent.P256),
+
+		KeyResidency: string(agent.SoftwareKeys),
+		Socket:       agent.DefaultSocket,
+		SocketMode:   "0666",
+		Log:          Log{Level: "info", Format: "text"},
 	}
 }

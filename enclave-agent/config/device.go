@@ -15,12 +15,12 @@ type Device interface {
 	fmt.Stringer // its path
 }
 
-const teeHint = TeeAuto + ", " + string(attest.AWSNitro) + " or " + string(attest.AMDSEVSNP)
+const teeHint = TeeAuto + ", " + string(attest.AWSNitro) + ", " + string(attest.AMDSEVSNP) + " or " + string(attest.TPM2)
 
 // CheckTee wants "auto" or a kind of TEE that this agent attests with.
 func CheckTee(tee string) error {
 	switch tee {
-	case TeeAuto, string(attest.AWSNitro), string(attest.AMDSEVSNP):
+	case TeeAuto, string(attest.AWSNitro), string(attest.AMDSEVSNP), string(attest.TPM2):
 		return nil
 	}
 	return fmt.Errorf("unknown tee %q, want %s", tee, teeHint)
@@ -52,6 +52,8 @@ func (s *Settings) attester(root string, log *slog.Logger) (Device, error) {
 		return agent.NewSNPConfigFS(o), nil
 	case p == attest.AMDSEVSNP:
 		return agent.NewSNPDevice(c.SNP.Device, o), nil
+	case p == attest.TPM2:
+		return s.tpm(log), nil
 	}
 	return nil, &attest.Error{Kind: attest.Internal, Check: "tee", Err: fmt.Errorf("there is no attester for %q", p)}
 }
@@ -65,8 +67,33 @@ func (s *Settings) platform(root string) (attest.Platform, error) {
 		return attest.AWSNitro, nil
 	case c.SNP.Socket != "":
 		return attest.AMDSEVSNP, nil
+	case c.TPM.Socket != "":
+		return attest.TPM2, nil
 	}
 	return agent.Detect(root)
+}
+
+func (s *Settings) tpm(log *slog.Logger) *agent.TPM {
+	c := s.Config.TPM
+	o := agent.TPMOptions{EK: tpmKey(c.EK), AK: tpmKey(c.AK), EventLog: c.EventLog, Log: log}
+	if o.EventLog == DeviceAuto {
+		o.EventLog = ""
+	}
+	switch {
+	case c.Socket != "":
+		return agent.NewTPMSocket(c.Socket, o)
+	case c.Device == DeviceAuto:
+		return agent.NewTPM(o)
+	}
+	return agent.NewTPMDevice(c.Device, o)
+}
+
+// tpmKey is the kind of a key as package agent has it.
+func tpmKey(kind string) agent.TPMKeyKind {
+	if kind == DeviceAuto {
+		return ""
+	}
+	return agent.TPMKeyKind(kind)
 }
 
 // Agent is the configuration as package agent takes it, with the device that
@@ -74,6 +101,6 @@ func (s *Settings) platform(root string) (attest.Platform, error) {
 func (s *Settings) Agent(device Device, log *slog.Logger) agent.Config {
 	return agent.Config{
 		TrustDomain: s.TrustDomain, Server: s.Config.Server, BootstrapRoots: s.Roots, Attester: device,
-		Socket: s.Config.Socket, SocketMode: s.SocketMode, KeyType: s.KeyType, Identities: s.Identities, Log: log,
+		Socket: s.Config.Socket, SocketMode: s.SocketMode, KeyType: s.KeyType, KeyResidency: s.KeyResidency, Identities: s.Identities, Log: log,
 	}
 }

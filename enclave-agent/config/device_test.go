@@ -53,7 +53,13 @@ func TestTheDeviceIsTheOneThatTheConfigurationNamesOrThatIsFound(t *testing.T) {
 		{"tee: amd-sev-snp\nsnp: {device: configfs-tsm}\n", nil, attest.AMDSEVSNP, "configfs-tsm"},
 		{"tee: amd-sev-snp\nsnp: {device: dev}\n", nil, attest.AMDSEVSNP, "DIR/dev"},
 		{"tee: aws-nitro\n", []string{agent.SNPDevice}, attest.AWSNitro, agent.NitroDevice},
+		{"", []string{agent.TPMDevice}, attest.TPM2, agent.TPMDevice},
+		{"", []string{agent.TPMDevice, agent.SNPDevice}, attest.AMDSEVSNP, "configfs-tsm"},
+		{"tee: tpm2\n", nil, attest.TPM2, agent.TPMDevice}, // tried first, when asked
+		{"tee: tpm2\ntpm: {device: /dev/tpm0, ak: gce, ek: rsa-2048, event_log: none}\n", nil, attest.TPM2, "/dev/tpm0"},
+		{"tee: tpm2\ntpm: {device: \"unix:t.sock\"}\n", nil, attest.TPM2, "DIR/t.sock"},
 		// A simulator is used instead of the real device.
+		{"tpm: {socket: t.sock, event_log: boot.log}\n", []string{agent.SNPDevice}, attest.TPM2, "DIR/t.sock"},
 		{"nitro: {socket: nsm.sock}\n", nil, attest.AWSNitro, "DIR/nsm.sock"},
 		{"nitro: {socket: nsm.sock}\n", []string{agent.SNPDevice}, attest.AWSNitro, "DIR/nsm.sock"},
 		{"snp: {socket: guest.sock}\n", []string{agent.NitroDevice}, attest.AMDSEVSNP, "DIR/guest.sock"},
@@ -78,7 +84,7 @@ func TestWithoutATEETheErrorListsWhatWasLookedFor(t *testing.T) {
 	if attest.KindOf(err) != attest.Unavailable || attest.CheckOf(err) != "tee" {
 		t.Fatalf("got %v", err)
 	}
-	for _, want := range []string{agent.NitroDevice, agent.ConfigFS, agent.SNPDevice} {
+	for _, want := range []string{agent.NitroDevice, agent.ConfigFS, agent.SNPDevice, agent.TPMDevice, agent.TPMRawDevice} {
 		if !strings.Contains(err.Error(), want+" is not there") {
 			t.Errorf("%s is not in %q", want, err)
 		}

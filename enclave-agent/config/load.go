@@ -31,6 +31,8 @@ type Settings struct {
 	KeyType     agent.KeyType
 	SocketMode  fs.FileMode
 	KDS         *agent.KDS // nil: the agent fetches no certificate
+
+	KeyResidency agent.KeyResidency
 }
 
 // maxFile is far more than a configuration needs, in bytes.
@@ -218,9 +220,8 @@ func (v validator) device() {
 	if c.SNP.Device == "" {
 		v.report("snp.device is empty", "remove the line for the default", "snp", "device")
 	}
-	if c.Tee == TeeAuto && c.Nitro.Socket != "" && c.SNP.Socket != "" {
-		v.report("two simulated devices", "keep one, or name the kind with tee", "snp", "socket")
-	}
+	v.simulated()
+	v.tpm()
 	v.absolute(&c.Nitro.Device)
 	v.absolute(&c.Nitro.Socket)
 	v.absolute(&c.SNP.Socket)
@@ -239,12 +240,70 @@ func (v validator) device() {
 	}
 }
 
+// simulated wants one simulated device at most, where its kind is not named.
+func (v validator) simulated() {
+	c := &v.s.Config
+	if c.Tee != TeeAuto {
+		return
+	}
+	named := 0
+	for _, d := range []struct{ tee, socket string }{{"nitro", c.Nitro.Socket}, {"snp", c.SNP.Socket}, {"tpm", c.TPM.Socket}} {
+		if d.socket == "" {
+			continue
+		}
+		if named++; named > 1 {
+			v.report("two simulated devices", "keep one, or name the kind with tee", d.tee, "socket")
+		}
+	}
+}
+
+func (v validator) tpm() {
+	c := &v.s.Config.TPM
+	if c.Device == "" {
+		v.report("tpm.device is empty", "remove the line for the default", "tpm", "device")
+	}
+	if path, ok := strings.CutPrefix(c.Device, "unix:"); ok {
+		v.absolute(&path)
+		c.Device = "unix:" + path
+	} else if c.Device != DeviceAuto {
+		v.absolute(&c.Device)
+	}
+	v.absolute(&c.Socket)
+	if c.EK == "" {
+		v.report("tpm.ek is empty", "remove the line for the default", "tpm", "ek")
+	} else if err := agent.CheckTPMKeys(tpmKey(c.EK), ""); err != nil {
+		v.report(err.Error(), "or auto, for what the TPM has", "tpm", "ek")
+	}
+	if c.AK == "" {
+		v.report("tpm.ak is empty", "remove the line for the default", "tpm", "ak")
+	} else if err := agent.CheckTPMKeys("", tpmKey(c.AK)); err != nil {
+		v.report(err.Error(), "or auto, for what the TPM has", "tpm", "ak")
+	}
+	switch c.EventLog {
+	case "":
+		v.report("tpm.event_log is empty", "remove the line for the default, or write none", "tpm", "event_log")
+	case DeviceAuto, agent.NoEventLog:
+	default:
+		v.absolute(&c.EventLog)
+	}
+}
+
 func (v validator) keys() {
 	k, err := agent.ParseKeyType(v.s.Config.KeyType)
 	if err != nil {
 		v.report(err.Error(), "", "key_type")
 	}
 	v.s.KeyType = k
+	r, err := agent.ParseKeyResidency(v.s.Config.KeyResidency)
+	switch {
+	case err != nil:
+		v.report(err.Error(), "", "key_residency")
+	case r == agent.TPMKeys && k != agent.P256 && k != "":
+		v.report(fmt.Sprintf("keys in the TPM are of type %s, not %s", agent.P256, k), "remove key_type, or key_residency", "key_type")
+	case r == agent.TPMKeys && v.s.Config.Tee != TeeAuto && v.s.Config.Tee != string(attest.TPM2):
+		v.report("there is no TPM to keep keys in: tee is "+v.s.Config.Tee, "key_residency: tpm needs tee: tpm2 or auto", "key_residency")
+	}
+	v.s.KeyResidency = r
 }
 
 func (v validator) socket() {

@@ -10,7 +10,7 @@ import (
 )
 
 // Starter writes the commented configuration of a new agent, which starts as it
-// is. Of c the required keys, tee, the socket, nitro.socket and snp.socket are used. Paths
+// is. Of c the required keys, tee, the socket and the simulators' sockets are used. Paths
 // inside the file's own directory are written relative to it.
 func Starter(file string, c Config) []byte {
 	d := Default()
@@ -49,11 +49,23 @@ func Starter(file string, c Config) []byte {
 	} else {
 		line("# snp: {device: %s}", d.SNP.Device)
 	}
+	if c.TPM.Socket != "" {
+		line("# THE HARDWARE IS SIMULATED: the machine of `teesim tpm run`. A server of real hardware refuses it.")
+		line("tpm:")
+		line("  socket: %s", path(c.TPM.Socket))
+		if c.TPM.EventLog != d.TPM.EventLog {
+			line("  event_log: %s", path(c.TPM.EventLog))
+		}
+	} else {
+		line("# tpm: {device: %s, event_log: %s}", d.TPM.Device, d.TPM.EventLog)
+	}
 	line("# An SEV-SNP guest whose host gives it no certificate can fetch its own: below snp, fetch_vcek: {kds: %q}", agent.AMDKDS)
 	line("")
 	line("# The SPIFFE IDs to ask for. None asks for all that policy grants.")
 	line("# identities: [%s]", strconv.Quote("spiffe://"+c.TrustDomain+"/payments/api"))
 	line("# key_type: %s", d.KeyType)
+	line("# Where their private keys live: software, or tpm. A key in the TPM cannot be handed to a workload; see the guide.")
+	line("# key_residency: %s", d.KeyResidency)
 	line("")
 	line("# Where workloads find the SPIFFE Workload API. The mode lets every process in the TEE connect.")
 	line("socket: %s", path(c.Socket))
