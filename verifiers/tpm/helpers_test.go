@@ -1,7 +1,11 @@
 package tpm_test
 
 import (
+	"crypto/x509"
+	"encoding/pem"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -89,4 +93,63 @@ func module(t testing.TB) string {
 		t.Fatalf("go-tpm-tools is not in the module cache: %v", err)
 	}
 	return dir
+}
+
+// other is the event log of another real machine, in go-tpm-tools' module.
+func other(t testing.TB) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(module(t), "internal", "test", "eventlogs", "ubuntu-2104-no-dbx.bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// googleRoots are the roots in go-tpm-tools' module, PEM.
+func googleRoots(t testing.TB) []byte {
+	t.Helper()
+	var out []*x509.Certificate
+	for _, f := range []string{"gcp_ek_ak_ca_root.crt", "tpm_ek_root_1.cer"} {
+		b, err := os.ReadFile(filepath.Join(module(t), "server", "ca-certs", f))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := x509.ParseCertificate(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, c)
+	}
+	return pemOf(out...)
+}
+
+func parseCertificate(der []byte) (*x509.Certificate, error) { return x509.ParseCertificate(der) }
+
+// The built-in certificates are those of go-tpm-tools' module, byte by byte.
+func TestTheBuiltInRootsAreThoseOfTheLibrary(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join(module(t), "server", "ca-certs", "*"))
+	if err != nil || len(files) != 5 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	own, err := filepath.Glob("roots/*.pem")
+	if err != nil || len(own) != len(files) {
+		t.Fatalf("%d built in, %v", len(own), err)
+	}
+	theirs := make(map[string]bool)
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs[string(b)] = true
+	}
+	for _, f := range own {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if block, _ := pem.Decode(b); block == nil || !theirs[string(block.Bytes)] {
+			t.Errorf("%s is not in the module", f)
+		}
+	}
 }
