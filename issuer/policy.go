@@ -26,6 +26,7 @@ type PolicyFile struct {
 	trustDomain string
 	signers     *signed.Signers // nil: no signatures are required
 	pinned      string          // with signers: the one name that a policy may have; empty: that of the one in force
+	secret      []byte          // of rollouts; nil: they admit nobody
 	log         *slog.Logger
 
 	current atomic.Pointer[inForce]
@@ -88,6 +89,29 @@ func LoadPolicyFile(path, trustDomain string, log *slog.Logger, options ...Polic
 	p.file = d.bundle.Version()
 	p.seen, p.haveSeen = sha256.Sum256(raw), true
 	return p, nil
+}
+
+// UseSecret gives policies the server's secret, by which those in mode rollout
+// draw; without it they grant nothing. It is called before anything is served.
+func (p *PolicyFile) UseSecret(secret []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.secret = secret
+	f := p.current.Load()
+	b, err := p.drawing(f.bundle)
+	if err != nil {
+		return err
+	}
+	p.current.Store(&inForce{bundle: b, PolicyChange: f.PolicyChange})
+	return nil
+}
+
+// drawing is the bundle with the secret.
+func (p *PolicyFile) drawing(b *policy.Bundle) (*policy.Bundle, error) {
+	if p.secret == nil {
+		return b, nil
+	}
+	return b.WithSecret(p.secret)
 }
 
 // Current is the policy in force.

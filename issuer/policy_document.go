@@ -65,6 +65,9 @@ func (p *PolicyFile) compile(file string, raw []byte) (*document, error) {
 	if p.pinned != "" && b.Name() != p.pinned {
 		return nil, cli.Usagef("policy_signers.bundle in the configuration names the one that this server takes", "%s: the policy is called %q, this server takes %q", file, b.Name(), p.pinned)
 	}
+	if d.bundle, err = p.drawing(b); err != nil {
+		return nil, err
+	}
 	return d, nil
 }
 
@@ -101,11 +104,15 @@ func (p *PolicyFile) reopen(c store.PolicyChange) (*policy.Bundle, error) {
 	if err := intact(c); err != nil {
 		return nil, err
 	}
-	name := fmt.Sprintf("%s@%d", c.Name, c.Revision)
+	name, read := fmt.Sprintf("%s@%d", c.Name, c.Revision), policy.Parse
 	if signed.Is(c.Document) {
-		return openPolicy(name, c.Document)
+		read = openPolicy
 	}
-	return policy.Parse(name, c.Document)
+	b, err := read(name, c.Document)
+	if err != nil {
+		return nil, err
+	}
+	return p.drawing(b)
 }
 
 // change describes a document for the record.

@@ -6,7 +6,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/assay-project/assay/internal/cli"
-	"github.com/assay-project/assay/issuer"
 )
 
 func checkCommand() *cobra.Command {
@@ -29,7 +28,7 @@ func checkCommand() *cobra.Command {
 			if _, err := newKDS(cfg); err != nil {
 				return err
 			}
-			p, err := issuer.LoadPolicyFile(cfg.Policy, cfg.TrustDomain, logger(cfg, c.ErrOrStderr()))
+			p, err := loadPolicy(cfg, logger(cfg, c.ErrOrStderr()))
 			if err != nil {
 				return err
 			}

@@ -52,7 +52,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) 
 	}
 	log.Log(ctx, level, describe(cfg), "version", cli.Version(), "data_dir", cfg.DataDir)
 
-	policy, err := issuer.LoadPolicyFile(cfg.Policy, cfg.TrustDomain, log)
+	policy, err := loadPolicy(cfg, log)
 	if err != nil {
 		return err
 	}
@@ -73,6 +73,13 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) 
 	}
 	defer func() { err = errors.Join(err, data.store.Close()) }()
 
+	secret, err := rolloutSecret(cfg, log)
+	if err != nil {
+		return err
+	}
+	if err := policy.UseSecret(secret); err != nil {
+		return starting(err)
+	}
 	if err := policy.Resume(ctx, data.store); err != nil {
 		return starting(err)
 	}

@@ -18,8 +18,10 @@ type Config struct {
 	TrustDomain string `yaml:"trust_domain"`
 	// DataDir is the directory of the database and the keys (0700), made by `assayd init`.
 	DataDir string `yaml:"data_dir"`
-	// Policy is the policy file. It is read at start, on SIGHUP and when it changes; a file that is not valid, or whose revision does not grow, leaves the policy in force as it is.
+	// Policy is the policy file. A policy, or a signed one (`assay policy sign`). It is read at start, on SIGHUP and when it changes; a file that is not valid, or whose revision does not grow, leaves the policy in force as it is. A newer policy that was pushed stays in force until the file holds a newer one still.
 	Policy string `yaml:"policy"`
+	// PolicySigners are who must sign a policy before this server takes it, from the file or pushed. Without any, signatures are not asked for.
+	PolicySigners PolicySigners `yaml:"policy_signers"`
 	// Listen is the address of the attestation service (gRPC over TLS 1.3). Put it behind a layer 4 balancer at most: evidence is bound to the TLS connection.
 	Listen string `yaml:"listen"`
 	// AdminSocket is the unix socket of the admin service. It is made with mode 0600: who may open it may use all of it.
@@ -61,6 +63,17 @@ type Log struct {
 	Level string `yaml:"level"`
 	// The form of the lines: `text` or `json`.
 	Format string `yaml:"format"`
+}
+
+// PolicySigners are the people who approve policies. They make their keys with
+// `assay policy keygen`, or any tool that writes PEM.
+type PolicySigners struct {
+	// How many different signers a policy needs. From 1 to the number of keys; required when there are keys.
+	Threshold int `yaml:"threshold"`
+	// Files with the signers' public keys, PEM (`PUBLIC KEY`): ECDSA on P-256 or P-384, or Ed25519. Read at start.
+	Keys []string `yaml:"keys"`
+	// The one name that a policy may have, so that one that the same people signed for another server is not taken here. Empty is the name of the policy that was in force last.
+	Bundle string `yaml:"bundle"`
 }
 
 // Nitro configures the verifier of AWS Nitro Enclaves.

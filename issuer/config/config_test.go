@@ -64,11 +64,12 @@ func TestTheCommentsOfTheStarterFileAreTheDefaults(t *testing.T) {
 	}
 	want := Default()
 	want.TrustDomain = "attested.example.org"
-	want.CheckpointSink = "/var/log/assay/checkpoints" // an example, not a default
+	want.CheckpointSink = "/var/log/assay/checkpoints"                                                                                     // an example, not a default
+	want.PolicySigners = PolicySigners{Threshold: 2, Keys: []string{"/etc/assay/alice.pub", "/etc/assay/bob.pub", "/etc/assay/carol.pub"}} // likewise
 	if d := cmp.Diff(&want, got); d != "" {
 		t.Error(d)
 	}
-	for _, key := range []string{"limits:", "quotas:", "log:", "nitro:", "sevsnp:", "tpm:", "retain_evidence:", "reflection:", "shutdown_timeout:", "reattest_spread:"} {
+	for _, key := range []string{"limits:", "quotas:", "log:", "nitro:", "sevsnp:", "tpm:", "retain_evidence:", "reflection:", "shutdown_timeout:", "reattest_spread:", "policy_signers:"} {
 		if !strings.Contains(src, "\n"+key) {
 			t.Errorf("the starter file does not mention %s", key)
 		}
@@ -141,6 +142,11 @@ func TestEveryMistakeIsReportedWithItsPlace(t *testing.T) {
 		{"hardware with a simulated TPM", "trust_domain: a.example\ntpm: {simulated_root: x.pem}\n", ":2:23: a simulated root in a trust domain of hardware"},
 		{"manufacturers beside a simulated TPM", "trust_domain: simulated.a.example\ntpm: {simulated_root: x.pem, roots: d}\n", ":2:37: roots of manufacturers in a trust domain of simulated hardware"},
 		{"room for logs", "trust_domain: a.example\nlimits: {event_log_mib: 0}\n", ":2:25: limits.event_log_mib is 0"},
+		{"no threshold", "trust_domain: a.example\npolicy_signers: {keys: [a.pub]}\n", "policy_signers.threshold is 0, want 1 to 1"},
+		{"a threshold that nobody reaches", "trust_domain: a.example\npolicy_signers: {threshold: 2, keys: [a.pub]}\n", ":2:29: policy_signers.threshold is 2, want 1 to 1"},
+		{"a threshold without keys", "trust_domain: a.example\npolicy_signers: {threshold: 1}\n", "policy_signers names no key"},
+		{"a bundle without keys", "trust_domain: a.example\npolicy_signers: {bundle: prod}\n", "policy_signers names no key"},
+		{"a key without a name", "trust_domain: a.example\npolicy_signers: {threshold: 1, keys: [\"\"]}\n", "the name of a key file is empty"},
 		{"not YAML", "trust_domain: [\n", "not valid YAML"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -53,6 +53,7 @@ func Parse(file string, src []byte) (*Config, error) {
 	v := validator{doc, &c}
 	v.trustDomain()
 	v.paths(filepath.Dir(file))
+	v.policySigners(filepath.Dir(file))
 	v.addresses()
 	v.log()
 	v.sevsnp()
@@ -160,6 +161,33 @@ func (v validator) paths(base string) {
 	}
 	if n := len(v.c.AdminSocket); n > maxSocketPath {
 		v.report(fmt.Sprintf("the path of the admin socket has %d bytes; the system takes %d", n, maxSocketPath), "choose a shorter directory", "admin_socket")
+	}
+}
+
+// policySigners: all or nothing. A threshold without keys would look like a
+// protection and be none.
+func (v validator) policySigners(base string) {
+	s := &v.c.PolicySigners
+	switch n := len(s.Keys); {
+	case n == 0 && (s.Threshold != 0 || s.Bundle != ""):
+		v.report("policy_signers names no key: no signature would be asked for", "keys: [FILE, …]; `assay policy keygen` makes them", "policy_signers")
+	case n > 0 && (s.Threshold < 1 || s.Threshold > n):
+		v.report(fmt.Sprintf("policy_signers.threshold is %d, want 1 to %d, the number of keys", s.Threshold, n), "how many different signers a policy needs", "policy_signers", "threshold")
+	}
+	for i, k := range s.Keys {
+		if k == "" {
+			v.report("the name of a key file is empty", "", "policy_signers", "keys", strconv.Itoa(i))
+			continue
+		}
+		if filepath.IsAbs(k) {
+			continue
+		}
+		abs, err := filepath.Abs(filepath.Join(base, k))
+		if err != nil {
+			v.report("the path cannot be made absolute: "+err.Error(), "", "policy_signers", "keys", strconv.Itoa(i))
+			continue
+		}
+		s.Keys[i] = abs
 	}
 }
 
