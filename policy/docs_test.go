@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -51,6 +52,43 @@ func TestTheReferenceNamesEveryReason(t *testing.T) {
 		}
 	}
 }
+
+// The tables of claims name each claim with the matchers that it has.
+func TestTheReferenceNamesTheMatchersOfEveryClaim(t *testing.T) {
+	doc := reference(t)
+	for _, platform := range []attest.Platform{attest.AWSNitro, attest.AMDSEVSNP, attest.TPM2} {
+		_, section, _ := strings.Cut(doc, "### Claims of `"+string(platform)+"`")
+		section, _, _ = strings.Cut(section, "\n### ")
+		documented := map[string]string{}
+		for _, row := range strings.Split(section, "\n") {
+			cells := strings.Split(row, " | ")
+			if len(cells) != 4 || !strings.HasPrefix(row, "| `") {
+				continue
+			}
+			names := quoted.FindAllStringSubmatch(cells[0], -1)
+			if len(names) == 2 && strings.Contains(cells[0], "` … `") { // pcr0 … pcr31
+				last, err := strconv.Atoi(strings.TrimLeft(names[1][1], "pcr"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i := range last + 1 {
+					documented["pcr"+strconv.Itoa(i)] = cells[2]
+				}
+				continue
+			}
+			for _, n := range names {
+				documented[n[1]] = cells[2]
+			}
+		}
+		for claim, ops := range policy.MatchersForTest(platform) {
+			if want := "`" + strings.Join(ops, "`, `") + "`"; documented[claim] != want {
+				t.Errorf("%s: %s has %s, the reference says %q", platform, claim, want, documented[claim])
+			}
+		}
+	}
+}
+
+var quoted = regexp.MustCompile("`([^`]+)`")
 
 // The reference tells of a guest with old firmware, in the decision's words.
 func TestTheReferencesSNPExampleDecidesAsItSays(t *testing.T) {

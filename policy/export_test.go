@@ -109,3 +109,22 @@ func ExpressionForTest(t testing.TB, p attest.Platform, source string, c attest.
 	r := e.exprRule(&placed{x, "p.yaml:1:1"})
 	return r.Holds, nil
 }
+
+// DrawForTest is the draw of claims for a workload.
+func DrawForTest(t testing.TB, secret []byte, bundle, workload string, c attest.Claims) string {
+	t.Helper()
+	id, ok := hardware(&c)
+	if !ok {
+		return "missing"
+	}
+	return percent(share((&rollout{secret: secret}).value(bundle, workload, id)))
+}
+
+// MatchersForTest has the matchers of every claim of a platform.
+func MatchersForTest(p attest.Platform) map[string][]string {
+	out := map[string][]string{}
+	for _, f := range teeFor(p).fields {
+		out[f.name] = f.kind.ops()
+	}
+	return out
+}
