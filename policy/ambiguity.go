@@ -25,8 +25,9 @@ const (
 // that both name has no value that both accept. Where claims do depend on each
 // other (a TCB floor names its products), the platform says what follows from
 // a rule. What is left open errs on the safe side: pairs that could never meet
-// may be reported, and none that could is missed. An expression is such: it can
-// only narrow what the rules admit, and is not looked at.
+// may be reported, and none that could is missed. Expressions are not looked at:
+// they only narrow what the rules admit, and where one might keep two workloads
+// apart, the pair is a warning instead of an error.
 //
 // Pairs are not all compared: see [pairing].
 func (p *parser) ambiguities() {
@@ -53,13 +54,25 @@ func (p *parser) ambiguities() {
 type pairing struct {
 	p       *parser
 	work    int
-	found   []overlapping
+	found   []overlapping // nothing keeps these apart
+	maybe   []overlapping // an expression may
 	tooMany bool
 }
 
 type overlapping struct {
 	a, b   *workload
 	shared []string
+}
+
+// open reports whether something that is not looked at may keep the two apart:
+// an expression, or a rule that is only sometimes waived.
+func (o overlapping) open() bool {
+	for _, w := range []*workload{o.a, o.b} {
+		if w.expr != nil || slices.ContainsFunc(w.rules, (*rule).loose) {
+			return true
+		}
+	}
+	return false
 }
 
 // full reports whether enough was found, or tried.
@@ -75,7 +88,13 @@ func (g *pairing) pair(a, b *workload) {
 		return
 	}
 	if shared, possible := g.p.overlap(a, b); possible {
-		g.found = append(g.found, overlapping{a, b, shared})
+		o := overlapping{a, b, shared}
+		switch {
+		case !o.open():
+			g.found = append(g.found, o)
+		case len(g.maybe) < maxAmbiguities:
+			g.maybe = append(g.maybe, o)
+		}
 	}
 }
 
@@ -276,12 +295,11 @@ func (c *division) left(one bool) int {
 
 // report tells of every pair at the workload that comes later in the file.
 func (g *pairing) report(platform attest.Platform) {
-	for _, o := range g.found {
-		a, b := o.a, o.b
-		if a.key.Line > b.key.Line || a.key.Line == b.key.Line && a.key.Col > b.key.Col {
-			a, b = b, a
+	for _, o := range slices.Concat(g.found, g.maybe) {
+		if o.a.key.Line > o.b.key.Line || o.a.key.Line == o.b.key.Line && o.a.key.Col > o.b.key.Col {
+			o.a, o.b = o.b, o.a
 		}
-		g.p.reportAmbiguity(platform, a, b, o.shared)
+		g.p.reportAmbiguity(platform, o)
 	}
 	if g.tooMany {
 		g.p.doc.Report(nil, fmt.Sprintf("too many workloads of %s have the values of all their claims in common: that no two can match the same evidence cannot be shown", platform),
@@ -289,16 +307,18 @@ func (g *pairing) report(platform attest.Platform) {
 	}
 }
 
-func (p *parser) reportAmbiguity(platform attest.Platform, a, b *workload, shared []string) {
-	why := "they have no claim in common"
-	if len(shared) > 0 {
-		why = "both accept a common value of " + strings.Join(shared, ", ")
+func (p *parser) reportAmbiguity(platform attest.Platform, o overlapping) {
+	a, b, why := o.a, o.b, "they have no claim in common"
+	if len(o.shared) > 0 {
+		why = "both accept a common value of " + strings.Join(o.shared, ", ")
 	}
+	msg := fmt.Sprintf("workloads %q (line %d) and %q can match the same %s evidence, which would be denied as ambiguous: %s", a.name, a.key.Line, b.name, platform, why)
 	hint := "pin one claim in both with values that differ, or set one of them to mode: audit"
-	if a.expr != nil || b.expr != nil {
-		hint += "; an expr is not looked at"
+	if o.open() {
+		p.warnAbout([]*workload{a, b}, b.key, CodeBothMatch, msg, hint+"; expressions and waived rules are not looked at")
+		return
 	}
-	p.doc.Report(b.key, fmt.Sprintf("workloads %q (line %d) and %q can match the same %s evidence, which would be denied as ambiguous: %s", a.name, a.key.Line, b.name, platform, why), hint)
+	p.doc.Report(b.key, msg, hint)
 }
 
 // overlap reports whether one piece of evidence can match both workloads at

@@ -178,13 +178,20 @@ func TestAnExpressionIsNoOwnershipPredicate(t *testing.T) {
 func TestAnExpressionDoesNotTellWorkloadsApart(t *testing.T) {
 	one := withExpr(t, `"snp.guest_svn >= 3"`)
 	two := one + strings.NewReplacer("name: ledger", "name: legacy", "td}/ledger", "td}/legacy", ">= 3", "< 3").Replace(one[strings.Index(one, "  - name: ledger"):])
-	_, err := policy.Parse("p.yaml", []byte(expand(two)))
-	if err == nil || !strings.Contains(err.Error(), `workloads "ledger" (line 8) and "legacy" can match the same amd-sev-snp evidence`) {
-		t.Errorf("got %v", err)
+	b := parse(t, two)
+	w := b.Warnings()
+	if len(w) != 1 || w[0].Code != string(policy.CodeBothMatch) || !strings.Contains(w[0].Msg, `workloads "ledger" (line 8) and "legacy" can match the same amd-sev-snp evidence`) {
+		t.Fatalf("got:\n%s", w.Render())
 	}
-	var errs strictyaml.Errors
-	if errors.As(err, &errs) && !strings.Contains(errs[0].Hint, "an expr is not looked at") {
-		t.Errorf("hint %q", errs[0].Hint)
+	// It is for whoever wrote them to know; these two are never both true.
+	for svn, want := range map[uint32]string{2: "legacy", 3: "ledger"} {
+		if d := b.Evaluate(snpClaims(func(s *attest.SNP) { s.GuestSVN = svn }), noon); d.Workload != want {
+			t.Errorf("svn %d: %s %s", svn, d.Reason, d.Workload)
+		}
+	}
+	both := parse(t, strings.Replace(two, "< 3", "< 5", 1))
+	if d := both.Evaluate(snpClaims(), noon); d.Reason != policy.ReasonAmbiguous || d.Outcome != policy.Refused {
+		t.Errorf("where both are true: %s", d.Reason)
 	}
 }
 
