@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -27,10 +28,32 @@ func TestAllMistakesAreFoundInOneRun(t *testing.T) {
 	if !errors.As(err, &errs) || b != nil {
 		t.Fatalf("got %v, %v", b, err)
 	}
-	if len(errs) < 20 {
-		t.Errorf("%d mistakes found, want at least 20", len(errs))
-	}
 	golden(t, "mistakes.golden", errs.Render())
+	// Each line says how many mistakes are on it, so that none is missed,
+	// reported twice, or reported elsewhere.
+	found := map[int]int{}
+	messages := map[string]bool{}
+	for _, e := range errs {
+		found[e.Line]++
+		messages[e.Msg] = true
+		if e.Col == 0 || e.Source == "" {
+			t.Errorf("no place in the line: %v", e)
+		}
+	}
+	for i, line := range strings.Split(string(src), "\n") {
+		want := 0
+		if _, mark, ok := strings.Cut(line, "  # "); ok {
+			if want, err = strconv.Atoi(mark); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if found[i+1] != want {
+			t.Errorf("line %d: %d mistakes found, want %d", i+1, found[i+1], want)
+		}
+	}
+	if len(messages) < 20 {
+		t.Errorf("%d different mistakes, want at least 20", len(messages))
+	}
 }
 
 func TestABundleTellsWhatItIs(t *testing.T) {
