@@ -257,11 +257,13 @@ func (ix *index) near(e *evaluation, all, want int, but []int32) []int32 {
 	}
 	out = without(out, but)
 	if len(out) < want {
-		for i := range min(all, want+len(but)+len(out)) {
-			out = append(out, int32(i)) //nolint:gosec // at most considered and those given
+		first := make([]int32, 0, want+len(but)+len(out))
+		for i := range min(all, cap(first)) {
+			first = append(first, int32(i)) //nolint:gosec // at most considered and those given
 		}
-		out = without(out, but)
-		out = out[:min(len(out), max(want, 0))]
+		first = without(without(first, but), out)
+		out = append(out, first[:min(len(first), want-len(out))]...)
+		slices.Sort(out)
 	}
 	return out[:min(len(out), considered)]
 }
