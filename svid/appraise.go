@@ -21,13 +21,16 @@ const SimulatedPrefix = "simulated."
 
 // Claims of this project's own, from AR4SI's negative ("non-standard") ranges.
 const (
-	claimIsolated    Claim = -2  // affirming: memory is closed to the host's operating system by a hypervisor that the vendor runs
-	claimSharedCores Claim = -3  // affirming: the guest shares cores with other threads of the host
-	claimGrace       Claim = -33 // warning: revocation or endorsement data was out of date, within the operator's grace
-	claimSimulated   Claim = -34 // warning: a simulator, which protects nothing
-	claimNotChecked  Claim = -35 // warning: revocation was not checked
-	claimNoFloor     Claim = -36 // warning: genuine, and the policy admits any version of its firmware
-	claimProvisional Claim = -37 // warning: the host can go back to firmware that the policy does not know
+	claimIsolated      Claim = -2  // affirming: memory is closed to the host's operating system by a hypervisor that the vendor runs
+	claimSharedCores   Claim = -3  // affirming: the guest shares cores with other threads of the host
+	claimVirtual       Claim = -4  // affirming: a virtual TPM that a cloud vendor's hypervisor provides and vouches for
+	claimApprovedStart Claim = -5  // affirming: what the firmware started is approved; what that read is not looked at
+	claimGrace         Claim = -33 // warning: revocation or endorsement data was out of date, within the operator's grace
+	claimSimulated     Claim = -34 // warning: a simulator, which protects nothing
+	claimNotChecked    Claim = -35 // warning: revocation was not checked
+	claimNoFloor       Claim = -36 // warning: genuine, and the policy admits any version of its firmware
+	claimProvisional   Claim = -37 // warning: the host can go back to firmware that the policy does not know
+	claimInventory     Claim = -38 // warning: nobody but the operator vouches for the hardware
 )
 
 // AR4SI's own values, named after what the tables use them for (section 2.3.4).
@@ -35,6 +38,7 @@ const (
 	claimRecognized     Claim = 2  // instance-identity: recognized, not known to be compromised
 	claimGenuine        Claim = 2  // hardware: genuine
 	claimEncrypted      Claim = 2  // runtime-opaque: encrypted, opaque to operating system, hypervisor and peers
+	claimApprovedConfig Claim = 2  // configuration: known and approved
 	claimApprovedBoot   Claim = 3  // executables: only approved ones were loaded during boot
 	claimNoVulns        Claim = 3  // configuration: exposes no known vulnerabilities
 	claimKnownVulns     Claim = 32 // configuration: exposes known vulnerabilities
@@ -144,6 +148,8 @@ func (a *Appraisal) table() (Vector, map[string]attest.Bytes, error) {
 		v, measurements, err = a.nitro(a.Claims.Nitro)
 	case a.Claims.Platform == attest.AMDSEVSNP && a.Claims.SNP != nil:
 		v, measurements, err = a.snp(a.Claims.SNP)
+	case a.Claims.Platform == attest.TPM2 && a.Claims.TPM != nil:
+		v, measurements, err = a.tpm(a.Claims.TPM)
 	default:
 		err = fmt.Errorf("no trustworthiness table for platform %.40q with these claims", string(a.Claims.Platform))
 	}

@@ -195,7 +195,7 @@ func TestAnAppraisalThatCannotBeSaidIsRefused(t *testing.T) {
 		{"the module id", func(a *Appraisal) { a.Publish = []string{"module_id"} }, "example.org", leaf},
 		{"PCR32", func(a *Appraisal) { a.Publish = []string{"pcr32"} }, "example.org", leaf},
 		{"no claims", func(a *Appraisal) { a.Claims.Nitro = nil }, "example.org", leaf},
-		{"a platform without a table", func(a *Appraisal) { a.Claims.Platform = attest.TPM2 }, "example.org", leaf},
+		{"a platform without a table", func(a *Appraisal) { a.Claims.Platform = "toaster" }, "example.org", leaf},
 		{"simulated claims for a hardware trust domain", func(a *Appraisal) { a.Claims.Simulated = true }, "example.org", leaf},
 		{"hardware claims for a simulated trust domain", func(*Appraisal) {}, "simulated.example.org", leaf},
 		{"no issuer", func(*Appraisal) {}, "", leaf},

@@ -101,7 +101,9 @@ func Tee(platforms ...attest.Platform) Requirement {
 }
 
 // PCR demands that a platform configuration register has one of these values,
-// which are digests in binary. Check: "pcr0", and so on.
+// which are digests in binary: 48 bytes of a Nitro Enclave, 32 or 48 of a TPM, by
+// its bank. The registers of the two mean different things: demand a [Tee] too.
+// Check: "pcr0", and so on.
 func PCR[V ~[]byte](index int, values ...V) Requirement {
 	return Measurement(pcrName(index), values...)
 }

@@ -66,7 +66,7 @@ func TestTheSpecificationListsEveryVectorAndValue(t *testing.T) {
 	}
 	for claim, aspect := range map[Claim]string{
 		claimIsolated: "runtime-opaque", claimSharedCores: "configuration", claimGrace: "hardware", claimSimulated: "hardware, runtime-opaque",
-		claimNotChecked: "hardware", claimNoFloor: "hardware", claimProvisional: "hardware",
+		claimNotChecked: "hardware", claimNoFloor: "hardware", claimProvisional: "hardware", claimVirtual: "hardware", claimApprovedStart: "executables", claimInventory: "hardware",
 	} {
 		if row := fmt.Sprintf("| %d | %s |", claim, aspect); !strings.Contains(spec, row) {
 			t.Errorf("the specification has no row %s", row)
