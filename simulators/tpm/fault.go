@@ -17,6 +17,8 @@ type Fault struct {
 	Check       string // the verifier's check in which it must end; "" = it verifies
 	Kind        string // the error's kind there: "malformed", "untrusted" or "stale"; "" with Check ""
 	Stage       string // which step of verification: StageAuthenticate or StageBound
+	Activation  bool   // shows only when the AK is activated with the EK
+	Resident    bool   // shows only with keys that live in the TPM
 
 	onCertificate func(*ekPlan) error                      // the EK certificate, before it is made
 	onLog         func(b Boot, log []byte) ([]byte, error) // what the log says

@@ -88,7 +88,8 @@ func (a *Authority) Start(m Machine, faults ...Fault) (*TPM, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &TPM{authority: a, machine: m, faults: slices.Clone(faults), state: s, tamper: newTamper(faults)}
+	t := &TPM{authority: a, machine: m, faults: slices.Clone(faults), state: s}
+	t.tamper = newTamper(t, t.faults)
 	if err := t.start(boot); err != nil {
 		_ = t.Close()
 		return nil, err
@@ -157,7 +158,7 @@ func (t *TPM) Send(command []byte) ([]byte, error) {
 		return t.ownCommand(command), nil
 	}
 	if t.tamper != nil {
-		return t.tamper.send(command, t.process.send)
+		return t.tamper.send(command)
 	}
 	return t.process.send(command)
 }

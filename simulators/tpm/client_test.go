@@ -1,0 +1,267 @@
+package tpm
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/hmac"
+	"crypto/rsa"
+	"crypto/sha256"
+	"fmt"
+	"testing"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// client does with a TPM what an agent does, and keeps all it got.
+type client struct {
+	tpm transport.TPM
+	ak  *tpm2.CreatePrimaryResponse
+	ek  *tpm2.CreatePrimaryResponse
+
+	akPublic *tpm2.TPMTPublic
+	attest   []byte // the quote
+	sig      *tpm2.TPMTSignature
+	values   map[int][]byte // registers 0 to 7, SHA-256
+	resident *tpm2.TPMTPublic
+	certify  []byte
+	certSig  *tpm2.TPMTSignature
+	proof    error // of credential activation
+}
+
+// testAK is an attestation key on P-256.
+func testAK() tpm2.TPMTPublic {
+	return tpm2.TPMTPublic{
+		Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256,
+		ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, NoDA: true, Restricted: true, SignEncrypt: true},
+		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
+			Symmetric: tpm2.TPMTSymDefObject{Algorithm: tpm2.TPMAlgNull},
+			Scheme: tpm2.TPMTECCScheme{
+				Scheme: tpm2.TPMAlgECDSA, Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgECDSA, &tpm2.TPMSSigSchemeECDSA{HashAlg: tpm2.TPMAlgSHA256}),
+			},
+			CurveID: tpm2.TPMECCNistP256,
+		}),
+		Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{}),
+	}
+}
+
+// attestTo has the TPM make what an attestation is made of, over data.
+func attestTo(t testing.TB, tpm transport.TPM, data []byte) *client {
+	t.Helper()
+	c := &client{tpm: tpm, values: make(map[int][]byte)}
+	ok := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	c.ak, err = tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHEndorsement, InPublic: tpm2.New2B(testAK())}.Execute(tpm)
+	ok(err)
+	defer func() { _, _ = tpm2.FlushContext{FlushHandle: c.ak.ObjectHandle}.Execute(tpm) }()
+	c.akPublic, err = c.ak.OutPublic.Contents()
+	ok(err)
+	ak := tpm2.AuthHandle{Handle: c.ak.ObjectHandle, Name: c.ak.Name, Auth: tpm2.PasswordAuth(nil)}
+
+	q, err := tpm2.Quote{
+		SignHandle: ak, QualifyingData: tpm2.TPM2BData{Buffer: data}, InScheme: tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
+		PCRSelect: *selection(tpm2.TPMAlgSHA256, 0xff, 0, 0),
+	}.Execute(tpm)
+	ok(err)
+	c.attest, c.sig = q.Quoted.Bytes(), &q.Signature
+	r, err := tpm2.PCRRead{PCRSelectionIn: *selection(tpm2.TPMAlgSHA256, 0xff, 0, 0)}.Execute(tpm)
+	ok(err)
+	for i, d := range r.PCRValues.Digests {
+		c.values[i] = d.Buffer
+	}
+
+	template := testAK()
+	template.ObjectAttributes.Restricted = false
+	k, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHNull, InPublic: tpm2.New2B(template)}.Execute(tpm)
+	ok(err)
+	c.resident, err = k.OutPublic.Contents()
+	ok(err)
+	cert, err := tpm2.Certify{
+		ObjectHandle: tpm2.AuthHandle{Handle: k.ObjectHandle, Name: k.Name, Auth: tpm2.PasswordAuth(nil)}, SignHandle: ak,
+		QualifyingData: tpm2.TPM2BData{Buffer: data}, InScheme: tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
+	}.Execute(tpm)
+	ok(err)
+	c.certify, c.certSig = cert.CertifyInfo.Bytes(), &cert.Signature
+	_, err = tpm2.FlushContext{FlushHandle: k.ObjectHandle}.Execute(tpm)
+	ok(err)
+
+	c.ek, err = tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHEndorsement, InPublic: tpm2.New2B(tpm2.ECCEKTemplate)}.Execute(tpm)
+	ok(err)
+	c.proof = c.activate()
+	_, err = tpm2.FlushContext{FlushHandle: c.ek.ObjectHandle}.Execute(tpm)
+	ok(err)
+	return c
+}
+
+// activate is credential activation, with the server's part.
+func (c *client) activate() error {
+	public, err := c.ek.OutPublic.Contents()
+	if err != nil {
+		return err
+	}
+	key, err := tpm2.ImportEncapsulationKey(public)
+	if err != nil {
+		return err
+	}
+	secret := []byte("0123456789abcdef0123456789abcdef")
+	blob, encrypted, err := tpm2.CreateCredential(nil, key, c.ak.Name.Buffer, secret)
+	if err != nil {
+		return err
+	}
+	session := func(tpm transport.TPM, handle tpm2.TPMISHPolicy, _ tpm2.TPM2BNonce) error {
+		_, err := tpm2.PolicySecret{
+			AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Auth: tpm2.PasswordAuth(nil)}, PolicySession: handle,
+		}.Execute(tpm)
+		return err
+	}
+	got, err := tpm2.ActivateCredential{
+		ActivateHandle: tpm2.AuthHandle{Handle: c.ak.ObjectHandle, Name: c.ak.Name, Auth: tpm2.PasswordAuth(nil)},
+		KeyHandle:      tpm2.AuthHandle{Handle: c.ek.ObjectHandle, Name: c.ek.Name, Auth: tpm2.Policy(tpm2.TPMAlgSHA256, 16, session)},
+		CredentialBlob: tpm2.TPM2BIDObject{Buffer: blob}, Secret: tpm2.TPM2BEncryptedSecret{Buffer: encrypted},
+	}.Execute(c.tpm)
+	if err != nil {
+		return err
+	}
+	if !hmac.Equal(got.CertInfo.Buffer, secret) {
+		return fmt.Errorf("the secret came back as %x", got.CertInfo.Buffer)
+	}
+	return nil
+}
+
+// verified reports whether the AK signed these bytes.
+func (c *client) verified(attest []byte, sig *tpm2.TPMTSignature) error {
+	key, err := tpm2.Pub(*c.akPublic)
+	if err != nil {
+		return err
+	}
+	switch key := key.(type) {
+	case *ecdsa.PublicKey:
+		s, err := sig.Signature.ECDSA()
+		if err != nil {
+			return err
+		}
+		sum := sha256.Sum256(attest)
+		if !ecdsa.Verify(key, sum[:], bigInt(s.SignatureR.Buffer), bigInt(s.SignatureS.Buffer)) {
+			return fmt.Errorf("the signature is wrong")
+		}
+	case *rsa.PublicKey:
+		s, err := sig.Signature.RSASSA()
+		if err != nil {
+			return err
+		}
+		h, err := s.Hash.Hash()
+		if err != nil {
+			return err
+		}
+		w := h.New()
+		w.Write(attest)
+		return rsa.VerifyPKCS1v15(key, h, w.Sum(nil), s.Sig.Buffer)
+	}
+	return nil
+}
+
+// digest is of all register values as they were sent.
+func (c *client) digest() []byte {
+	h := crypto.SHA256.New()
+	for i := range 8 {
+		h.Write(c.values[i])
+	}
+	return h.Sum(nil)
+}
+
+func (c *client) quote(t testing.TB) (*tpm2.TPMSAttest, *tpm2.TPMSQuoteInfo) {
+	t.Helper()
+	a, err := tpm2.Unmarshal[tpm2.TPMSAttest](c.attest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := a.Attested.Quote()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, q
+}
+
+func (c *client) certified(t testing.TB) (*tpm2.TPMSAttest, *tpm2.TPMSCertifyInfo) {
+	t.Helper()
+	a, err := tpm2.Unmarshal[tpm2.TPMSAttest](c.certify)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := a.Attested.Certify()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, i
+}
+
+func TestAMachineAttests(t *testing.T) {
+	tpm := startMachine(t, Machine{Boot: Boot{Image: "ledger"}})
+	c := attestTo(t, tpm, []byte("binding"))
+	if err := c.sound(t, []byte("binding")); err != nil {
+		t.Error(err)
+	}
+	again := attestTo(t, tpm, []byte("binding"))
+	if !bytes.Equal(again.ak.Name.Buffer, c.ak.Name.Buffer) {
+		t.Error("the AK is another the second time")
+	}
+}
+
+// sound is what a verifier checks first of all; each fault breaks something else.
+func (c *client) sound(t testing.TB, data []byte) error {
+	t.Helper()
+	a, q := c.quote(t)
+	ca, ci := c.certified(t)
+	ek, err := c.ek.OutPublic.Contents()
+	if err != nil {
+		return err
+	}
+	name, err := tpm2.ObjectName(c.resident)
+	if err != nil {
+		return err
+	}
+	for what, bad := range map[string]bool{
+		"magic":                 a.Magic != tpm2.TPMGeneratedValue,
+		"quote's data":          !bytes.Equal(a.ExtraData.Buffer, data),
+		"certify's data":        !bytes.Equal(ca.ExtraData.Buffer, data),
+		"certify's name":        !bytes.Equal(ci.Name.Buffer, name.Buffer),
+		"certify's hierarchy":   !bytes.Equal(ci.QualifiedName.Buffer, qualified(tpm2.TPMRHNull, name.Buffer)),
+		"AK's hierarchy":        !bytes.Equal(a.QualifiedSigner.Buffer, qualified(tpm2.TPMRHEndorsement, c.ak.Name.Buffer)),
+		"register digest":       !bytes.Equal(q.PCRDigest.Buffer, c.digest()),
+		"quoted registers":      len(q.PCRSelect.PCRSelections) != 1 || !bytes.Equal(q.PCRSelect.PCRSelections[0].PCRSelect, []byte{0xff, 0, 0}) || q.PCRSelect.PCRSelections[0].Hash != tpm2.TPMAlgSHA256,
+		"register length":       len(c.values[0]) != 32 || len(c.values[1]) != 32,
+		"AK's attributes":       !c.akPublic.ObjectAttributes.Restricted || !c.akPublic.ObjectAttributes.FixedTPM,
+		"AK's kind":             c.akPublic.Type != tpm2.TPMAlgECC,
+		"resident's attributes": !c.resident.ObjectAttributes.FixedTPM,
+		"EK":                    !ek.ObjectAttributes.Decrypt,
+		"trailing bytes":        len(tpm2.Marshal(a)) != len(c.attest),
+	} {
+		if bad {
+			return fmt.Errorf("%s", what)
+		}
+	}
+	if err := c.verified(c.attest, c.sig); err != nil {
+		return fmt.Errorf("quote's signature: %w", err)
+	}
+	if err := c.verified(c.certify, c.certSig); err != nil {
+		return fmt.Errorf("certify's signature: %w", err)
+	}
+	if c.proof != nil {
+		return fmt.Errorf("activation: %w", c.proof)
+	}
+	return nil
+}
+
+// qualified is the qualified name of a primary (Part 1, section 16).
+func qualified(hierarchy tpm2.TPMHandle, name []byte) []byte {
+	h := sha256.New()
+	h.Write([]byte{byte(hierarchy >> 24), byte(hierarchy >> 16), byte(hierarchy >> 8), byte(hierarchy)})
+	h.Write(name)
+	return append([]byte{0, 0x0b}, h.Sum(nil)...)
+}
