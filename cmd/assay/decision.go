@@ -10,8 +10,9 @@ import (
 )
 
 // printDecision explains a policy decision rule by rule, what was expected and
-// what was found. Of workloads that do not match the nearest comes first: the
-// one with the fewest rules that fail is most likely the one that was meant.
+// what was found. Of workloads that do not match the nearest comes first: it
+// is most likely the one that was meant. A server's decision leaves workloads out
+// where they are many, and counts them.
 func printDecision(p *cli.Page, d policy.Decision) {
 	p.Title("Policy %s@%d: %s (%s)", d.Bundle, d.Revision, d.Outcome, d.Reason)
 	facts := []cli.Fact{{Name: "decided at", Value: stamp(d.At)}, {Name: "policy digest", Value: d.Digest.String()}}
@@ -40,6 +41,10 @@ func printDecision(p *cli.Page, d policy.Decision) {
 		for _, r := range sortedRules(w.Rules) {
 			printRule(p, r)
 		}
+	}
+	if d.Omitted > 0 {
+		p.Title("%s of this platform not listed", cli.Count(d.Omitted, "more workload"))
+		p.Linef("  they have nothing that would tell more; `assay evidence verify --policy` lists all of them")
 	}
 }
 
