@@ -13,13 +13,13 @@ func evidenceCommand(now clock) *cobra.Command {
 		Use:   "evidence",
 		Short: "Look at hardware evidence, verify it, or collect it",
 		Long: `Evidence is what a TEE's hardware signs about itself: an AWS Nitro Enclaves
-attestation document, an AMD SEV-SNP attestation report. These commands need no
-server and no network.`,
+attestation document, an AMD SEV-SNP attestation report, a TPM 2.0's quote. These
+commands need no server and no network.`,
 		Example: `  assay evidence verify --tee aws-nitro document.cbor
   assay evidence verify --tee amd-sev-snp --endorsement vcek.der report.bin
   assay evidence inspect --tee amd-sev-snp report.bin`,
 	}
-	c.AddCommand(evidenceVerifyCommand(now), evidenceInspectCommand(), evidenceCollectCommand())
+	c.AddCommand(evidenceVerifyCommand(now), evidenceInspectCommand(), evidenceCollectCommand(), evidenceImportCommand())
 	return c
 }
 
@@ -32,13 +32,15 @@ written anything into it. Use it to see why evidence does not verify.
 
 FILE may be binary, hex or base64; a Nitro document with or without the NSM's
 response around it, an SEV-SNP report with or without the host's certificate
-table behind it. - is standard input.`,
+table behind it; a TPM's quote in Assay's JSON or CBOR (docs/spec/tpm-evidence.md)
+or as go-tpm-tools' Attestation. - is standard input.`,
 		Example: `  assay evidence inspect --tee aws-nitro document.cbor
   assay evidence inspect --tee amd-sev-snp --output json report.bin
   curl -s https://enclave.example.org/attestation | assay evidence inspect --tee aws-nitro --output json -`,
 		Args: cobra.ExactArgs(1),
 	}
 	platform := teeFlag(c)
+	log := eventLogFlag(c)
 	output := cli.OutputFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		t, err := platform()
@@ -49,11 +51,14 @@ table behind it. - is standard input.`,
 		if err != nil {
 			return err
 		}
-		body, beside, err := t.normalize(raw)
+		ev, err := t.normalize(raw)
 		if err != nil {
 			return err
 		}
-		seen, err := t.inspect(body, beside)
+		if err := log.add(c, t, &ev); err != nil {
+			return err
+		}
+		seen, err := t.inspect(ev)
 		if err != nil {
 			return err
 		}
@@ -62,7 +67,7 @@ table behind it. - is standard input.`,
 				"verified": false, "tee": t.platform, "unverified": seen.Document,
 			})
 		}
-		return printInspection(cli.NewPage(c.OutOrStdout()), t, len(body), seen)
+		return printInspection(cli.NewPage(c.OutOrStdout()), t, len(ev.Body), seen)
 	}
 	return c
 }

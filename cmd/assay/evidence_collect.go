@@ -26,6 +26,7 @@ type collected struct {
 	Nonce        attest.Bytes    `json:"nonce"`
 	Evidence     string          `json:"evidence"`     // file
 	Endorsements *string         `json:"endorsements"` // file
+	AK           *string         `json:"ak"`           // file with the attestation key, of a TPM
 	Warnings     []string        `json:"warnings"`
 }
 
@@ -40,7 +41,9 @@ func evidenceCollectCommand() *cobra.Command {
 		Use:   "collect --tee TEE FILE",
 		Short: "Inside a TEE: have its hardware make evidence, to look at elsewhere",
 		Long: `Have the hardware make evidence and write it to FILE; the certificates that the
-host gives with an SEV-SNP report go to FILE.endorsements.pem.
+host gives with an SEV-SNP report go to FILE.endorsements.pem. A TPM's evidence is
+one JSON file, with its boot event log; the attestation key goes to FILE.ak.pem, to
+verify with where you know which machine it came from.
 
 It shows what a policy has to expect before there is one, and whether evidence
 can be had at all. It is bound to the nonce, under a tag that servers refuse, so
@@ -51,18 +54,21 @@ The device belongs to the agent: run it as its owner, or against a simulator wit
 --socket.`,
 		Example: `  assay evidence collect --tee aws-nitro document.cbor
   assay evidence collect --tee amd-sev-snp --nonce 5b1f… report.bin
-  assay evidence collect --tee amd-sev-snp --socket guest.sock report.bin`,
+  assay evidence collect --tee amd-sev-snp --socket guest.sock report.bin
+  assay evidence collect --tee tpm2 quote.json`,
 		Args: cobra.ExactArgs(1),
 	}
 	var (
 		nonce          hexValue
 		device, socket string
+		eventLog       string
 	)
 	platform := teeFlag(c)
 	f := c.Flags()
 	f.Var(&nonce, "nonce", "the nonce that the evidence will carry; drawn when not given")
 	f.StringVar(&device, "device", "", "the TEE's device at this `PATH` instead of its usual place")
 	f.StringVar(&socket, "socket", "", "a simulator's unix socket at this `PATH` instead of a device")
+	f.StringVar(&eventLog, "event-log", "", "a TPM's boot event log in this `FILE` instead of the kernel's; \"none\" for none")
 	output := cli.OutputFlag(c)
 	c.MarkFlagsMutuallyExclusive("device", "socket")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -82,7 +88,10 @@ The device belongs to the agent: run it as its owner, or against a simulator wit
 				return err
 			}
 		}
-		from, err := openSource(t.platform, device, socket, slog.New(&warnings{to: &out.Warnings}))
+		if eventLog != "" && t.platform != attest.TPM2 {
+			return cli.Usagef("", "--event-log is for --tee tpm2: evidence of %s has none", t.title)
+		}
+		from, err := openSource(t.platform, device, socket, eventLog, slog.New(&warnings{to: &out.Warnings}))
 		if err != nil {
 			return err
 		}
@@ -91,7 +100,12 @@ The device belongs to the agent: run it as its owner, or against a simulator wit
 			return collectError(err)
 		}
 		out.Device = from.String()
-		if out.Endorsements, err = writeEvidence(args[0], ev.Body, ev.Endorsements, &out.Warnings); err != nil {
+		if t.platform == attest.TPM2 {
+			out.AK, err = writeTPMEvidence(args[0], ev)
+		} else {
+			out.Endorsements, err = writeEvidence(args[0], ev.Body, ev.Endorsements, &out.Warnings)
+		}
+		if err != nil {
 			return err
 		}
 		for _, w := range out.Warnings {
@@ -105,7 +119,7 @@ The device belongs to the agent: run it as its owner, or against a simulator wit
 	return c
 }
 
-func openSource(p attest.Platform, device, socket string, log *slog.Logger) (source, error) {
+func openSource(p attest.Platform, device, socket, eventLog string, log *slog.Logger) (source, error) {
 	switch p {
 	case attest.AWSNitro:
 		switch {
@@ -125,6 +139,14 @@ func openSource(p attest.Platform, device, socket string, log *slog.Logger) (sou
 		}
 		return agent.NewSNP(o), nil
 	case attest.TPM2:
+		o := agent.TPMOptions{Log: log, EventLog: eventLog}
+		switch {
+		case socket != "":
+			return agent.NewTPMSocket(socket, o), nil
+		case device != "":
+			return agent.NewTPMDevice(device, o), nil
+		}
+		return agent.NewTPM(o), nil
 	}
 	return nil, cli.Usagef("", "--tee %s: this build cannot collect its evidence", p)
 }
@@ -153,6 +175,10 @@ func printCollected(p *cli.Page, t tee, out collected, size, endorsements int) e
 		facts = append(facts, cli.Fact{Name: "endorsements", Value: fmt.Sprintf("%s (%d)", *out.Endorsements, endorsements)})
 	} else if t.platform == attest.AMDSEVSNP {
 		facts = append(facts, cli.Fact{Name: "endorsements", Value: "the host gave none"})
+	}
+	if out.AK != nil {
+		verify += " --ak " + *out.AK
+		facts = append(facts, cli.Fact{Name: "attestation key", Value: *out.AK})
 	}
 	p.Facts(append(facts,
 		cli.Fact{Name: "nonce", Value: out.Nonce.String()},

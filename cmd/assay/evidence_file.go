@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/pem"
 	"fmt"
+
+	"github.com/assay-project/assay/attest"
 )
 
 // writeEvidence writes evidence to a file and, where there are endorsements,
@@ -31,4 +33,30 @@ func writeEvidence(file string, body []byte, endorsements [][]byte, warnings *[]
 	}
 	beside := file + ".endorsements.pem"
 	return &beside, replaceFile(beside, text.Bytes())
+}
+
+// writeTPMEvidence writes a TPM's evidence as one JSON file, and the attestation
+// key to a file beside it, whose name it returns.
+func writeTPMEvidence(file string, ev attest.Evidence) (*string, error) {
+	e, err := ofEvidence(ev)
+	if err != nil {
+		return nil, err
+	}
+	out, err := e.file()
+	if err != nil {
+		return nil, err
+	}
+	key, err := publicKey(e.AKPublic)
+	if err != nil {
+		return nil, fmt.Errorf("the attestation key: %w", err)
+	}
+	ak, err := akPEM(key)
+	if err != nil {
+		return nil, err
+	}
+	if err := replaceFile(file, out); err != nil {
+		return nil, err
+	}
+	beside := file + ".ak.pem"
+	return &beside, replaceFile(beside, ak)
 }

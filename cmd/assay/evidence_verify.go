@@ -29,7 +29,9 @@ With --policy, also decide what the policy would.
 
 FILE may be binary, hex or base64; a Nitro document with or without the NSM's
 response around it, an SEV-SNP report with or without the host's certificate
-table behind it. - is standard input.
+table behind it; a TPM's quote in Assay's JSON or CBOR (docs/spec/tpm-evidence.md)
+or as go-tpm-tools' Attestation. - is standard input. ` + "`assay evidence import`" + ` reads
+other tools' quotes.
 
 Evidence is verified at the present time. To verify recorded evidence give the
 time at which it was made, from a source that you trust, with --at.
@@ -37,12 +39,17 @@ time at which it was made, from a source that you trust, with --at.
 Nothing is fetched from a network. A Nitro document carries its chain; an SEV-SNP
 report needs the certificate of the key that signed it (VCEK or VLEK), behind it
 or with --endorsement. CRLs given with --endorsement are checked for the
-certificates that they cover; --require-crl fails when one is missing.`,
+certificates that they cover; --require-crl fails when one is missing.
+
+Nothing in a TPM's quote says whose its key is. Offline, a cloud's certificate for
+the AK vouches for it, under the pinned roots and those of --tpm-roots; or you do,
+with --ak FILE.`,
 		Example: `  assay evidence verify --tee aws-nitro document.cbor
   assay evidence verify --tee aws-nitro --at 2026-01-31T12:00:00Z --policy policy.yaml document.cbor
   assay evidence verify --tee aws-nitro --nonce 5b1f… --output json - < document.b64
   assay evidence verify --tee aws-nitro --endorsement regional.crl --endorsement zonal.crl --require-crl document.cbor
-  assay evidence verify --tee amd-sev-snp --endorsement vcek.der --endorsement milan.crl --policy policy.yaml report.bin`,
+  assay evidence verify --tee amd-sev-snp --endorsement vcek.der --endorsement milan.crl --policy policy.yaml report.bin
+  assay evidence verify --tee tpm2 --ak ak.pub.pem --nonce 5b1f… quote.json`,
 		Args: cobra.ExactArgs(1),
 	}
 	var (
@@ -51,6 +58,7 @@ certificates that they cover; --require-crl fails when one is missing.`,
 		files             []string
 		roots, policyFile string
 		requireCRL        bool
+		forTPM            tpmFlags
 	)
 	binding.size = bindingSize
 	platform := teeFlag(c)
@@ -59,6 +67,7 @@ certificates that they cover; --require-crl fails when one is missing.`,
 	f.StringArrayVar(&files, "endorsement", nil, "`FILE` with certificates or CRLs, DER or PEM; may be repeated")
 	f.StringVar(&roots, "roots", "", "PEM `FILE` with roots that replace the vendor's: the claims are then marked simulated")
 	f.BoolVar(&requireCRL, "require-crl", false, "fail unless every certificate that names a CRL was looked up in one")
+	forTPM.add(c)
 	f.Var(&nonce, "nonce", "the nonce that the evidence has to carry")
 	f.Var(&binding, "expect-binding", "the binding B that the evidence has to carry (32 bytes)")
 	f.StringVar(&policyFile, "policy", "", "policy `FILE` that decides whether the evidence is admitted")
@@ -70,7 +79,12 @@ certificates that they cover; --require-crl fails when one is missing.`,
 			return err
 		}
 		v := verification{tee: t, at: at.or(now), requireCRL: requireCRL, nonce: nonce.bytes, binding: binding.bytes}
-		if err := v.openRoots(c, roots); err != nil {
+		o := opening{requireCRL: requireCRL}
+		if o.tpm, err = forTPM.read(c, t); err != nil {
+			return err
+		}
+		v.eventLog = o.tpm.eventLog
+		if err := v.openRoots(c, roots, o); err != nil {
 			return err
 		}
 		if v.endorsements, err = readEndorsements(c, files); err != nil {
@@ -111,8 +125,7 @@ certificates that they cover; --require-crl fails when one is missing.`,
 	return c
 }
 
-func (v *verification) openRoots(c *cobra.Command, file string) error {
-	o := opening{requireCRL: v.requireCRL}
+func (v *verification) openRoots(c *cobra.Command, file string, o opening) error {
 	var err error
 	if file != "" {
 		if o.rootsPEM, err = readInput(c, file); err != nil {
@@ -120,6 +133,10 @@ func (v *verification) openRoots(c *cobra.Command, file string) error {
 		}
 	}
 	if v.opened, err = v.tee.open(o); err != nil {
+		var usage *cli.UsageError
+		if errors.As(err, &usage) {
+			return err // of another flag
+		}
 		return cli.Usagef("--roots takes PEM with root certificates of one kind", "--roots %s: %w", file, err)
 	}
 	v.verifier, err = verifiers.NewSet(v.opened.verifier)
@@ -144,6 +161,7 @@ type verification struct {
 	requireCRL   bool
 	nonce        []byte         // nil: not compared
 	binding      []byte         // nil: not compared
+	eventLog     []byte         // of a TPM, beside the evidence; nil: what the file holds
 	policy       *policy.Bundle // nil: not asked
 }
 
@@ -186,14 +204,18 @@ const (
 //
 // Claims are part of the verdict only when steps 1 to 3 held.
 func (v *verification) run(ctx context.Context, raw []byte) *verdict {
-	body, beside, err := v.tee.normalize(raw)
+	ev, err := v.tee.normalize(raw)
 	if err != nil {
 		return v.refused(err)
 	}
-	ev := v.evidence(body, beside)
+	if v.eventLog != nil {
+		ev.EventLog = v.eventLog
+	}
+	seen := ev
+	ev = v.evidence(ev)
 	claims, err := v.verifier.Authenticate(ctx, ev, v.at)
 	if err != nil {
-		return v.refused(v.hinted(err, body))
+		return v.refused(v.hinted(err, seen))
 	}
 	out := v.blank()
 	out.checked = v.opened.checked(*claims)
@@ -215,7 +237,7 @@ func (v *verification) run(ctx context.Context, raw []byte) *verdict {
 		out.Warnings = append(out.Warnings, v.tee.warnings(*claims)...)
 		return out
 	}
-	d := v.policy.Evaluate(*claims, v.at)
+	d := v.policy.Explain(*claims, v.at)
 	out.Decision = &d
 	if d.Outcome != policy.Granted {
 		out.fail(&attest.Error{
@@ -229,13 +251,13 @@ func (v *verification) run(ctx context.Context, raw []byte) *verdict {
 // evidence is what the verifier gets: endorsements are untrusted to it,
 // whoever brought them. Those that lie beside the evidence in its file come
 // first, and are named evidence#1 and so on.
-func (v *verification) evidence(body []byte, beside [][]byte) attest.Evidence {
+func (v *verification) evidence(ev attest.Evidence) attest.Evidence {
 	var es []*endorsement
-	for i, der := range beside {
+	for i, der := range ev.Endorsements {
 		es = append(es, lenientEndorsement(fmt.Sprintf("evidence#%d", i+1), der))
 	}
 	v.endorsements = append(es, v.endorsements...)
-	ev := attest.Evidence{Platform: v.tee.platform, Body: body}
+	ev.Platform, ev.Endorsements = v.tee.platform, nil
 	for _, e := range v.endorsements {
 		// Until the verifier says which it did not need, nothing is known to be unused.
 		e.used = v.opened.endorses
@@ -273,12 +295,13 @@ func (v *verification) expectations(out *verdict, c attest.Claims) error {
 // hinted adds what the evidence says of itself and would help: where its
 // endorsement can be had, or when it was made. It is a hint and nothing more:
 // nothing in the evidence has been verified.
-func (v *verification) hinted(err error, body []byte) error {
+func (v *verification) hinted(err error, ev attest.Evidence) error {
 	var ae *attest.Error
 	if !errors.As(err, &ae) {
 		return err
 	}
-	seen, ierr := v.tee.inspect(body, nil)
+	ev.Endorsements = nil
+	seen, ierr := v.tee.inspect(ev)
 	if ierr != nil {
 		return err
 	}

@@ -19,15 +19,15 @@ type tee struct {
 	platform attest.Platform
 	title    string // "AWS Nitro Enclaves"
 
-	// normalize finds the evidence in what people have: binary, hex, base64, or
-	// wrapped in the device's response, and the endorsements that lie beside it in
-	// the same file. It trusts nothing.
-	normalize func(raw []byte) (body []byte, beside [][]byte, err error)
+	// normalize finds the evidence in what people have: binary, hex, base64, JSON, or
+	// wrapped in the device's response, and what lies beside it in the same file:
+	// endorsements, an event log. It trusts nothing.
+	normalize func(raw []byte) (attest.Evidence, error)
 	// open builds the verifier over the pinned roots of the vendor, or over the
 	// roots in a PEM file where there is one.
 	open func(o opening) (*opened, error)
 	// inspect decodes evidence, and what lies beside it, without verifying any.
-	inspect func(body []byte, beside [][]byte) (*inspection, error)
+	inspect func(ev attest.Evidence) (*inspection, error)
 	// print shows verified claims to people, under the title "Claims".
 	print func(p *cli.Page, c attest.Claims)
 	// nonce compares the nonce that a user expects with where evidence of this
@@ -43,6 +43,7 @@ type tee struct {
 type opening struct {
 	rootsPEM   []byte // nil: the vendor's
 	requireCRL bool
+	tpm        tpmOpening // for evidence of a TPM only
 }
 
 // opened is a platform's verifier for one run of a command.
@@ -79,7 +80,7 @@ type checked struct {
 }
 
 // tees lists the platforms that this build verifies.
-func tees() []tee { return []tee{nitroTEE(), snpTEE()} }
+func tees() []tee { return []tee{nitroTEE(), snpTEE(), tpmTEE()} }
 
 func teeNames() []string {
 	var out []string

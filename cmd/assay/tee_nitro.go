@@ -20,9 +20,9 @@ func nitroTEE() tee {
 	return tee{
 		platform: attest.AWSNitro,
 		title:    "AWS Nitro Enclaves",
-		normalize: func(raw []byte) ([]byte, [][]byte, error) {
+		normalize: func(raw []byte) (attest.Evidence, error) {
 			body, err := nitro.Normalize(raw)
-			return body, nil, err // a document carries its chain
+			return attest.Evidence{Platform: attest.AWSNitro, Body: body}, err // a document carries its chain
 		},
 		open:     nitroOpen,
 		inspect:  nitroInspect,
@@ -94,8 +94,8 @@ func onlyAWSRoot(rootsPEM []byte) bool {
 	}
 }
 
-func nitroInspect(body []byte, _ [][]byte) (*inspection, error) {
-	u, err := nitro.Inspect(body)
+func nitroInspect(ev attest.Evidence) (*inspection, error) {
+	u, err := nitro.Inspect(ev.Body)
 	if err != nil {
 		return nil, err
 	}

@@ -20,15 +20,18 @@ import (
 // snpTEE is AMD SEV-SNP.
 func snpTEE() tee {
 	return tee{
-		platform:  attest.AMDSEVSNP,
-		title:     "AMD SEV-SNP",
-		normalize: sevsnp.Normalize,
-		open:      snpOpen,
-		inspect:   snpInspect,
-		print:     snpPrint,
-		nonce:     snpNonce,
-		bound:     snpBound,
-		warnings:  snpWarnings,
+		platform: attest.AMDSEVSNP,
+		title:    "AMD SEV-SNP",
+		normalize: func(raw []byte) (attest.Evidence, error) {
+			body, beside, err := sevsnp.Normalize(raw)
+			return attest.Evidence{Platform: attest.AMDSEVSNP, Body: body, Endorsements: beside}, err
+		},
+		open:     snpOpen,
+		inspect:  snpInspect,
+		print:    snpPrint,
+		nonce:    snpNonce,
+		bound:    snpBound,
+		warnings: snpWarnings,
 	}
 }
 
@@ -170,8 +173,8 @@ type snpDocument struct {
 	Endorsements []sevsnp.UnverifiedEndorsement `json:"endorsements"`
 }
 
-func snpInspect(body []byte, beside [][]byte) (*inspection, error) {
-	u, err := sevsnp.Inspect(body)
+func snpInspect(ev attest.Evidence) (*inspection, error) {
+	u, err := sevsnp.Inspect(ev.Body)
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +183,7 @@ func snpInspect(body []byte, beside [][]byte) (*inspection, error) {
 		text := u.Malformed.Error()
 		doc.Problem = &text
 	}
-	for _, der := range beside {
+	for _, der := range ev.Endorsements {
 		doc.Endorsements = append(doc.Endorsements, sevsnp.InspectEndorsement(der))
 	}
 	return &inspection{Document: doc, print: func(p *cli.Page) { snpPrintUnverified(p, doc) }, hints: snpHints(u)}, nil

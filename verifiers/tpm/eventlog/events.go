@@ -93,7 +93,7 @@ func bankName(id uint16) string {
 
 // describe puts an event's data into words, and says whether they were hashed.
 func (b *boot) describe(e *event) (text string, measured bool) {
-	if failed, ok := b.separator(e); ok && e.extends() {
+	if failed, ok := b.separator(e); ok && e.extends() && e.kind == tcg.Separator {
 		if failed {
 			return "separator: the firmware could not measure", true
 		}

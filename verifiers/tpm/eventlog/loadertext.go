@@ -21,6 +21,9 @@ var labels = []string{"grub_cmd: ", "kernel_cmdline: ", "module_cmdline: ", "gru
 // labels, with or without a zero at its end; or the load options that systemd-boot
 // measures in UTF-16, the last byte of which old versions keep from the log.
 func (b *boot) text(e *event) (text string, options, ok bool) {
+	if len(e.data) > maxText {
+		return "", false, false
+	}
 	for _, l := range labels {
 		rest, found := bytes.CutPrefix(e.data, []byte(l))
 		if !found {
