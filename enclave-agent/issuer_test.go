@@ -38,6 +38,7 @@ import (
 	"github.com/assay-project/assay/verifiers"
 	"github.com/assay-project/assay/verifiers/nitro"
 	"github.com/assay-project/assay/verifiers/sevsnp"
+	"github.com/assay-project/assay/verifiers/tpm"
 )
 
 // The agent against the real server: real verifier, policy, ledger and CA, and
@@ -89,6 +90,9 @@ type realServer struct {
 	ledger *ledger.Ledger
 	server *issuer.Server
 	stop   func()
+
+	bindings  *tpm.MemoryBindings // outlives a restart, as the store does
+	inventory tpm.MemoryInventory
 }
 
 func newRealServer(t testing.TB, names ...string) *realServer {
@@ -99,7 +103,7 @@ func newRealServer(t testing.TB, names ...string) *realServer {
 func newServerWith(t testing.TB, policy string) *realServer {
 	t.Helper()
 	dir := t.TempDir()
-	s := &realServer{t: t, addr: "127.0.0.1:0", log: &safeBuffer{}, hw: must(simnitro.NewAuthority(simnitro.AuthorityOptions{}))}
+	s := &realServer{t: t, addr: "127.0.0.1:0", log: &safeBuffer{}, hw: must(simnitro.NewAuthority(simnitro.AuthorityOptions{})), bindings: &tpm.MemoryBindings{}}
 	s.cfg = config.Default()
 	s.cfg.TrustDomain, s.cfg.DataDir, s.cfg.Policy = realDomain, filepath.Join(dir, "data"), filepath.Join(dir, "policy.yaml")
 	s.cfg.AdminSocket, s.cfg.MetricsListen = filepath.Join(short(t), "admin.sock"), ""
@@ -135,6 +139,7 @@ func (s *realServer) start() {
 	set := must(verifiers.NewSet(
 		must(nitro.New(must(nitro.SimulatedRoots(s.hw.RootPEM())))),
 		must(sevsnp.New(must(sevsnp.SimulatedRoots(amd().RootsPEM())))),
+		must(tpm.New(must(tpm.SimulatedRoots(manufacturer().RootPEM())), tpm.WithBindings(s.bindings), tpm.WithInventory(s.inventory))),
 	))
 	s.policy = must(issuer.LoadPolicyFile(s.cfg.Policy, realDomain, log))
 	db := must(store.OpenSQLite(ctx, filepath.Join(s.cfg.DataDir, "assay.db")))

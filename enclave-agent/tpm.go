@@ -155,6 +155,24 @@ func (t *TPM) loadAK(s *tpmSession) (tpmKey, *tpmIdentity, error) {
 	}
 }
 
+// loadBoth brings the endorsement key into the TPM as well; ek is a zero key where
+// none is used.
+func (t *TPM) loadBoth(s *tpmSession) (ak, ek tpmKey, id *tpmIdentity, err error) {
+	for again := false; ; again = true {
+		if ak, id, err = t.loadAK(s); err != nil || id.ek == nil {
+			return ak, tpmKey{}, id, err
+		}
+		ek, err = s.loadEK(id.ek)
+		if errors.Is(err, errKeyGone) && !again {
+			t.id = nil
+			if err = s.flush(ak.handle); err == nil {
+				continue
+			}
+		}
+		return ak, ek, id, err
+	}
+}
+
 // withTPM gives f its turn with the TPM. A command that the kernel holds cannot be
 // cancelled: after the time-out its goroutine stays, and keeps the turn, until the
 // kernel returns; its result is dropped.

@@ -104,7 +104,7 @@ func TestATPMQuotesTheRegistersThatTheChallengeNames(t *testing.T) {
 		if got := selected(must(about.Attested.Quote()).PCRSelect, sel[0].Hash, DefaultPCRs().PCRs); !equal(got, over.PCRs) {
 			t.Errorf("%s: quoted %v", name, got)
 		}
-		if alg, size := over.alg(); sel[0].Hash != alg || len(body.PCRs[uint32(over.PCRs[0])]) != size {
+		if size := map[string]int{"sha256": 32, "sha384": 48}[over.Bank]; sel[0].Hash != over.alg() || len(body.PCRs[uint32(over.PCRs[0])]) != size {
 			t.Errorf("%s: bank %v", name, sel[0].Hash)
 		}
 	}
@@ -189,6 +189,50 @@ func TestACertificateForAnotherKeyIsPassedOver(t *testing.T) {
 	if !bytes.Equal(body.EKCertificate, good.Raw) || !isKey(body.EKPublic, good.PublicKey) {
 		t.Error("it is not the key of the third certificate, which is good")
 	}
+}
+
+// Whoever keeps the endorsement key in the TPM may also remove it.
+func TestAPersistentEndorsementKeyIsUsedWhileItIsThere(t *testing.T) {
+	t.Parallel()
+	m := newTPM2(t)
+	newEKAuthority(t).certify(m, ekTemplates()[3], 0)
+	const at = tpm2.TPMHandle(0x81010001)
+	m.do(func(s *tpmSession) error {
+		k, err := s.createPrimary(tpm2.TPMRHEndorsement, tpm2.RSAEKTemplate)
+		if err != nil {
+			return err
+		}
+		return evict(s, k, at)
+	})
+	tpm, want, secret := m.attester(TPMOptions{}), bindingOf(t), []byte("secret")
+	body, _ := quoted(t, must(tpm.Evidence(t.Context(), want)), want.B)
+	if tpm.id.ek.persistent != at {
+		t.Error("the key was made again")
+	}
+	c := must(credential(body.EKPublic, body.AKPublic, secret))
+	for range 2 {
+		if !proved(must(tpm.Activate(t.Context(), c, want)), secret, want.B) {
+			t.Error("no proof")
+		}
+		m.do(func(s *tpmSession) error {
+			r, err := tpm2.ReadPublic{ObjectHandle: at}.Execute(s)
+			if err != nil {
+				return nil // it was removed already
+			}
+			return evict(s, tpmKey{handle: at, name: r.Name}, at)
+		})
+	}
+	if tpm.id.ek.persistent != 0 || m.transient() != 0 {
+		t.Error("the key that was removed is still used, or objects are left")
+	}
+}
+
+func evict(s *tpmSession, k tpmKey, at tpm2.TPMHandle) error {
+	_, err := tpm2.EvictControl{
+		Auth:         tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)},
+		ObjectHandle: &tpm2.NamedHandle{Handle: k.handle, Name: k.name}, PersistentHandle: at,
+	}.Execute(s)
+	return err
 }
 
 func TestATPMThatWasClearedKeepsItsNamesAndIsUsedOn(t *testing.T) {

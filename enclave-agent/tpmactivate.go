@@ -26,16 +26,12 @@ func (t *TPM) Activate(ctx context.Context, credential []byte, want attest.Bindi
 		return nil, replyError("credential", "%w", err)
 	}
 	return withTPM(ctx, t, t.slow, func(s *tpmSession) ([]byte, error) {
-		ak, id, err := t.loadAK(s)
+		ak, ek, id, err := t.loadBoth(s)
 		if err != nil {
 			return nil, err
 		}
 		if id.ek == nil {
 			return nil, replyError("credential", "the server asks for an activation, but a cloud's certificate vouches for this key")
-		}
-		ek, err := s.loadEK(id.ek)
-		if err != nil {
-			return nil, err
 		}
 		auth, err := ekAuth(id.ek, ek)
 		if err != nil {

@@ -226,12 +226,20 @@ func (s *tpmSession) makeEK(t ekTemplate, indices []tpm2.TPMHandle) (*tpmEK, err
 	return &tpmEK{kind: t.kind, policy: !public.ObjectAttributes.UserWithAuth, area: k.area, name: k.name, saved: saved}, s.flush(k.handle)
 }
 
-// loadEK brings the endorsement key into the TPM, if it is not there.
+// loadEK brings the endorsement key into the TPM, if it is not there. A persistent
+// one may have been removed meanwhile: then it is gone like one that was saved.
 func (s *tpmSession) loadEK(ek *tpmEK) (tpmKey, error) {
-	if ek.persistent != 0 {
-		return tpmKey{handle: ek.persistent, name: ek.name, area: ek.area}, nil
+	if ek.persistent == 0 {
+		return s.load(ek.saved)
 	}
-	return s.load(ek.saved)
+	r, err := tpm2.ReadPublic{ObjectHandle: ek.persistent}.Execute(s)
+	switch {
+	case errors.Is(err, tpm2.TPMRCHandle), err == nil && !bytes.Equal(r.Name.Buffer, ek.name.Buffer):
+		return tpmKey{}, fmt.Errorf("%w: there is another object at handle %08x, or none", errKeyGone, uint32(ek.persistent))
+	case err != nil:
+		return tpmKey{}, fmt.Errorf("TPM2_ReadPublic: %w", err)
+	}
+	return tpmKey{handle: ek.persistent, name: ek.name, area: ek.area}, nil
 }
 
 // ekAuth authorizes the use of an endorsement key: by a session that satisfies
