@@ -22,6 +22,7 @@ import (
 	"github.com/assay-project/assay/issuer/keys"
 	"github.com/assay-project/assay/issuer/ledger"
 	"github.com/assay-project/assay/issuer/store"
+	"github.com/assay-project/assay/issuer/tpms"
 	simnitro "github.com/assay-project/assay/simulators/nitro"
 	"github.com/assay-project/assay/verifiers"
 	"github.com/assay-project/assay/verifiers/nitro"
@@ -77,9 +78,11 @@ func (c *clock) Advance(d time.Duration) { c.ahead.Add(int64(d)) }
 type office struct {
 	t         testing.TB
 	hardware  *simnitro.Authority
+	beside    func(o *office) verifiers.Verifier // Nitro's; may be nil
 	cfg       config.Config
 	clock     *clock
 	store     *store.SQLite
+	tpms      *tpms.Registry
 	ledger    *ledger.Ledger
 	ca        *ca.CA
 	policy    *issuer.PolicyFile
@@ -99,10 +102,16 @@ type option func(*config.Config)
 // open starts a server; it stops with the test.
 func open(t testing.TB, options ...option) *office {
 	t.Helper()
+	return openBeside(t, nil, options...)
+}
+
+// openBeside is open with another verifier, which may use the open store.
+func openBeside(t testing.TB, beside func(o *office) verifiers.Verifier, options ...option) *office {
+	t.Helper()
 	hw, err := hardware()
 	must(t, err)
 	dir := t.TempDir()
-	o := &office{t: t, hardware: hw, clock: &clock{}, log: &logBuffer{}}
+	o := &office{t: t, hardware: hw, beside: beside, clock: &clock{}, log: &logBuffer{}}
 	o.cfg = config.Default()
 	o.cfg.TrustDomain = trustDomain
 	o.cfg.DataDir = filepath.Join(dir, "data")
@@ -131,11 +140,17 @@ func (o *office) start() {
 	must(t, err)
 	v, err := nitro.New(roots)
 	must(t, err)
-	set, err := verifiers.NewSet(v)
+	o.store, err = store.OpenSQLite(ctx, filepath.Join(o.cfg.DataDir, "assay.db"))
+	must(t, err)
+	o.tpms, err = tpms.Open(ctx, o.store, trustDomain, o.clock.Now)
+	must(t, err)
+	all := []verifiers.Verifier{v}
+	if o.beside != nil {
+		all = append(all, o.beside(o))
+	}
+	set, err := verifiers.NewSet(all...)
 	must(t, err)
 	o.policy, err = issuer.LoadPolicyFile(o.cfg.Policy, trustDomain, log, o.policyOptions...)
-	must(t, err)
-	o.store, err = store.OpenSQLite(ctx, filepath.Join(o.cfg.DataDir, "assay.db"))
 	must(t, err)
 	must(t, o.policy.Resume(ctx, o.store))
 	must(t, o.policy.Remember(ctx, o.store, o.clock.Now))
@@ -153,7 +168,7 @@ func (o *office) start() {
 	must(t, err)
 	o.metrics = issuer.NewMetrics(trustDomain)
 	o.server, err = issuer.New(o.cfg, issuer.Parts{
-		Set: set, Policy: o.policy, Ledger: o.ledger, CA: o.ca, Metrics: o.metrics, Log: log, Now: o.clock.Now, Version: "test",
+		Set: set, Policy: o.policy, Ledger: o.ledger, CA: o.ca, Metrics: o.metrics, TPMs: o.tpms, Log: log, Now: o.clock.Now, Version: "test",
 	})
 	must(t, err)
 
