@@ -161,3 +161,20 @@ func take2B(b []byte) (content, rest []byte, err error) {
 func put2B(to, content []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(to, uint16(len(content))), content...)
 }
+
+// splitAuthorization takes the first authorization off: nonce, attributes and
+// HMAC, and in a command a session handle in front, of handleSize bytes (Part 2,
+// sections 10.13.2 and 10.13.3).
+func splitAuthorization(b []byte, handleSize int) (first, rest []byte, ok bool) {
+	if len(b) < handleSize {
+		return nil, nil, false
+	}
+	_, rest, err := take2B(b[handleSize:])
+	if err != nil || len(rest) < 1 {
+		return nil, nil, false
+	}
+	if _, rest, err = take2B(rest[1:]); err != nil {
+		return nil, nil, false
+	}
+	return b[:len(b)-len(rest)], rest, true
+}

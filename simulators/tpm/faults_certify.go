@@ -15,7 +15,11 @@ func certifyFaults() []Fault {
 				x.reattest(attest, flip(signature))
 			}
 		}),
-		untrusted("certify-is-a-quote", "certify_type", "the AK quotes a register instead of certifying the key").command(certifyByQuote),
+		untrusted("certify-is-a-quote", "certify_type", "the AK quotes a register instead of certifying the key").command(certifyByQuote).response(func(x *exchange) {
+			if x.swapped { // the client has sent two authorizations
+				x.response.authorizations = append(slices.Clone(x.response.authorizations), x.response.authorizations...)
+			}
+		}),
 		untrusted("certify-other-key", "certify_name", "the AK certifies itself, and not the key").command(func(x *exchange) {
 			if x.command.code == ccCertify && len(x.command.handles) == 2 {
 				x.command.handles[0] = x.command.handles[1]
@@ -46,26 +50,12 @@ func certifyByQuote(x *exchange) {
 	if x.command.code != ccCertify || len(x.command.handles) != 2 {
 		return
 	}
-	second, ok := secondAuthorization(x.command.authorizations)
-	if !ok {
+	_, second, ok := splitAuthorization(x.command.authorizations, 4)
+	if !ok || len(second) == 0 {
 		return
 	}
-	x.command.code = ccQuote
+	x.command.code, x.swapped = ccQuote, true
 	x.command.handles = x.command.handles[1:]
 	x.command.authorizations = second
 	x.command.parameters = append(slices.Clone(x.command.parameters), tpm2.Marshal(selection(tpm2.TPMAlgSHA256, 1, 0, 0))...)
-}
-
-// secondAuthorization leaves the first out: a session's handle, nonce, attributes
-// and HMAC (Part 2, section 10.13.2).
-func secondAuthorization(b []byte) ([]byte, bool) {
-	if len(b) < 4 {
-		return nil, false
-	}
-	_, rest, err := take2B(b[4:])
-	if err != nil || len(rest) < 1 {
-		return nil, false
-	}
-	_, rest, err = take2B(rest[1:])
-	return rest, err == nil && len(rest) > 0
 }

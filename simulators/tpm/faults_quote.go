@@ -17,7 +17,11 @@ func quoteFaults() []Fault {
 			a[0] ^= 1
 			return a, s
 		})),
-		malformed("quote-is-a-certify", "quote_type", "the AK certifies itself instead of quoting registers").command(quoteByCertify),
+		malformed("quote-is-a-certify", "quote_type", "the AK certifies itself instead of quoting registers").command(quoteByCertify).response(func(x *exchange) {
+			if first, _, ok := splitAuthorization(x.response.authorizations, 0); ok && x.swapped {
+				x.response.authorizations = first // the client has sent one
+			}
+		}),
 		untrusted("quote-signature-flipped", "quote_signature", "the signature of the quote has a wrong bit").response(changeQuote(func(a, s []byte) ([]byte, []byte) {
 			return a, flip(s)
 		})),
@@ -148,7 +152,7 @@ func quoteByCertify(x *exchange) {
 		return
 	}
 	ak := x.command.handles[0]
-	x.command.code = ccCertify
+	x.command.code, x.swapped = ccCertify, true
 	x.command.handles = []uint32{ak, ak}
 	x.command.authorizations = append(slices.Clone(x.command.authorizations), x.command.authorizations...)
 	x.command.parameters = x.command.parameters[:len(x.command.parameters)-len(rest)+n]

@@ -35,6 +35,7 @@ type exchange struct {
 	*tamper
 	command  parts
 	response parts // in onResponse
+	swapped  bool  // the command is another than the client's
 }
 
 // send carries a command out, while the TPM's mu is held.
