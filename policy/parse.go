@@ -46,6 +46,7 @@ func parseLimit(file string, src []byte, limit int) (*Bundle, error) {
 		return nil, err
 	}
 	p.b.indexed()
+	p.b.forget()
 	slices.SortStableFunc(p.b.dated, func(a, b dated) int { return byPosition(a.at, b.at) })
 	return p.b, nil
 }
