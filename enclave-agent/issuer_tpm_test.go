@@ -376,19 +376,53 @@ func TestAKeyOfThePreviousBootIsRefused(t *testing.T) {
 }
 
 // What a machine does wrong reaches the log by the check's name, and never an
-// identity. Every fault has its test beside the verifier.
+// identity. Every fault has its test beside the verifier; here are all of them on
+// the whole road.
 func TestWhatTheTPMVerifierRefusesTheAgentNames(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"ek-other-authority", "ek-certificate-expired", "ek-no-usage"} {
-		f, ok := simtpm.FaultByName(name)
-		if !ok {
-			t.Fatalf("there is no fault %s", name)
+	// The agent takes no certificate that is not the key's: it goes on without one.
+	instead := map[string]string{
+		"ek-certificate-garbage": "kind=untrusted check=ek_certificate ", "ek-certificate-other-key": "kind=untrusted check=ek_certificate ",
+		// The session with the TPM is authenticated: who changes it is seen here.
+		"ek-other-tpm": "kind=internal check=tpm", "credential-flipped": "kind=internal check=tpm",
+	}
+	ours := newBox(t, ledgerBoot())
+	s := newServerWith(t, machinePolicy("", ours.TPM))
+	for _, f := range simtpm.Faults() {
+		if f.Check == "" || f.Name == "quote-replayed" { // harmless; or wrong from the second quote on
+			continue
 		}
-		m := newBox(t, ledgerBoot(), f)
-		s := newServerWith(t, machinePolicy("", m.TPM))
-		s.refusedFor(s.on(m.attester(t), agent.SoftwareKeys), name, "kind="+string(f.Kind)+" check="+f.Check)
+		want := "kind=" + string(f.Kind) + " check=" + f.Check + " "
+		if w := instead[f.Name]; w != "" {
+			want = w
+		}
+		residency := agent.SoftwareKeys
+		if strings.HasPrefix(f.Name, "certify-") || strings.HasPrefix(f.Name, "resident-") {
+			residency = agent.TPMKeys
+		}
+		s.refusedFor(s.on(newBox(t, ledgerBoot(), f).attester(t), residency), f.Name, want)
 	}
 	m := newBox(t, simtpm.Boot{Image: "ledger", SecureBootOff: true})
-	s := newServerWith(t, machinePolicy("", m.TPM))
+	s = newServerWith(t, machinePolicy("", m.TPM))
 	s.refusedFor(s.on(m.attester(t), agent.SoftwareKeys), "secure boot is off", "kind=denied check=policy")
+}
+
+func TestAReplayedQuoteRenewsNothing(t *testing.T) {
+	t.Parallel()
+	f, ok := simtpm.FaultByName("quote-replayed")
+	if !ok {
+		t.Fatal("there is no such fault")
+	}
+	m := newBox(t, ledgerBoot(), f)
+	s := newServerWith(t, machinePolicy("", m.TPM))
+	cfg := s.on(m.attester(t), agent.SoftwareKeys)
+	lines := &safeBuffer{}
+	cfg.Log = slog.New(slog.NewTextHandler(lines, nil))
+	running(t, cfg)
+	first := serialOf(names(t, cfg, ledgerID))
+	s.reattest(t)
+	waitFor(t, "a refusal", func() bool { return strings.Contains(lines.String(), "kind=untrusted check="+f.Check) })
+	if serialOf(names(t, cfg, ledgerID)) != first {
+		t.Error("another SVID")
+	}
 }
