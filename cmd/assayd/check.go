@@ -21,7 +21,7 @@ func checkCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			tees, err := newPlatforms(cfg, nil)
+			tees, err := newPlatforms(cfg, nil, nil)
 			if err != nil {
 				return err
 			}

@@ -16,6 +16,7 @@ import (
 	"github.com/assay-project/assay/issuer/config"
 	"github.com/assay-project/assay/verifiers/nitro"
 	"github.com/assay-project/assay/verifiers/sevsnp"
+	"github.com/assay-project/assay/verifiers/tpm"
 )
 
 func initCommand() *cobra.Command {
@@ -46,13 +47,14 @@ and needs the root of each simulator that it serves.`,
 	c.Flags().StringVar(&dataDir, "data-dir", "", "keep everything in this directory, for one who is not root")
 	c.Flags().StringVar(&simulators.nitro, "simulated-root", "", "PEM file with the root of a simulated Nitro, for a simulated trust domain")
 	c.Flags().StringVar(&simulators.sevsnp, "simulated-snp-roots", "", "PEM file with the roots of a simulated SEV-SNP, likewise")
+	c.Flags().StringVar(&simulators.tpm, "simulated-tpm-root", "", "PEM file with the root of a simulated TPM manufacturer, likewise")
 	return c
 }
 
 // simulatorRoots are the files that init was given.
-type simulatorRoots struct{ nitro, sevsnp string }
+type simulatorRoots struct{ nitro, sevsnp, tpm string }
 
-func (r simulatorRoots) any() bool { return r.nitro != "" || r.sevsnp != "" }
+func (r simulatorRoots) any() bool { return r.nitro != "" || r.sevsnp != "" || r.tpm != "" }
 
 // initLayout checks the flags and says where things will be.
 func initLayout(trustDomain, dataDir string, roots simulatorRoots) (config.Layout, error) {
@@ -70,7 +72,7 @@ func initLayout(trustDomain, dataDir string, roots simulatorRoots) (config.Layou
 	simulated := strings.HasPrefix(trustDomain, config.SimulatedPrefix)
 	switch {
 	case simulated && !roots.any():
-		return config.Layout{}, cli.Usagef("add --simulated-root FILE (`teesim nitro root` prints one), or --simulated-snp-roots FILE (`teesim sevsnp roots`)", "a simulated trust domain needs the root of its simulator")
+		return config.Layout{}, cli.Usagef("add --simulated-root FILE (`teesim nitro root` prints one), --simulated-snp-roots FILE (`teesim sevsnp roots`) or --simulated-tpm-root FILE (`teesim tpm root`)", "a simulated trust domain needs the root of its simulator")
 	case !simulated && roots.any():
 		return config.Layout{}, cli.Usagef(`name it "`+config.SimulatedPrefix+trustDomain+`"`, "a simulated root in a trust domain of hardware")
 	}
@@ -82,6 +84,7 @@ func initLayout(trustDomain, dataDir string, roots simulatorRoots) (config.Layou
 	}{
 		{roots.nitro, &layout.SimulatedRoot, func(pem []byte) error { _, err := nitro.SimulatedRoots(pem); return err }, "`teesim nitro root --authority DIR` prints one"},
 		{roots.sevsnp, &layout.SimulatedSNPRoots, func(pem []byte) error { _, err := sevsnp.SimulatedRoots(pem); return err }, "`teesim sevsnp roots` prints them"},
+		{roots.tpm, &layout.SimulatedTPMRoot, func(pem []byte) error { _, err := tpm.SimulatedRoots(pem); return err }, "`teesim tpm root` prints one"},
 	} {
 		if r.file == "" {
 			continue

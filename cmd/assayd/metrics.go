@@ -2,13 +2,15 @@ package main
 
 import (
 	"github.com/assay-project/assay/issuer"
+	"github.com/assay-project/assay/issuer/tpms"
 	"github.com/assay-project/assay/verifiers/nitro"
 	"github.com/assay-project/assay/verifiers/sevsnp"
 	"github.com/assay-project/assay/verifiers/sevsnp/collateral"
+	"github.com/assay-project/assay/verifiers/tpm"
 )
 
 // platformMetrics adds what only the platforms' verifiers know.
-func platformMetrics(m *issuer.Metrics, p *platforms, c *collateral.Source) {
+func platformMetrics(m *issuer.Metrics, p *platforms, c *collateral.Source, r *tpms.Registry) {
 	if p.nitro != nil {
 		nitroMetrics(m, p.nitro)
 	}
@@ -18,6 +20,22 @@ func platformMetrics(m *issuer.Metrics, p *platforms, c *collateral.Source) {
 	if c != nil {
 		collateralMetrics(m, c)
 	}
+	if p.tpm != nil {
+		tpmMetrics(m, p.tpm)
+	}
+	if r != nil {
+		m.Gauge("assay_tpm_inventory", "TPMs in the operator's inventory.", func() float64 { return float64(r.Size()) })
+	}
+}
+
+func tpmMetrics(m *issuer.Metrics, v *tpm.Verifier) {
+	m.Gauge("assay_tpm_keys", "Attestation and endorsement keys in the cache.", func() float64 { return float64(v.CacheStats().Keys) })
+	m.Gauge("assay_tpm_certificates", "Certificates of keys in the cache.", func() float64 { return float64(v.CacheStats().Certificates) })
+	m.Gauge("assay_tpm_event_logs", "Replayed boot event logs in the cache.", func() float64 { return float64(v.CacheStats().EventLogs) })
+	m.Counter("assay_tpm_chain_hits_total", "Quotes whose certificate had been verified before.", func() float64 { return float64(v.CacheStats().Hits) })
+	m.Counter("assay_tpm_chain_signatures_total", "Verifications of certificates.", func() float64 { return float64(v.CacheStats().Signatures) })
+	m.Counter("assay_tpm_cache_evictions_total", "Keys, certificates and logs that were forgotten because the cache was full.", func() float64 { return float64(v.CacheStats().Evictions) })
+	m.Counter("assay_tpm_panics_total", "Quotes on which a TPM library panicked, each refused as malformed.", func() float64 { return float64(v.CacheStats().Panics) })
 }
 
 func nitroMetrics(m *issuer.Metrics, v *nitro.Verifier) {

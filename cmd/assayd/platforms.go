@@ -11,10 +11,12 @@ import (
 	"github.com/assay-project/assay/internal/cli"
 	"github.com/assay-project/assay/issuer"
 	"github.com/assay-project/assay/issuer/config"
+	"github.com/assay-project/assay/issuer/tpms"
 	"github.com/assay-project/assay/verifiers"
 	"github.com/assay-project/assay/verifiers/nitro"
 	"github.com/assay-project/assay/verifiers/sevsnp"
 	"github.com/assay-project/assay/verifiers/sevsnp/collateral"
+	"github.com/assay-project/assay/verifiers/tpm"
 )
 
 // maxRoots bounds a file of roots, in bytes: AMD's nine certificates take 20 KB.
@@ -26,11 +28,13 @@ type platforms struct {
 	set    verifiers.Set
 	nitro  *nitro.Verifier  // nil where it is simulated and has no simulator
 	sevsnp *sevsnp.Verifier // likewise
+	tpm    *tpm.Verifier    // likewise
 }
 
 // newPlatforms builds the verifiers. Without collateral, SEV-SNP has only what
-// attesters bring: enough to check a configuration.
-func newPlatforms(cfg *config.Config, c sevsnp.Collateral) (*platforms, error) {
+// attesters bring, and without a registry no TPM is known: enough to check a
+// configuration.
+func newPlatforms(cfg *config.Config, c sevsnp.Collateral, r *tpms.Registry) (*platforms, error) {
 	p := &platforms{}
 	var all []verifiers.Verifier
 	if !cfg.Simulated() || cfg.Nitro.SimulatedRoot != "" {
@@ -58,6 +62,12 @@ func newPlatforms(cfg *config.Config, c sevsnp.Collateral) (*platforms, error) {
 		all = append(all, p.sevsnp)
 	}
 	var err error
+	if servesTPM(cfg) {
+		if p.tpm, err = newTPM(cfg, r); err != nil {
+			return nil, err
+		}
+		all = append(all, p.tpm)
+	}
 	p.set, err = verifiers.NewSet(all...)
 	return p, starting(err)
 }

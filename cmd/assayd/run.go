@@ -63,15 +63,19 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) 
 	if cache != nil {
 		defer func() { err = errors.Join(err, cache.Close()) }()
 	}
-	tees, err := newPlatforms(cfg, asCollateral(source))
-	if err != nil {
-		return err
-	}
 	data, err := openData(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, data.store.Close()) }()
+	registry, err := openTPMs(ctx, cfg, data.store)
+	if err != nil {
+		return err
+	}
+	tees, err := newPlatforms(cfg, asCollateral(source), registry)
+	if err != nil {
+		return err
+	}
 
 	secret, err := rolloutSecret(cfg, log)
 	if err != nil {
@@ -85,10 +89,10 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) 
 	}
 
 	metrics := issuer.NewMetrics(cfg.TrustDomain)
-	platformMetrics(metrics, tees, source)
+	platformMetrics(metrics, tees, source, registry)
 	server, err := issuer.New(*cfg, issuer.Parts{
 		Set: tees.set, Policy: policy, Ledger: data.ledger, CA: data.ca,
-		Metrics: metrics, Log: log, Now: time.Now, Version: cli.Version(),
+		Metrics: metrics, TPMs: registry, Log: log, Now: time.Now, Version: cli.Version(),
 	})
 	if err != nil {
 		return starting(err)

@@ -102,7 +102,7 @@ type SEVSNP struct {
 type TPM struct {
 	// The bank of registers that agents are asked to quote: `sha256` or `sha384`. A policy's register values are of this bank. Registers 0 to 15 are asked for; those above can be reset while the machine runs.
 	PCRBank string `yaml:"pcr_bank"`
-	// A directory of PEM files with roots and intermediates of TPM manufacturers, beside those that are built in, for machines whose endorsement certificates chain to others. A TPM without any such certificate is admitted by its key: `assay ek add`.
+	// A directory with roots and intermediates beside those that are built in, in PEM or DER: `ek` for TPM manufacturers, `gce` and `azure` for clouds that certify attestation keys. Google's are built in. A TPM whose endorsement certificate chains to none of them is admitted by its key: `assay ek add`.
 	Roots string `yaml:"roots"`
 	// A PEM file with the root of a simulated manufacturer (`teesim tpm root`), for a trust domain of simulated hardware; refused in every other.
 	SimulatedRoot string `yaml:"simulated_root"`
