@@ -9,6 +9,7 @@ import (
 	"github.com/assay-project/assay/internal/cli"
 	simnitro "github.com/assay-project/assay/simulators/nitro"
 	simsnp "github.com/assay-project/assay/simulators/sevsnp"
+	simtpm "github.com/assay-project/assay/simulators/tpm"
 )
 
 func TestMain(m *testing.M) {
@@ -29,6 +30,14 @@ func TestMain(m *testing.M) {
 				panic(err)
 			}
 			_, _ = os.Stdout.Write(a.RootsPEM())
+		},
+		// tpmroot writes the root of a simulated TPM manufacturer to standard output.
+		"tpmroot": func() {
+			a, err := simtpm.NewAuthority(simtpm.Options{})
+			if err != nil {
+				panic(err)
+			}
+			_, _ = os.Stdout.Write(a.RootPEM())
 		},
 		// await waits until somebody listens.
 		"await": await,
