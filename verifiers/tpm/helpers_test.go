@@ -3,9 +3,11 @@ package tpm_test
 import (
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -152,4 +154,13 @@ func TestTheBuiltInRootsAreThoseOfTheLibrary(t *testing.T) {
 			t.Errorf("%s is not in the module", f)
 		}
 	}
+}
+
+func tally(m map[string]int) string {
+	out := make([]string, 0, len(m))
+	for k, n := range m {
+		out = append(out, fmt.Sprintf("%s %d", k, n))
+	}
+	slices.Sort(out)
+	return strings.Join(out, ", ")
 }

@@ -92,7 +92,7 @@ func (p *public) readSymmetric(r *reader) error {
 	case algNull:
 	case algAES:
 		p.symBits = r.u16()
-		if mode := r.u16(); !r.bad && (mode != algCFB || p.symBits != 128 && p.symBits != 192 && p.symBits != 256) {
+		if mode := r.u16(); !r.bad && (mode != algCFB || p.symBits != 128 && p.symBits != 256) {
 			return fmt.Errorf("AES-%d in mode %s: %w", p.symBits, algName(mode), errNotSupported)
 		}
 	default:

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
-	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"maps"
@@ -464,32 +463,56 @@ func googleECCAK(t testing.TB, k *ecdsa.PublicKey) []byte {
 	return tpm2.Marshal(eccArea(t, p, k, ecdsaScheme()))
 }
 
-func TestARecordedCertificationIsOfItsAK(t *testing.T) {
-	for _, r := range recordings(t) {
-		if r.name != "tpm/parsec-ecc-quote-and-certify" {
-			continue
-		}
-		// No register values were recorded, so the quote cannot verify. What the AK
-		// certified is a key under the storage root: it must be refused as such, which
-		// the minted cases show for the rest.
-		a, err := tpm2.Unmarshal[tpm2.TPMSAttest](r.vector.Read(t, "certify.bin"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		info, err := a.Attested.Certify()
-		if err != nil {
-			t.Fatal(err)
-		}
-		area, err := tpm2.Unmarshal[tpm2.TPMTPublic](r.vector.Read(t, "certified_key.tpmt_public.bin"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		name, err := tpm2.ObjectName(area)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("certified %s, name of the key %s", hex.EncodeToString(info.Name.Buffer), hex.EncodeToString(name.Buffer))
-		return
+// signatureHash is the hash of a TPMT_SIGNATURE.
+func signatureHash(t testing.TB, sig []byte) tpm2.TPMAlgID {
+	t.Helper()
+	s, err := tpm2.Unmarshal[tpm2.TPMTSignature](sig)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Error("no recording")
+	if s.SigAlg == tpm2.TPMAlgECDSA {
+		e, err := s.Signature.ECDSA()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.Hash
+	}
+	r, err := s.Signature.RSASSA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Hash
+}
+
+// checkTPMT verifies a TPMT_SIGNATURE with nothing of this package.
+func checkTPMT(t testing.TB, key crypto.PublicKey, message, sig []byte) {
+	t.Helper()
+	s, err := tpm2.Unmarshal[tpm2.TPMTSignature](sig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alg := signatureHash(t, sig)
+	sum := hashed(t, alg, message)
+	switch k := key.(type) {
+	case *rsa.PublicKey:
+		r, err := s.Signature.RSASSA()
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := alg.Hash()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := rsa.VerifyPKCS1v15(k, h, sum, r.Sig.Buffer); err != nil {
+			t.Error(err)
+		}
+	case *ecdsa.PublicKey:
+		e, err := s.Signature.ECDSA()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ecdsa.Verify(k, sum, new(big.Int).SetBytes(e.SignatureR.Buffer), new(big.Int).SetBytes(e.SignatureS.Buffer)) {
+			t.Error("ECDSA verification failure")
+		}
+	}
 }
