@@ -46,6 +46,7 @@ func TestTheReferenceNamesEveryReason(t *testing.T) {
 		policy.ReasonGranted, policy.ReasonNoMatch, policy.ReasonAuditOnly, policy.ReasonAmbiguous, policy.ReasonNoWorkload,
 		policy.ReasonTrustDomain, policy.ReasonNotGranted, policy.ReasonRequestedTwice, policy.ReasonKeyTwice,
 		policy.ReasonEvidenceTooOld, policy.ReasonPolicyExpired, policy.ReasonTemplate, policy.ReasonNoIdentity,
+		policy.ReasonNotInRollout, policy.ReasonUndecided, policy.ReasonOffline,
 	} {
 		if !strings.Contains(doc, "| `"+r+"` |") {
 			t.Errorf("docs/spec/policy.md does not explain the reason %s", r)
