@@ -79,7 +79,7 @@ var waiverKeys = keys{
 }
 
 var identityKeys = keys{
-	{"spiffe_id", true, "Template of the SPIFFE ID, such as spiffe://{td}/{workload}.", schema{"type": "string", "pattern": `^spiffe://`, "maxLength": maxTemplate}},
+	{"spiffe_id", true, "Template of the SPIFFE ID, such as spiffe://{td}/{workload}.", schema{"type": "string", "minLength": 1, "maxLength": maxTemplate}},
 	{"x509_ttl", false, "Lifetime of the X.509-SVID, 1m to 24h; default 1h.", ref("duration")},
 	{"jwt", false, "Allows JWT-SVIDs.", ref("jwt")},
 	{"attributes", false, "Texts that travel in the attestation result.", schema{

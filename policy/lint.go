@@ -61,24 +61,24 @@ func (p *parser) lintLifetime(w *workload) {
 // another matter.
 func (p *parser) shadowed() {
 	for _, t := range tees {
-		first := map[string]*workload{}
-		var audited []*workload
-		for _, w := range p.b.byTEE[t.platform] {
-			switch s := w.signature(); {
-			case !w.whole:
-			case w.mode == Audit:
-				audited = append(audited, w)
-			case first[s] == nil:
-				first[s] = w
-			}
+		if !slices.ContainsFunc(p.b.byTEE[t.platform], func(w *workload) bool { return w.mode == Audit }) {
+			continue
 		}
-		for _, w := range audited {
-			s := w.signature()
-			if o := first[s]; o != nil {
-				p.warnAbout([]*workload{w, o}, w.key, CodeShadowed, fmt.Sprintf("the audited workload %s has the rules of workload %s (line %d): it records nothing new", w.name, o.name, o.key.Line), "change a rule, or remove it")
-				continue
+		first := map[string]*workload{}
+		for _, audited := range []bool{false, true} {
+			for _, w := range p.b.byTEE[t.platform] {
+				if !w.whole || (w.mode == Audit) != audited {
+					continue
+				}
+				s := w.signature()
+				o := first[s]
+				switch {
+				case o == nil:
+					first[s] = w
+				case audited:
+					p.warnAbout([]*workload{w, o}, w.key, CodeShadowed, fmt.Sprintf("the audited workload %s has the rules of workload %s (line %d): it records nothing new", w.name, o.name, o.key.Line), "change a rule, or remove it")
+				}
 			}
-			first[s] = w
 		}
 	}
 }

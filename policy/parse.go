@@ -22,9 +22,9 @@ const languageVersion = 1
 // reader holds exactly (RFC 8259 section 6).
 const maxRevision = 1<<53 - 1
 
-// MaxSize is the size of the largest bundle in bytes: some 20,000 workloads or
-// 60,000 reference values.
-const MaxSize = 8 << 20
+// MaxSize is the size of the largest bundle in bytes: some 120,000 workloads or
+// 350,000 reference values.
+const MaxSize = 48 << 20
 
 // maxNote bounds free text in a policy: notes, sources, reasons.
 const maxNote = 256

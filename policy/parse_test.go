@@ -171,6 +171,8 @@ func TestEachMistakeHasItsOwnError(t *testing.T) {
 		{"identity is no mapping", "      - spiffe_id: \"spiffe://{td}/payments/api\"\n        x509_ttl: 1h\n", "      - x\n", `17:9: want a mapping, got "x"`},
 		{"identity without ID", "      - spiffe_id: \"spiffe://{td}/payments/api\"\n        x509_ttl: 1h\n", "      - x509_ttl: 1h\n", `17:9: the key "spiffe_id" is missing`},
 		{"one ID twice", "        x509_ttl: 1h\n", "      - spiffe_id: \"spiffe://simulated.example.org/{workload}/api\"\n", "18:9: the same SPIFFE ID is issued twice by this workload"},
+		{"two IDs that can be one", "        x509_ttl: 1h\n", "      - spiffe_id: \"spiffe://{td}/{pcr0:8}\"\n      - spiffe_id: \"spiffe://{td}/{pcr3:8}\"\n", "19:20: pcr3 must not be part of an identity"},
+		{"a digest that is another ID", "        x509_ttl: 1h\n", "      - spiffe_id: \"spiffe://{td}/{pcr0:8}\"\n      - spiffe_id: \"spiffe://{td}/" + hexOf("42")[:8] + "\"\n", "19:9: this SPIFFE ID and spiffe://{td}/{pcr0:8} can be the same, for example spiffe://simulated.example.org/" + hexOf("42")[:8]},
 		{"TTL too short", "x509_ttl: 1h", "x509_ttl: 59s", "18:19: x509_ttl must be from 1m to 24h"},
 		{"TTL too long", "x509_ttl: 1h", "x509_ttl: 24h1s", "18:19: x509_ttl must be from 1m to 24h"},
 		{"TTL negative", "x509_ttl: 1h", "x509_ttl: -1h", "18:19: x509_ttl must be from 1m to 24h"},
@@ -564,7 +566,7 @@ func TestABundleThatIsTooLargeIsRefused(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, name := range []string{"testdata/good.yaml", "testdata/mistakes.yaml", "testdata/snp.yaml"} {
+	for _, name := range []string{"testdata/good.yaml", "testdata/mistakes.yaml", "testdata/snp.yaml", "testdata/whole.yaml"} {
 		src, err := os.ReadFile(name)
 		if err != nil {
 			f.Fatal(err)
@@ -577,7 +579,10 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(expand(snpEnforce(`guest_svn: {gte: 4}, chip_id: {in: ["$a/8$"]}`, `guest_svn: {in: [1, 5]}, launch_tcb: {gte: {milan: {bl: 1, tee: 0, snp: 1, ucode: 1}}}`))))
 	f.Add([]byte(expand(three)))
 	f.Add([]byte(expand(workloadsOf("enforce", `pcr0: {eq: "$a$"}, pcr3: {eq: "$r$"}`, `pcr0: {in: ["$a$"]}, pcr3: {eq: "$r$"}`))))
+	f.Add([]byte(expand(tpmBase)))
+	f.Add([]byte(lateFirmware(f, "when: {product: {eq: milan}}, ")))
 	claims := nitroClaims(good)
+	v, schema := theSchema(f)
 	f.Fuzz(func(t *testing.T, src []byte) {
 		b, err := policy.Parse("p.yaml", src)
 		if err != nil {
@@ -587,14 +592,21 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		for _, c := range []attest.Claims{claims, snpClaims(), snpClaims(turin), snpClaims(vlek), {Platform: attest.AMDSEVSNP, SNP: &attest.SNP{}}} {
+		if bad := v.check(schema, asJSON(t, string(src)), "$"); len(bad) > 0 {
+			t.Errorf("the schema refuses what the parser takes:\n%s", strings.Join(bad, "\n"))
+		}
+		if silent := b.Lint(policy.LintOptions{}); len(silent) < len(b.Warnings()) {
+			t.Errorf("lint lists %d warnings, the bundle %d", len(silent), len(b.Warnings()))
+		}
+		b.Lint(policy.LintOptions{At: noon.AddDate(100, 0, 0), CALifetime: 1})
+		for _, c := range []attest.Claims{claims, tpmClaims(), snpClaims(), snpClaims(turin), snpClaims(vlek), {Platform: attest.AMDSEVSNP, SNP: &attest.SNP{}}} {
 			d := b.Evaluate(c, noon)
 			if (d.Outcome == policy.Granted) != (d.Workload != "") {
 				t.Errorf("%+v", d)
 			}
 		}
 		for _, w := range b.Workloads() {
-			if w.Mode != policy.Enforce && w.Mode != policy.Audit {
+			if w.Mode != policy.Enforce && w.Mode != policy.Audit && w.Mode != policy.Rollout {
 				t.Errorf("mode %q", w.Mode)
 			}
 		}

@@ -26,7 +26,7 @@ func Schema() []byte {
 		"prose":    {"type": "string", "minLength": 1, "maxLength": maxNote},
 		"moment":   {"type": "string", "format": "date-time", "description": "RFC 3339 with offset, such as 2027-01-31T00:00:00Z."},
 		"date":     {"anyOf": []schema{{"type": "string", "format": "date"}, ref("moment")}, "description": "A day, which ends at its beginning in UTC, or a moment."},
-		"duration": {"type": "string", "pattern": `^([0-9]+d|([0-9]+(\.[0-9]+)?(h|m|s|ms))+)$`, "description": "A length of time, such as 90s, 15m, 1h30m or 1d."},
+		"duration": {"type": "string", "pattern": `^([0-9]+d|\+?(([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+)$`, "description": "A length of time, such as 90s, 15m, 1h30m or 1d."},
 		"mode":     modeSchema(),
 		"silence":  {"type": "array", "uniqueItems": true, "items": schema{"anyOf": codeSchemas()}},
 		"reference": {"anyOf": []schema{

@@ -107,6 +107,67 @@ func TestTemplatesThatAreRefused(t *testing.T) {
 	}
 }
 
+// pinning is a workload that pins claims to values, by the names of claims.
+func pinning(t *testing.T, pins map[string][]string) *workload {
+	t.Helper()
+	w := &workload{tee: nitro}
+	for claim, values := range pins {
+		var entries []entry
+		for _, v := range values {
+			b := make([]byte, 48)
+			copy(b, v)
+			entries = append(entries, entry{value: value(b)})
+		}
+		w.rules = append(w.rules, &rule{field: nitro.byName[claim], op: "in", test: newSet("", false, entries)})
+	}
+	return w
+}
+
+func TestTemplatesThatCanYieldOneIDAreFound(t *testing.T) {
+	many := make([]string, 65)
+	for i := range many {
+		many[i] = string(rune('A' + i))
+	}
+	for _, c := range []struct {
+		name, a, b string
+		pins       map[string][]string
+		want       bool
+	}{
+		{"the same", "spiffe://{td}/a", "spiffe://example.org/a", nil, true},
+		{"other literals", "spiffe://{td}/a", "spiffe://{td}/b", nil, false},
+		{"other lengths", "spiffe://{td}/{pcr0:8}", "spiffe://{td}/{pcr0:9}", map[string][]string{"pcr0": {"x"}}, false},
+		{"the same digest", "spiffe://{td}/{pcr0:8}", "spiffe://{td}/{pcr0:8}", map[string][]string{"pcr0": {"x"}}, true},
+		{"two digests with other values", "spiffe://{td}/{pcr0:8}", "spiffe://{td}/{pcr1:8}", map[string][]string{"pcr0": {"x"}, "pcr1": {"y"}}, false},
+		{"two digests that begin alike", "spiffe://{td}/{pcr0:8}", "spiffe://{td}/{pcr1:8}", map[string][]string{"pcr0": {"x", "abcdX"}, "pcr1": {"y", "abcdY"}}, true},
+		{"two digests that begin alike, and go on", "spiffe://{td}/{pcr0:10}", "spiffe://{td}/{pcr1:10}", map[string][]string{"pcr0": {"x", "abcdX"}, "pcr1": {"y", "abcdY"}}, false},
+		{"a digest and a literal in hex", "spiffe://{td}/{pcr0:8}", "spiffe://{td}/61626364", map[string][]string{"pcr0": {"z", "abcdX"}}, true},
+		{"a digest and another literal in hex", "spiffe://{td}/{pcr0:8}", "spiffe://{td}/61626365", map[string][]string{"pcr0": {"z", "abcdX"}}, false},
+		{"a digest and a word", "spiffe://{td}/{pcr0:8}", "spiffe://{td}/payments", map[string][]string{"pcr0": {"x"}}, false},
+		{"a digest and a literal in capitals", "spiffe://{td}/{pcr0:8}", "spiffe://{td}/ABCDEF01", map[string][]string{"pcr0": {"\xab\xcd\xef\x01"}}, false},
+		{"one digest in two orders", "spiffe://{td}/{pcr0:8}/{pcr1:8}", "spiffe://{td}/{pcr1:8}/{pcr0:8}", map[string][]string{"pcr0": {"x"}, "pcr1": {"x"}}, true},
+		{"two digests in two orders", "spiffe://{td}/{pcr0:8}/{pcr1:8}", "spiffe://{td}/{pcr1:8}/{pcr0:8}", map[string][]string{"pcr0": {"x"}, "pcr1": {"y"}}, false},
+		{"digests that overlap", "spiffe://{td}/{pcr0:8}{pcr1:9}", "spiffe://{td}/{pcr1:9}{pcr0:8}", map[string][]string{"pcr0": {"\x11\x11\x11\x11"}, "pcr1": {"\x11\x11\x11\x11\x11"}}, true},
+		{"too many values to look at", "spiffe://{td}/{pcr0:8}", "spiffe://{td}/{pcr1:8}", map[string][]string{"pcr0": many, "pcr1": many[:64]}, true},
+	} {
+		w := pinning(t, c.pins)
+		sc := testScope()
+		sc.pinned = func(claim string) bool { return w.find(claim) != nil }
+		a, err := parseTemplate(c.a, sc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := parseTemplate(c.b, sc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, got := range []string{a.collides(b, w), b.collides(a, w)} {
+			if (got != "") != c.want {
+				t.Errorf("%s: got %q, want a common ID %v", c.name, got, c.want)
+			}
+		}
+	}
+}
+
 func TestAnIDIsNotFormedFromAMissingOrShortClaim(t *testing.T) {
 	tm, err := parseTemplate("spiffe://{td}/{pcr0:16}", testScope())
 	if err != nil {
@@ -121,6 +182,41 @@ func TestAnIDIsNotFormedFromAMissingOrShortClaim(t *testing.T) {
 			t.Errorf("%s: got %s", name, got)
 		}
 	}
+}
+
+// With one value for each claim, two templates collide exactly when they yield
+// the same ID.
+func FuzzTemplatesCollide(f *testing.F) {
+	f.Add("spiffe://{td}/{pcr0:8}", "spiffe://{td}/{pcr1:8}", []byte("abcd"), []byte("abcdef"))
+	f.Add("spiffe://{td}/{pcr0:8}", "spiffe://{td}/61626364", []byte("abcd"), []byte(""))
+	f.Add("spiffe://{td}/{pcr0:8}{pcr1:9}", "spiffe://{td}/{pcr1:9}{pcr0:8}", []byte("aaaa"), []byte("aaaaaaa"))
+	f.Fuzz(func(t *testing.T, a, b string, zero, one []byte) {
+		w := pinning(t, map[string][]string{"pcr0": {string(zero)}, "pcr1": {string(one)}})
+		sc := testScope()
+		sc.pinned = func(claim string) bool { return w.find(claim) != nil }
+		x, err := parseTemplate(a, sc)
+		if err != nil {
+			return
+		}
+		y, err := parseTemplate(b, sc)
+		if err != nil {
+			return
+		}
+		claims := &attest.Claims{Platform: attest.AWSNitro, Nitro: &attest.Nitro{PCRs: map[int]attest.Bytes{0: make(attest.Bytes, 48), 1: make(attest.Bytes, 48)}}}
+		copy(claims.Nitro.PCRs[0], zero)
+		copy(claims.Nitro.PCRs[1], one)
+		first, err := x.expand(claims)
+		if err != nil {
+			t.Fatal(err)
+		}
+		second, err := y.expand(claims)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := x.collides(y, w); (got != "") != (first == second) || got != "" && got != first {
+			t.Errorf("%q and %q expand to %q and %q, and collide in %q", a, b, first, second, got)
+		}
+	})
 }
 
 // Whatever compiles expands to an ID of the trust domain that is short enough

@@ -20,6 +20,26 @@ const sourceWidth = 120
 // plain ASCII a column is found without walking.
 const walkable = 4096
 
+// maxParts bounds the memory that a large file takes: some 250 bytes for every
+// character of structure, of which people's files have one in ten and a file of
+// nothing but brackets has all.
+const maxParts = 6 << 20
+
+// parts counts the characters that can begin or end a node.
+func parts(src []byte) int {
+	if len(src) <= maxParts {
+		return len(src)
+	}
+	n := 0
+	for _, c := range src {
+		switch c {
+		case '\n', ':', ',', '[', '{', '-', '?':
+			n++
+		}
+	}
+	return n
+}
+
 // Document is one open file: its tree, and the problems found in it so far.
 type Document struct {
 	file    string
@@ -40,6 +60,10 @@ func OpenLimit(file string, src []byte, limit int) *Document {
 	d := &Document{file: file}
 	if len(src) > limit {
 		d.report(1, 0, fmt.Sprintf("the file is too large: %d bytes, at most %d are read", len(src), limit), "")
+		return d
+	}
+	if parts(src) > maxParts {
+		d.report(1, 0, fmt.Sprintf("the file has too many parts: more than %d lines, keys and list items", maxParts), "split it")
 		return d
 	}
 	d.lines = strings.Split(string(src), "\n")

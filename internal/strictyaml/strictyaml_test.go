@@ -292,6 +292,20 @@ func TestNoFileTakesLong(t *testing.T) {
 	}
 }
 
+// A file of structure alone is refused before the parser makes nodes of it; one
+// of the same size with people's content is read.
+func TestAFileOfTooManyPartsIsRefused(t *testing.T) {
+	const size = 7 << 20
+	d := strictyaml.OpenLimit("t.yaml", []byte(strings.Repeat("-\n", size/2)), size)
+	if err := d.Err(); err == nil || !strings.Contains(err.Error(), "the file has too many parts") || d.Root() != nil {
+		t.Errorf("got %.200v", err)
+	}
+	d = strictyaml.OpenLimit("t.yaml", []byte(strings.Repeat("- \""+strings.Repeat("ab", 48)+"\"\n", size/101)), size)
+	if err := d.Err(); err != nil || len(d.Root().Items) != size/101 {
+		t.Errorf("got %.200v", err)
+	}
+}
+
 func TestDurationsInDays(t *testing.T) {
 	for in, want := range map[string]time.Duration{"30d": 720 * time.Hour, "1h30m": 90 * time.Minute, "0d": 0} {
 		if got, err := strictyaml.ParseDuration(in); err != nil || got != want {
