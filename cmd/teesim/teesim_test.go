@@ -38,6 +38,7 @@ func TestSessions(t *testing.T) {
 		"filemode": filemode,
 	}
 	maps.Copy(commands, snpCommands())
+	maps.Copy(commands, tpmCommands())
 	testscript.Run(t, testscript.Params{Dir: "testdata", Cmds: commands, RequireExplicitExec: true})
 }
 
