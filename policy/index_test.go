@@ -136,8 +136,8 @@ func TestTheIndexChangesNoOutcome(t *testing.T) {
 	g := gamble{rand.New(rand.NewPCG(7, 11))} //nolint:gosec // reproducible on purpose
 	reasons := map[string]int{}
 	omitted := 0
-	for i := range 300 {
-		src := g.bundle(1 + g.IntN(1+i/3))
+	for i := range 120 {
+		src := g.bundle(1 + g.IntN(1+i))
 		b, err := policy.Parse("p.yaml", []byte(src))
 		if err != nil {
 			b = policy.UncheckedForTest(t, src)
@@ -184,7 +184,7 @@ func TestTheIndexChangesNoOutcome(t *testing.T) {
 		}
 	}
 	for _, r := range []string{policy.ReasonGranted, policy.ReasonNoMatch, policy.ReasonAmbiguous, policy.ReasonAuditOnly, policy.ReasonNotInRollout, policy.ReasonUndecided} {
-		if reasons[r] < 20 {
+		if reasons[r] < 10 {
 			t.Errorf("only %d decisions end in %s: the test shows little of it", reasons[r], r)
 		}
 	}

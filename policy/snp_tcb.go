@@ -24,6 +24,10 @@ type tcb struct{}
 // tcbNames are the components, in the order of values.
 var tcbNames = []string{"fmc", "bl", "tee", "snp", "ucode"}
 
+// tcbFirmware says what each component is the version of (AMD publication 56860,
+// section 2.2).
+var tcbFirmware = []string{"FMC firmware", "the secure processor's boot loader", "the secure processor's OS", "the SNP firmware", "the CPU's microcode"}
+
 func (tcb) ops() []string { return []string{"gte", "lte"} }
 
 // tcbValue is false for a TCB whose layout is not that of its product line.
@@ -75,7 +79,7 @@ func (tcb) compile(p *parser, f *field, op string, n *strictyaml.Node) (test, bo
 			p.doc.Report(n, "a TCB "+limits[op]+" without a product: the numbers of one product line mean nothing for another", tcbExample)
 			return nil, false
 		case !slices.Contains(snpProducts, product):
-			p.doc.Report(m.Key, fmt.Sprintf("unknown product %q", clip(product)), strictyaml.Suggest(product, snpProducts))
+			p.doc.Report(m.Key, fmt.Sprintf("unknown product %q", clip(product)), p.doc.Suggest(product, snpProducts))
 			ok = false
 			continue
 		}
@@ -201,9 +205,9 @@ func (t *tcbFloor) beyond(product string, got, floor attest.TCB) string {
 	for i, name := range tcbNames {
 		switch {
 		case t.upper && g[i] > f[i]:
-			out = append(out, fmt.Sprintf("%s %d is above %d", name, g[i], f[i]))
+			out = append(out, fmt.Sprintf("%s %d is above %d (%s)", name, g[i], f[i], tcbFirmware[i]))
 		case !t.upper && g[i] < f[i]:
-			out = append(out, fmt.Sprintf("%s %d is below %d", name, g[i], f[i]))
+			out = append(out, fmt.Sprintf("%s %d is below %d (%s)", name, g[i], f[i], tcbFirmware[i]))
 		}
 	}
 	switch {

@@ -203,11 +203,11 @@ func TestEachSNPRule(t *testing.T) {
 		{`chip_id_masked: {eq: true}`, func(s *attest.SNP) { s.ChipID = nil }, false, "true", "missing", ""},
 
 		{`reported_tcb: {gte: {genoa: {bl: 9, tee: 0, snp: 23, ucode: 72}}}`, nil, true, "at least " + genoa, genoa, ""},
-		{`reported_tcb: {gte: {genoa: {bl: 10, tee: 0, snp: 23, ucode: 72}}}`, nil, false, "at least genoa: bl 10, tee 0, snp 23, ucode 72", genoa, "genoa: bl 9 is below 10: the host's firmware is too old"},
+		{`reported_tcb: {gte: {genoa: {bl: 10, tee: 0, snp: 23, ucode: 72}}}`, nil, false, "at least genoa: bl 10, tee 0, snp 23, ucode 72", genoa, "genoa: bl 9 is below 10 (the secure processor's boot loader): the host's firmware is too old"},
 		{`reported_tcb: {gte: {genoa: {bl: 9, tee: 1, snp: 23, ucode: 72}}}`, nil, false, "", genoa, "genoa: tee 0 is below 1"},
 		{`reported_tcb: {gte: {genoa: {bl: 9, tee: 0, snp: 24, ucode: 72}}}`, nil, false, "", genoa, "genoa: snp 23 is below 24"},
 		{`reported_tcb: {gte: {genoa: {bl: 0, tee: 0, snp: 0, ucode: 73}}}`, nil, false, "", genoa, "genoa: ucode 72 is below 73"},
-		{`reported_tcb: {gte: {genoa: {bl: 10, tee: 0, snp: 0, ucode: 73}}}`, nil, false, "", genoa, "genoa: bl 9 is below 10, ucode 72 is below 73"},
+		{`reported_tcb: {gte: {genoa: {bl: 10, tee: 0, snp: 0, ucode: 73}}}`, nil, false, "", genoa, "genoa: bl 9 is below 10 (the secure processor's boot loader), ucode 72 is below 73 (the CPU's microcode)"},
 		{`reported_tcb: {gte: {milan: {bl: 1, tee: 0, snp: 1, ucode: 1}}}`, nil, false, "at least milan: bl 1, tee 0, snp 1, ucode 1", genoa, "the rule has no floor for genoa"},
 		{`reported_tcb: {gte: {turin: {fmc: 2, bl: 1, tee: 1, snp: 4, ucode: 81}, milan: {bl: 1, tee: 0, snp: 1, ucode: 1}}}`, turin, false,
 			"at least milan: bl 1, tee 0, snp 1, ucode 1; turin: fmc 2, bl 1, tee 1, snp 4, ucode 81", "turin: fmc 1, bl 1, tee 1, snp 4, ucode 81", "turin: fmc 1 is below 2"},
