@@ -136,11 +136,19 @@ const tpmPoll = 100 * time.Millisecond
 func openTPMSocket(path string) tpmOpener {
 	return func(ctx context.Context) (tpmConn, error) {
 		var d net.Dialer
-		c, err := d.DialContext(ctx, "unix", path)
-		if err != nil {
-			return nil, err
+		for {
+			c, err := d.DialContext(ctx, "unix", path)
+			switch {
+			case err == nil:
+				return tpmSocket{c}, nil
+			case !errors.Is(err, unix.EAGAIN):
+				return nil, err
+			}
+			// So many wait for it that no more may (connect(2)).
+			if sleep(ctx, tpmPoll) != nil {
+				return nil, ctx.Err()
+			}
 		}
-		return tpmSocket{c}, nil
 	}
 }
 
