@@ -168,7 +168,6 @@ func TestCollectTakesNoDataToSign(t *testing.T) {
 		{"--tee", "amd-sev-snp", "--nonce", "", "out"},
 		{"--tee", "amd-sev-snp", "--nonce", strings.Repeat("00", 513), "out"},
 		{"--tee", "amd-sev-snp", "--device", "a", "--socket", "b", "out"},
-		{"--tee", "tpm2", "out"},
 		{"out"},
 	} {
 		if got := assay(t, nil, append([]string{"evidence", "collect"}, args...)...); got.code != cli.Usage {

@@ -261,7 +261,9 @@ func (v *verification) evidence(ev attest.Evidence) attest.Evidence {
 	for _, e := range v.endorsements {
 		// Until the verifier says which it did not need, nothing is known to be unused.
 		e.used = v.opened.endorses
-		ev.Endorsements = append(ev.Endorsements, e.raw)
+		if e.crl == nil || !v.opened.certificates {
+			ev.Endorsements = append(ev.Endorsements, e.raw)
+		}
 	}
 	return ev
 }

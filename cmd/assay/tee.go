@@ -52,6 +52,8 @@ type opened struct {
 	// endorses says that the verifier takes the endorsements itself, and that only
 	// it knows which of them it needed.
 	endorses bool
+	// certificates says that it takes nothing but certificates.
+	certificates bool
 	// after looks at evidence that has just verified: it says what is known of
 	// revocation, and marks the endorsements that were used.
 	after func(ev attest.Evidence, c attest.Claims, es []*endorsement, at time.Time) (revocation, error)

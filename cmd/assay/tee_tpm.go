@@ -51,7 +51,7 @@ func tpmOpen(o opening) (*opened, error) {
 	var chain []*x509.Certificate
 	return &opened{
 		verifier: v,
-		endorses: true,
+		endorses: true, certificates: true,
 		after: func(ev attest.Evidence, c attest.Claims, es []*endorsement, at time.Time) (revocation, error) {
 			body, err := attest.DecodeTPMEvidence(ev.Body)
 			if err != nil {
