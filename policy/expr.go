@@ -49,7 +49,7 @@ type placed struct {
 // expression compiles the key expr, if the workload has it.
 func (p *parser) expression(w *workload, n *strictyaml.Node) {
 	v := n.Get(exprRule)
-	if v == nil {
+	if v == nil || p.doc.Full() { // the file is refused, and no further problem is listed
 		return
 	}
 	source, ok := p.doc.Text(v)

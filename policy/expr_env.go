@@ -134,5 +134,5 @@ func (x *exprs) EstimateSize(n cost.AstNode) *cost.SizeEstimate {
 	case element && n.Type().Kind() != types.ListKind:
 		return &cost.SizeEstimate{Min: 0, Max: 2 * 64} // an element is a digest or a number
 	}
-	return &cost.SizeEstimate{Min: 0, Max: uint64(v.size)} //nolint:gosec // a size
+	return &cost.SizeEstimate{Min: 0, Max: uint64(v.size)}
 }

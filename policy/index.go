@@ -95,7 +95,7 @@ func newIndex(ws []*workload) *index {
 	byField := make([]*claimIndex, len(t.fields))
 	bySet := map[use]*found{}
 	for i, w := range ws {
-		at := int32(i) //nolint:gosec // a file of MaxSize holds fewer workloads
+		at := int32(i) // a file of MaxSize holds far fewer
 		best := w.foundBy(popular)
 		if best == nil {
 			ix.always = append(ix.always, at)
@@ -273,7 +273,7 @@ func (ix *index) near(e *evaluation, all, want int, but []int32) []int32 {
 	if len(out) < want {
 		first := make([]int32, 0, want+len(but)+len(out))
 		for i := range min(all, cap(first)) {
-			first = append(first, int32(i)) //nolint:gosec // at most considered and those given
+			first = append(first, int32(i))
 		}
 		first = without(without(first, but), out)
 		out = append(out, first[:min(len(first), want-len(out))]...)
