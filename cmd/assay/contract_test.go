@@ -52,8 +52,8 @@ func TestEveryCommandHasHelpWithExamplesAndIsInTheReference(t *testing.T) {
 			}
 		})
 	})
-	if n != 16 {
-		t.Errorf("%d commands, want 16", n)
+	if n < 26 {
+		t.Errorf("%d commands, want at least 26", n)
 	}
 }
 
@@ -68,6 +68,12 @@ func TestJSONFieldNamesAreThoseOfTheContract(t *testing.T) {
 		{certificate{}, "spiffe_id serial subject issuer not_before not_after key"},
 		{policyReport{}, "ok file policy trust_domain digest workloads errors warnings"},
 		{finding{}, "position line column message hint"},
+		{policyKey{}, "key_id public_file file"},
+		{policySigned{}, "file format policy trust_domain digest size key_ids"},
+		{policyVerdict{}, "verified file policy trust_domain digest threshold signers others kind check error hint"},
+		{policyPushed{}, "policy digest previous unchanged dry_run signers"},
+		{policyStatus{}, "in_force threshold signer_keys bundle file file_policy file_refused file_outrun last_refused"},
+		{policyChange{}, "id time outcome policy revision digest source actor note signers detail size kept"},
 		{record{}, "outcome reference sequence previous_hash hash entry"},
 		{chainVerdict{}, "ok trust_domain chain entries head checkpoints checkpoints_from_elsewhere covered key key_pinned kind check error hint"},
 		{collected{}, "tee device nonce evidence endorsements warnings"},

@@ -15,10 +15,12 @@ import (
 func policyCommand(now clock) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "policy",
-		Short:   "Check measurement policy before a server loads it",
+		Short:   "Check, sign and publish measurement policy",
 		Example: "  assay policy check policy.yaml",
 	}
 	c.AddCommand(policyCheckCommand(now))
+	c.AddCommand(policyKeygenCommand(), policySignCommand(), policyVerifyCommand(), policyBundleCommand())
+	c.AddCommand(policyPushCommand(), policyStatusCommand(), policyHistoryCommand(), policyRevertCommand())
 	return c
 }
 
