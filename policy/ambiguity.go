@@ -41,6 +41,7 @@ func (p *parser) ambiguities() {
 		}
 		g := &pairing{p: p}
 		g.within(ws, nil)
+		p.work += g.work
 		g.report(t.platform)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/internal/strictyaml"
 )
 
 // UncheckedForTest compiles a bundle as Parse does, without refusing what it
@@ -127,4 +128,14 @@ func MatchersForTest(p attest.Platform) map[string][]string {
 		out[f.name] = f.kind.ops()
 	}
 	return out
+}
+
+// WorkForTest compiles a file, and counts the steps of loops whose length is the
+// file's.
+func WorkForTest(src []byte) int {
+	p := newParser("p.yaml", src, 64<<20)
+	if root := p.doc.Root(); root != nil && p.doc.Want(root, strictyaml.Mapping) {
+		p.bundle(root)
+	}
+	return p.work
 }

@@ -126,7 +126,7 @@ func (k enum) parse(d *strictyaml.Document, n *strictyaml.Node) (value, bool) {
 	}
 	words := strings.Split(k.words, "|")
 	if !slices.Contains(words, s) {
-		d.Report(n, fmt.Sprintf("want one of %s, got %q", strings.Join(words, ", "), clip(s)), strictyaml.Suggest(s, words))
+		d.Report(n, fmt.Sprintf("want one of %s, got %q", strings.Join(words, ", "), clip(s)), d.Suggest(s, words))
 		return "", false
 	}
 	return value(s), true

@@ -70,6 +70,7 @@ func (p *parser) shadowed() {
 				if !w.whole || (w.mode == Audit) != audited {
 					continue
 				}
+				p.work++
 				s := w.signature()
 				o := first[s]
 				switch {

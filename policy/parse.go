@@ -81,6 +81,7 @@ type parser struct {
 	reading      *reference // the set that is being read, for silence
 	silence      []*silence // of the bundle
 	moreWarnings bool
+	work         int // steps of the loops whose length is the file's, for tests
 	patterns     patterns
 }
 
@@ -220,6 +221,7 @@ func (p *parser) entries(n *strictyaml.Node, what string) ([]rawEntry, bool) {
 	}
 	out, ok := make([]rawEntry, 0, len(n.Items)), true
 	for _, item := range n.Items {
+		p.work++
 		if item.Kind != strictyaml.Mapping {
 			out = append(out, rawEntry{node: item})
 			continue

@@ -515,49 +515,6 @@ func TestALargeBundleCompiles(t *testing.T) {
 	}
 }
 
-// The policies below are as expensive as half a megabyte can be made: everything in
-// one line, everything misspelt, lists without end. A quadratic compiler takes
-// minutes over each.
-func TestNoPolicyTakesLong(t *testing.T) {
-	const size = 1 << 19
-	repeat := func(unit func(i int) string) string {
-		var b strings.Builder
-		for i := 0; b.Len() < size; i++ {
-			b.WriteString(unit(i))
-		}
-		return b.String()
-	}
-	hex := func(i int) string { return fmt.Sprintf("%096x", i+1) }
-	head := "{version: 1, bundle: b, revision: 1, trust_domain: a.example, "
-	line := func(note string) string {
-		return head + "references: {r: [" + repeat(func(i int) string {
-			return fmt.Sprintf("{value: %q, not_after: 2027-01-01T00:00:00Z, note: %q}, ", hex(i), note)
-		}) + "]}, workloads: [" + repeat(func(i int) string {
-			return fmt.Sprintf("{name: w%d, tee: aws-nitro, mode: audit, match: {pcr0: {in: r}, pcr3: {eq: %q}}}, ", i, hex(i))
-		}) + "]}"
-	}
-	for name, src := range map[string]string{
-		"one line":            line("a"),
-		"one line, not ASCII": line("é"),
-		"unknown sets": head + "references: {" + repeat(func(i int) string { return fmt.Sprintf("set-%d: [a], ", i) }) + "}, workloads: [" + repeat(func(i int) string {
-			return fmt.Sprintf("{name: w%d, tee: aws-nitro, mode: audit, match: {pcr0: {in: sat-%d}}}, ", i, i)
-		}) + "]}",
-		"audiences":  head + "workloads: [{name: a, tee: aws-nitro, mode: audit, match: {debug: {eq: false}}, issue: [{spiffe_id: \"spiffe://{td}/a\", jwt: {audiences: [" + repeat(func(i int) string { return fmt.Sprintf("a%d, ", i) }) + "]}}]}]}",
-		"identities": head + "workloads: [{name: a, tee: aws-nitro, mode: audit, match: {debug: {eq: false}}, issue: [" + repeat(func(i int) string { return fmt.Sprintf("{spiffe_id: \"spiffe://{td}/a%d\"}, ", i) }) + "]}]}",
-		"publish":    head + "workloads: [{name: a, tee: aws-nitro, mode: audit, match: {debug: {eq: false}}, publish: [" + repeat(func(int) string { return "pcr0, " }) + "]}]}",
-		"claims":     head + "workloads: [{name: a, tee: aws-nitro, mode: audit, match: {" + repeat(func(i int) string { return fmt.Sprintf("pcr%d: {eq: a}, ", i) }) + "}}]}",
-		"each separated twice": head + "workloads: [" + repeat(func(i int) string {
-			a, b := []string{"pcr0", "pcr3", "pcr4"}[i%3], []string{"pcr3", "pcr4", "pcr0"}[i%3]
-			return fmt.Sprintf("{name: w%d, tee: aws-nitro, mode: enforce, match: {%s: {eq: %q}, %s: {eq: %q}}, issue: [{spiffe_id: \"spiffe://{td}/a\"}]}, ", i, a, hex(i), b, hex(i))
-		}) + "]}",
-	} {
-		start := time.Now()
-		_, err := policy.Parse("p.yaml", []byte(src))
-		took := time.Since(start)
-		t.Logf("%-20s %8d bytes, errors: %5v, %v", name, len(src), err != nil, took.Round(time.Millisecond))
-	}
-}
-
 func TestABundleThatIsTooLargeIsRefused(t *testing.T) {
 	src := expand(base) + strings.Repeat("#", policy.MaxSize)
 	if _, err := policy.Parse("p.yaml", []byte(src)); err == nil || !strings.Contains(err.Error(), "the file is too large") {

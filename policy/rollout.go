@@ -112,7 +112,7 @@ func hardware(c *attest.Claims) (string, bool) {
 func (r *rollout) value(bundle, workload, hardware string) uint64 {
 	h := hmac.New(sha256.New, r.secret)
 	for _, s := range []string{rolloutTag, bundle, workload, hardware} {
-		_, _ = h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(s)))) //nolint:gosec // names and ids are short
+		_, _ = h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(s)))) // names and ids are short
 		_, _ = h.Write([]byte(s))
 	}
 	return binary.BigEndian.Uint64(h.Sum(nil))
@@ -211,7 +211,7 @@ func (p *parser) mode(w *workload, n *strictyaml.Node) {
 	case strings.HasPrefix(s, Rollout):
 		p.doc.Report(v, fmt.Sprintf("mode %q lacks its share", clip(s)), "write mode: {rollout: 10%}")
 	case s != Enforce && s != Audit:
-		p.doc.Report(v, fmt.Sprintf("unknown mode %q", clip(s)), strictyaml.Suggest(s, []string{Enforce, Audit})+"; or {rollout: 10%}")
+		p.doc.Report(v, fmt.Sprintf("unknown mode %q", clip(s)), p.doc.Suggest(s, []string{Enforce, Audit})+"; or {rollout: 10%}")
 	}
 	w.mode = s
 }

@@ -189,7 +189,7 @@ func compileSet(p *parser, f *field, op string, n *strictyaml.Node) (test, bool)
 		if !ok {
 			hint := "references has no sets"
 			if len(p.references) > 0 && !p.doc.Full() {
-				hint = strictyaml.Suggest(name, p.referenceNames())
+				hint = p.doc.Suggest(name, p.referenceNames())
 			}
 			p.doc.Report(n, fmt.Sprintf("unknown reference set %q", clip(name)), hint)
 			return nil, false
@@ -230,12 +230,13 @@ type reference struct {
 
 // hushed reports whether every workload that uses the set silences a code. It
 // asks them once: many values may be in a set, and many workloads may use it.
-func (r *reference) hushed(c Code) bool {
+func (r *reference) hushed(p *parser, c Code) bool {
 	if q, ok := r.quiet[c]; ok {
 		return q
 	}
 	all := len(r.users) > 0
 	for _, w := range r.users {
+		p.work++
 		if w == nil || !hush(w.silence, c) {
 			all = false
 		}
@@ -275,6 +276,7 @@ func compileEntries(p *parser, name string, raw []rawEntry, f *field) *set {
 	out := make([]entry, 0, len(raw))
 	first := make(map[value]*strictyaml.Node, len(raw))
 	for _, r := range raw {
+		p.work++
 		v, good := f.kind.parse(p.doc, r.node)
 		if !good {
 			ok = false
@@ -353,6 +355,10 @@ func (w window) and(o window) (window, bool) {
 	return w, w.to.IsZero() || !w.to.Before(w.from)
 }
 
+// maxWindows bounds the windows that lint tells apart: of more it takes the
+// whole span, and may complain of what cannot happen.
+const maxWindows = 256
+
 // merge sorts windows and joins those that touch.
 func merge(ws []window) []window {
 	slices.SortFunc(ws, func(a, b window) int { return a.from.Compare(b.from) })
@@ -365,6 +371,9 @@ func merge(ws []window) []window {
 			continue
 		}
 		out = append(out, w)
+	}
+	if len(out) > maxWindows {
+		return []window{{out[0].from, out[len(out)-1].to}}
 	}
 	return out
 }

@@ -46,6 +46,7 @@ type scope struct {
 	tee         *tee
 	attributes  map[string]string
 	pinned      func(claim string) bool // does the workload pin it with eq or in?
+	suggest     func(word string, names []string) string
 }
 
 // expands is the least length in bytes of a claim that templates can expand, and
@@ -126,7 +127,7 @@ func (sc scope) variable(name string) (part, error) {
 			for k := range sc.attributes {
 				known = append(known, k)
 			}
-			return part{}, &errTemplate{fmt.Sprintf("the identity has no attribute %q", clip(a)), strictyaml.Suggest(a, known)}
+			return part{}, &errTemplate{fmt.Sprintf("the identity has no attribute %q", clip(a)), sc.suggest(a, known)}
 		}
 		return part{text: v}, nil
 	}
@@ -137,7 +138,7 @@ func (sc scope) variable(name string) (part, error) {
 	f := sc.tee.byName[claim]
 	if f == nil {
 		known := append([]string{"td", "workload", "tee", "attributes.NAME"}, sc.pinnedDigests()...)
-		return part{}, &errTemplate{fmt.Sprintf("unknown template variable %q", clip(name)), strictyaml.Suggest(claim, known)}
+		return part{}, &errTemplate{fmt.Sprintf("unknown template variable %q", clip(name)), sc.suggest(claim, known)}
 	}
 	least, fixed := expands(f)
 	if least == 0 {

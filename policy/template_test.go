@@ -8,12 +8,14 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/internal/strictyaml"
 )
 
 func testScope() scope {
 	return scope{
 		trustDomain: "example.org", workload: "payments", tee: nitro,
 		attributes: map[string]string{"team": "core", "odd": "a b", "up": "../x", "empty-ish": ".", "brace": "{td}"},
+		suggest:    strictyaml.Suggest,
 		pinned:     func(claim string) bool { return claim == "pcr0" || claim == "pcr3" || claim == "debug" },
 	}
 }

@@ -110,7 +110,7 @@ func (p *parser) waivedRule(w *workload, n *strictyaml.Node) *rule {
 				written = append(written, r.field.name)
 			}
 		}
-		p.doc.Report(n, fmt.Sprintf("the workload has no rule over %q to waive", clip(name)), strictyaml.Suggest(name, written))
+		p.doc.Report(n, fmt.Sprintf("the workload has no rule over %q to waive", clip(name)), p.doc.Suggest(name, written))
 		return nil
 	}
 	_, can := f.kind.(waivable)

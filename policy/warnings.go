@@ -174,6 +174,7 @@ func (p *parser) silenceKey(n *strictyaml.Node) []*silence {
 	}
 	var out []*silence
 	for _, item := range n.Items {
+		p.work += 1 + len(out)
 		s, ok := p.doc.Text(item)
 		switch {
 		case !ok:
@@ -189,14 +190,11 @@ func (p *parser) silenceKey(n *strictyaml.Node) []*silence {
 }
 
 func (p *parser) suggestCode(s string) string {
-	if p.doc.Full() {
-		return ""
-	}
 	var known []string
 	for _, c := range Codes() {
 		known = append(known, string(c.Code))
 	}
-	return strictyaml.Suggest(s, known)
+	return p.doc.Suggest(s, known)
 }
 
 // warn reports what is allowed and probably not meant, about the workload that
@@ -241,11 +239,12 @@ func hush(list []*silence, code Code) bool {
 // that silence nothing. It is the last step of lint.
 func (p *parser) settle() {
 	p.b.dated = slices.DeleteFunc(p.b.dated, func(d dated) bool {
+		p.work++
 		if hush(p.silence, d.code) {
 			return true
 		}
 		if d.ref != nil {
-			return d.ref.hushed(d.code)
+			return d.ref.hushed(p, d.code)
 		}
 		return d.workload != nil && hush(d.workload.silence, d.code)
 	})
@@ -254,6 +253,7 @@ func (p *parser) settle() {
 	})
 	useless := func(w *workload, list []*silence, where string) {
 		for _, s := range list {
+			p.work++
 			if !s.used && s.code != CodeUselessSilence {
 				p.warnAbout([]*workload{w}, s.node, CodeUselessSilence, fmt.Sprintf("there is no warning %s %s: nothing is silenced", s.code, where), "remove it, so that the next one is heard")
 			}

@@ -79,7 +79,7 @@ func (p *parser) platform(n *strictyaml.Node) *tee {
 	}
 	platform, err := attest.ParsePlatform(s)
 	if err != nil {
-		p.doc.Report(v, fmt.Sprintf("unknown TEE %q", clip(s)), strictyaml.Suggest(s, known))
+		p.doc.Report(v, fmt.Sprintf("unknown TEE %q", clip(s)), p.doc.Suggest(s, known))
 		return nil
 	}
 	t := teeFor(platform)
@@ -110,7 +110,16 @@ func (p *parser) match(w *workload, n *strictyaml.Node) bool {
 	return ok
 }
 
+// suggestClaim is a platform's hint for an unknown name, while hints are given.
+func (p *parser) suggestClaim(t *tee, name, summary string, filter func(*field) bool) string {
+	if p.doc.Full() {
+		return ""
+	}
+	return t.suggest(name, summary, filter)
+}
+
 func (p *parser) rule(t *tee, f strictyaml.Field) *rule {
+	p.work++
 	name := f.Key.Value
 	claim := t.byName[name]
 	if claim == nil {
@@ -118,10 +127,8 @@ func (p *parser) rule(t *tee, f strictyaml.Field) *rule {
 		switch {
 		case exists:
 			p.doc.Report(f.Key, fmt.Sprintf("the claim %q cannot be matched", name), why)
-		case p.doc.Full():
-			p.doc.Report(f.Key, "unknown claim", "")
 		default:
-			p.doc.Report(f.Key, fmt.Sprintf("%s has no claim %q", t.platform, clip(name)), t.suggest(name, t.claims, nil))
+			p.doc.Report(f.Key, fmt.Sprintf("%s has no claim %q", t.platform, clip(name)), p.suggestClaim(t, name, t.claims, nil))
 		}
 		return nil
 	}
@@ -137,7 +144,7 @@ func (p *parser) rule(t *tee, f strictyaml.Field) *rule {
 	m := f.Value.Fields[0]
 	op := m.Key.Value
 	if !slices.Contains(claim.kind.ops(), op) {
-		p.doc.Report(m.Key, fmt.Sprintf("%s has no matcher %q", name, clip(op)), strictyaml.Suggest(op, claim.kind.ops()))
+		p.doc.Report(m.Key, fmt.Sprintf("%s has no matcher %q", name, clip(op)), p.doc.Suggest(op, claim.kind.ops()))
 		return nil
 	}
 	test, ok := claim.kind.compile(p, claim, op, m.Value)
@@ -241,7 +248,7 @@ func (p *parser) publish(w *workload, n *strictyaml.Node) {
 		case private:
 			p.doc.Report(item, s+" is never published", why)
 		case measures(f) == 0:
-			p.doc.Report(item, fmt.Sprintf("%q is not a measurement of %s", clip(s), w.tee.platform), w.tee.suggest(s, w.tee.measurements, w.tee.mayPublish))
+			p.doc.Report(item, fmt.Sprintf("%q is not a measurement of %s", clip(s), w.tee.platform), p.suggestClaim(w.tee, s, w.tee.measurements, w.tee.mayPublish))
 		case slices.Contains(w.publish, s):
 			p.doc.Report(item, s+" is listed twice", "")
 		default:
@@ -295,6 +302,7 @@ func (p *parser) issue(w *workload, n, issue *strictyaml.Node) {
 // have: keys are given identities by their IDs.
 func (p *parser) distinct(w *workload, id *identity, n *strictyaml.Node) bool {
 	for _, o := range w.identities {
+		p.work++
 		both := id.template.collides(o.template, w)
 		switch {
 		case both == "":
@@ -350,7 +358,7 @@ func (p *parser) identity(w *workload, n *strictyaml.Node) *identity {
 		return nil // what the template would be checked against is wrong already
 	}
 	t, err := parseTemplate(src, scope{
-		trustDomain: p.b.trustDomain, workload: w.name, tee: w.tee, attributes: id.attributes,
+		trustDomain: p.b.trustDomain, workload: w.name, tee: w.tee, attributes: id.attributes, suggest: p.doc.Suggest,
 		pinned: func(claim string) bool {
 			r := w.find(claim)
 			return r != nil && r.test.values() != nil

@@ -46,6 +46,15 @@ func Suggest(word string, names []string) string {
 	return "known here: " + list
 }
 
+// Suggest is the function [Suggest] while problems are still listed: who writes
+// a thousandth one gets no hint with it.
+func (d *Document) Suggest(word string, names []string) string {
+	if d.Full() {
+		return ""
+	}
+	return Suggest(word, names)
+}
+
 // distance is the Damerau–Levenshtein distance (optimal string alignment) of
 // two short strings.
 func distance(a, b string) int {
