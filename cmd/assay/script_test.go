@@ -53,6 +53,7 @@ func runScripts(t *testing.T, dir string, o *office, setup func(*testscript.Env)
 	evidenceFixtures(t, fixtures)
 	snpFixtures(t, fixtures)
 	firmwareFixtures(t, fixtures)
+	tpmFixtures(t, fixtures)
 	imageFixtures(t, fixtures)
 	svidFixtures(t, fixtures)
 	testscript.Run(t, testscript.Params{
