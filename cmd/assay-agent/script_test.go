@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -23,6 +24,7 @@ import (
 	agent "github.com/assay-project/assay/enclave-agent"
 	simnitro "github.com/assay-project/assay/simulators/nitro"
 	simsnp "github.com/assay-project/assay/simulators/sevsnp"
+	simtpm "github.com/assay-project/assay/simulators/tpm"
 )
 
 func TestMain(m *testing.M) {
@@ -69,6 +71,8 @@ func params(dir string) testscript.Params {
 			switch cond {
 			case "root":
 				return os.Getuid() == 0, nil
+			case "swtpm":
+				return simtpm.Installed() == nil, nil
 			case "tee":
 				_, err := agent.Detect("")
 				return err == nil, nil
@@ -79,6 +83,8 @@ func params(dir string) testscript.Params {
 			"root":      makeRoot,
 			"nsm":       serveNSM,
 			"snp":       serveSNP,
+			"tpm":       serveTPM,
+			"machine":   machine,
 			"occupy":    occupy,
 			"exitcode":  exitCode,
 			"appear":    appear,
@@ -183,6 +189,38 @@ func serveSNP(ts *testscript.TestScript, _ bool, args []string) {
 	done := make(chan error, 1)
 	go func() { done <- g.Serve(ctx, l) }()
 	ts.Defer(func() { cancel(); <-done })
+}
+
+// tpm PATH serves a simulated machine's TPM, and leaves its boot log in PATH.log.
+func serveTPM(ts *testscript.TestScript, _ bool, args []string) {
+	auth, err := simtpm.NewAuthority(simtpm.Options{})
+	ts.Check(err)
+	m, err := auth.Start(simtpm.Machine{EKs: []simtpm.EKKind{simtpm.P256}, EventLogFile: args[0] + ".log"})
+	ts.Check(err)
+	l, err := simtpm.Listen(args[0])
+	ts.Check(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.Serve(ctx, l) }()
+	ts.Defer(func() { cancel(); <-done; _ = m.Close() })
+}
+
+// machine STATE IMAGE FILE puts a machine's endorsement keys in the place of EK in
+// FILE, and PCR4 of the image in the place of PCR4.
+func machine(ts *testscript.TestScript, _ bool, args []string) {
+	eks, err := simtpm.ReadEKs(ts.MkAbs(args[0]))
+	ts.Check(err)
+	var all []string
+	for _, k := range eks {
+		all = append(all, fmt.Sprintf("%q", fmt.Sprintf("%x", k.Digest)))
+	}
+	boot, err := simtpm.Measurements(simtpm.Boot{Image: args[1]})
+	ts.Check(err)
+	path := ts.MkAbs(args[2])
+	b, err := os.ReadFile(path)
+	ts.Check(err)
+	text := strings.NewReplacer("$EK", strings.Join(all, ", "), "$PCR4", fmt.Sprintf("%x", boot.PCRs[crypto.SHA256][4])).Replace(string(b))
+	ts.Check(os.WriteFile(path, []byte(text), 0o600))
 }
 
 // occupy PATH listens on a socket that is no agent's.
