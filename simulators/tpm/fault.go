@@ -41,8 +41,8 @@ func FaultByName(name string) (Fault, bool) {
 	return fault.Find(Faults(), name, func(f Fault) string { return f.Name })
 }
 
-// malformed, untrusted, stale, foreign and harmless are faults that end in an
-// error of that kind, at a binding, or nowhere.
+// malformed, untrusted and stale are faults that end in an error of that kind,
+// foreign those that belong to another challenge, harmless those that verify.
 func malformed(name, check, description string) Fault {
 	return Fault{Name: name, Check: check, Description: description, Kind: fault.Malformed, Stage: StageAuthenticate}
 }

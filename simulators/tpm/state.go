@@ -104,12 +104,20 @@ func readRecord(dir string) (*record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tpm: state: %w", err)
 	}
+	r, err := parseRecord(b)
+	if err != nil {
+		return nil, fmt.Errorf("tpm: state: %s: %w: remove the directory to make another machine", filepath.Join(dir, recordFile), err)
+	}
+	return r, nil
+}
+
+func parseRecord(b []byte) (*record, error) {
 	var r record
 	if err := json.Unmarshal(b, &r); err != nil {
-		return nil, fmt.Errorf("tpm: state: %s: %w", filepath.Join(dir, recordFile), err)
+		return nil, err
 	}
 	if r.Version != recordVersion || len(r.EKs) == 0 || len(r.Root) != sha256.Size {
-		return nil, fmt.Errorf("tpm: state: %s is not that of a machine: remove the directory to make another", filepath.Join(dir, recordFile))
+		return nil, errors.New("this is not what the manufacturer knows of a machine")
 	}
 	return &r, nil
 }

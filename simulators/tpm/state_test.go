@@ -155,6 +155,73 @@ func TestKeysOfTheNullHierarchyDieAtAReset(t *testing.T) {
 	}
 }
 
+// The table of docs/spec/tpm-simulator.md.
+func TestWhatBecomesOfKeysAndCounters(t *testing.T) {
+	template := testAK()
+	template.ObjectAttributes.Restricted = false
+	primary := func(tpm *TPM, hierarchy tpm2.TPMHandle) (tpm2.TPMHandle, []byte) {
+		k, err := tpm2.CreatePrimary{PrimaryHandle: hierarchy, InPublic: tpm2.New2B(template)}.Execute(tpm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k.ObjectHandle, k.Name.Buffer
+	}
+	for name, c := range map[string]struct {
+		do                func(*TPM) error
+		resets, restarts  uint32 // from 2 and 1
+		pcrs, null, owner bool   // stay
+		loaded            bool   // a key of the NULL hierarchy
+		ek                bool   // is persistent
+	}{
+		"reboot":    {func(m *TPM) error { return m.Reset(Boot{}) }, 3, 0, false, false, true, false, true},
+		"power cut": {func(m *TPM) error { return m.PowerCut(Boot{}) }, 3, 0, false, false, true, false, true},
+		"resume":    {(*TPM).Resume, 2, 2, true, true, true, false, true},
+		"clear":     {(*TPM).Clear, 0, 0, true, true, false, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := startMachine(t, Machine{})
+			for _, prepare := range []func() error{func() error { return m.Reset(Boot{}) }, m.Resume} {
+				if err := prepare(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if was := clock(t, m); was.ResetCount != 2 || was.RestartCount != 1 {
+				t.Fatalf("begins with %+v", was)
+			}
+			extend(t, m, 10)
+			pcrs := readPCRs(t, m, crypto.SHA256)
+			handle, null := primary(m, tpm2.TPMRHNull)
+			other, owner := primary(m, tpm2.TPMRHOwner)
+			if _, err := (tpm2.FlushContext{FlushHandle: other}).Execute(m); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.do(m); err != nil {
+				t.Fatal(err)
+			}
+			_, err := tpm2.ReadPublic{ObjectHandle: handle}.Execute(m)
+			if (err == nil) != c.loaded {
+				t.Errorf("the loaded key: %v", err)
+			}
+			ek, _ := m.EK(P256)
+			if _, err := (tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(ek.Handle)}).Execute(m); (err == nil) != c.ek {
+				t.Errorf("the persistent EK: %v", err)
+			}
+			if got := cmp.Equal(pcrs, readPCRs(t, m, crypto.SHA256)); got != c.pcrs {
+				t.Errorf("registers stay: %v", got)
+			}
+			if now := clock(t, m); now.ResetCount != c.resets || now.RestartCount != c.restarts {
+				t.Errorf("counters are %d and %d", now.ResetCount, now.RestartCount)
+			}
+			if _, again := primary(m, tpm2.TPMRHNull); bytes.Equal(again, null) != c.null {
+				t.Errorf("the NULL hierarchy's seed stays: %v", !c.null)
+			}
+			if _, again := primary(m, tpm2.TPMRHOwner); bytes.Equal(again, owner) != c.owner {
+				t.Errorf("the owner's seed stays: %v", !c.owner)
+			}
+		})
+	}
+}
+
 func TestAMachineKeepsItsTPMBetweenStarts(t *testing.T) {
 	needTPM(t)
 	a, dir := newTestAuthority(t), filepath.Join(t.TempDir(), "machine")
@@ -433,5 +500,20 @@ func TestAMachineThatCannotBeIsRefused(t *testing.T) {
 			_ = tpm.Close()
 			t.Errorf("%+v was started", m)
 		}
+	}
+}
+
+func TestAnSwtpmThatIsGoneIsAnError(t *testing.T) {
+	tpm := startMachine(t, Machine{})
+	if err := syscall.Kill(tpm.process.pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := (tpm2.GetRandom{BytesRequested: 8}).Execute(tpm); err == nil || !strings.Contains(err.Error(), "swtpm") {
+			t.Errorf("a TPM that is gone answers: %v", err)
+		}
+	}
+	if err := tpm.Reset(Boot{}); err == nil {
+		t.Error("a TPM that is gone was reset")
 	}
 }

@@ -148,17 +148,23 @@ func (p *process) stop() {
 
 // send carries out one TPM command.
 func (p *process) send(command []byte) ([]byte, error) {
-	if err := p.data.SetDeadline(time.Now().Add(commandTime)); err != nil {
-		return nil, fmt.Errorf("tpm: %w", err)
-	}
-	if _, err := p.data.Write(command); err != nil {
-		return nil, p.failed(err)
-	}
-	response, err := readMessage(p.data)
+	response, err := p.exchange(command)
 	if err != nil {
+		// A late response would be taken for that to the next command.
+		_ = p.data.Close()
 		return nil, p.failed(err)
 	}
 	return response, nil
+}
+
+func (p *process) exchange(command []byte) ([]byte, error) {
+	if err := p.data.SetDeadline(time.Now().Add(commandTime)); err != nil {
+		return nil, err
+	}
+	if _, err := p.data.Write(command); err != nil {
+		return nil, err
+	}
+	return readMessage(p.data)
 }
 
 // powerCycle takes the TPM's power away and gives it back; it wants TPM2_Startup
