@@ -21,6 +21,7 @@ import (
 	"github.com/assay-project/assay/issuer/keys"
 	"github.com/assay-project/assay/issuer/ledger"
 	"github.com/assay-project/assay/issuer/store"
+	"github.com/assay-project/assay/issuer/tpms"
 )
 
 // The references of the fixtures' records, in the order in which they were
@@ -31,6 +32,7 @@ var fixtureReferences = []string{"as-aaaaaaaaaa", "as-bbbbbbbbbb", "as-ccccccccc
 type office struct {
 	*attestedtest.World
 	dir string
+	db  *store.SQLite // while it is open
 }
 
 // newOffice makes the data directory of a trust domain, and in its ledger an
@@ -90,6 +92,7 @@ func (o *office) open(t testing.TB) (*ledger.Ledger, *ca.CA, func() error) {
 	t.Helper()
 	db, err := store.OpenSQLite(t.Context(), ca.DatabasePath(o.dir))
 	check(t, err)
+	o.db = db
 	ring, err := keys.OpenDir(ca.KeysPath(o.dir))
 	check(t, err)
 	signer, err := ca.CheckpointSigner(t.Context(), ring)
@@ -138,8 +141,10 @@ func (o *office) serve(t *testing.T) string {
 	check(t, err)
 
 	l, c, closeAll := o.open(t)
+	registry, err := tpms.Open(t.Context(), o.db, o.TrustDomain, o.Now)
+	check(t, err)
 	s, err := issuer.New(cfg, issuer.Parts{
-		Set: o.Set, Policy: policyFile, Ledger: l, CA: c, Metrics: issuer.NewMetrics(o.TrustDomain), Log: log, Now: o.Now, Version: "1.2.3",
+		Set: o.Set, Policy: policyFile, Ledger: l, CA: c, Metrics: issuer.NewMetrics(o.TrustDomain), TPMs: registry, Log: log, Now: o.Now, Version: "1.2.3",
 	})
 	check(t, err)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -23,7 +23,8 @@ number in the chain of issuances.
 
 --evidence FILE also writes the evidence as it was received, while it is kept,
 so that it can be verified again; the endorsements that came with it go to
-FILE.endorsements.pem.`,
+FILE.endorsements.pem. Of a TPM, FILE is Assay's JSON with the boot event log and
+the endorsements in it, and the attestation key goes to FILE.ak.pem.`,
 		Example: `  assay ledger show as-7k2m4qxw3p
   assay ledger show 17 --output json
   assay ledger show as-7k2m4qxw3p --evidence document.cbor`,
@@ -77,8 +78,19 @@ func saveEvidence(c *cobra.Command, src ledgerSource, e ledger.Entry, file strin
 			Expected: e.EvidenceDigest.String(), Got: fmt.Sprintf("%x", ev.Digest()),
 		}
 	}
-	var warned []string
-	beside, err := writeEvidence(file, ev.Body, ev.Endorsements, &warned)
+	var (
+		warned []string
+		beside *string
+		flag   = " --endorsement "
+	)
+	if ev.Platform == attest.TPM2 {
+		// The event log and the endorsements are in the file. What bound the AK to its
+		// TPM was the second round of that attestation: the record vouches for it.
+		beside, err = writeTPMEvidence(file, ev)
+		flag = " --ak "
+	} else {
+		beside, err = writeEvidence(file, ev.Body, ev.Endorsements, &warned)
+	}
 	if err != nil {
 		return err
 	}
@@ -90,7 +102,7 @@ func saveEvidence(c *cobra.Command, src ledgerSource, e ledger.Entry, file strin
 		roots = " --roots ROOT.pem"
 	}
 	if beside != nil {
-		roots += " --endorsement " + cli.Escape(*beside)
+		roots += flag + cli.Escape(*beside)
 	}
 	_, err = fmt.Fprintf(c.ErrOrStderr(), "evidence written; verify it with: assay evidence verify --tee %s%s --at %s %s\n",
 		cli.Escape(string(ev.Platform)), roots, stamp(e.VerifiedAt), cli.Escape(file))

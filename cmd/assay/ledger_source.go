@@ -179,7 +179,7 @@ func (s adminSource) evidence(ctx context.Context, digest [32]byte) (attest.Evid
 	if err != nil {
 		return attest.Evidence{}, time.Time{}, s.explain(err)
 	}
-	return attest.Evidence{Platform: attest.Platform(r.GetTee()), Body: r.GetBody(), Endorsements: r.GetEndorsements()}, unixMilli(r.GetTimeUnixMs()), nil
+	return attest.Evidence{Platform: attest.Platform(r.GetTee()), Body: r.GetBody(), Endorsements: r.GetEndorsements(), EventLog: r.GetEventLog()}, unixMilli(r.GetTimeUnixMs()), nil
 }
 
 // dbSource reads a database file.
@@ -354,5 +354,5 @@ func (s dbSource) evidence(ctx context.Context, digest [32]byte) (attest.Evidenc
 	if err != nil {
 		return attest.Evidence{}, time.Time{}, err
 	}
-	return attest.Evidence{Platform: attest.Platform(e.Platform), Body: e.Body, Endorsements: e.Endorsements}, e.At, nil
+	return attest.Evidence{Platform: attest.Platform(e.Platform), Body: e.Body, Endorsements: e.Endorsements, EventLog: e.EventLog}, e.At, nil
 }
