@@ -13,7 +13,7 @@ import (
 
 // hardware makes the simulated PKI and starts three enclaves' security modules.
 func (d *demo) hardware(ctx context.Context) error {
-	d.chapter("Hardware, simulated: three Nitro enclaves of one AWS account, and an SEV-SNP guest")
+	d.chapter("Hardware, simulated: three Nitro enclaves of one AWS account, an SEV-SNP guest, a machine with a TPM")
 	root, err := d.run(ctx, nil, "teesim", "nitro", "root", "--authority", d.path("aws"))
 	if err != nil {
 		return err
@@ -50,6 +50,9 @@ func (d *demo) hardware(ctx context.Context) error {
 	if err := os.WriteFile(d.path("amd-roots.pem"), []byte(root), 0o600); err != nil {
 		return err
 	}
+	if err := d.startMachine(ctx); err != nil {
+		return err
+	}
 	d.say("orders and inventory run their images; a third enclave runs the image of orders in debug mode,")
 	d.say("in which the host can read its memory. vault is an AMD SEV-SNP guest on a machine of our own.")
 	return nil
@@ -59,8 +62,16 @@ func (d *demo) hardware(ctx context.Context) error {
 func (d *demo) server(ctx context.Context) error {
 	d.chapter("assayd starts: a new trust domain, a new CA, a policy")
 	data := d.path("assay")
-	if _, err := d.run(ctx, nil, "assayd", "init", "--trust-domain", trustDomain, "--data-dir", data,
-		"--simulated-root", d.path("aws-root.pem"), "--simulated-snp-roots", d.path("amd-roots.pem")); err != nil {
+	init := []string{
+		"init", "--trust-domain", trustDomain, "--data-dir", data,
+		"--simulated-root", d.path("aws-root.pem"), "--simulated-snp-roots", d.path("amd-roots.pem"),
+	}
+	tpm := ""
+	if d.tpm {
+		init = append(init, "--simulated-tpm-root", d.path(machineRoot))
+		tpm = "tpm:\n  simulated_root: " + d.path(machineRoot) + "\n"
+	}
+	if _, err := d.run(ctx, nil, "assayd", init...); err != nil {
 		return err
 	}
 	if err := d.writePolicy(ctx, 1); err != nil {
@@ -81,7 +92,7 @@ nitro:
   simulated_root: %s
 sevsnp:
   simulated_roots: %s
-`, trustDomain, d.address, d.path("aws-root.pem"), d.path("amd-roots.pem"))), 0o600); err != nil {
+%s`, trustDomain, d.address, d.path("aws-root.pem"), d.path("amd-roots.pem"), tpm)), 0o600); err != nil {
 		return err
 	}
 	if out, err := d.run(ctx, nil, "assayd", "check", "--config", d.path("assay/assayd.yaml")); err != nil {
@@ -249,10 +260,14 @@ func (d *demo) refuseDebug(ctx context.Context) error {
 	return nil
 }
 
-// renew publishes a policy with the next release, which makes agents attest
+// renew publishes a policy that concerns orders, which makes its agent attest
 // again, and shows that service goes on with new keys.
 func (d *demo) renew(ctx context.Context) error {
-	d.chapter("A new policy revision: agents attest again, with new keys")
+	d.chapter("A new policy revision: the agent that it concerns attests again, with a new key")
+	before, err := d.fetch(ctx, "inventory")
+	if err != nil {
+		return err
+	}
 	if err := d.writePolicy(ctx, 2); err != nil {
 		return err
 	}
@@ -272,6 +287,14 @@ func (d *demo) renew(ctx context.Context) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+	after, err := d.fetch(ctx, "inventory")
+	if err != nil {
+		return err
+	}
+	if after.Serial != before.Serial {
+		return errors.New("inventory renewed, though nothing changed for it")
+	}
+	d.say("Nothing changed for inventory: its agent was left alone.")
 	out, err := d.order(ctx, "orders")
 	if err != nil {
 		return err
@@ -304,13 +327,20 @@ func (d *demo) order(ctx context.Context, who string) (string, error) {
 }
 
 func (d *demo) startAgent(ctx context.Context, name string) (*process, error) {
-	file, device := d.path(name+"-agent.yaml"), "--nsm-socket"
-	if name == "vault" {
-		device = "--snp-socket"
-	}
-	if _, err := d.run(ctx, nil, "assay-agent", "init", "--server", d.address, "--bootstrap-root", d.path("bootstrap.pem"),
-		device, d.path(name+".nsm"), "--socket", d.path(name+".sock"), "--config", file); err != nil {
-		return nil, err
+	file := d.path(name + "-agent.yaml")
+	if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
+		init := []string{"init", "--server", d.address, "--bootstrap-root", d.path("bootstrap.pem"), "--socket", d.path(name + ".sock"), "--config", file}
+		switch name {
+		case "vault":
+			init = append(init, "--snp-socket", d.path("vault.nsm"))
+		case "books":
+			init = append(init, "--tpm-socket", d.path("books.nsm"), "--event-log", d.path("books.log"))
+		default:
+			init = append(init, "--nsm-socket", d.path(name+".nsm"))
+		}
+		if _, err := d.run(ctx, nil, "assay-agent", init...); err != nil {
+			return nil, err
+		}
 	}
 	return d.start("agent-"+name, nil, "assay-agent", "run", "--config", file)
 }

@@ -1,9 +1,9 @@
 // The demo runs Assay's real programs on this machine, as separate processes,
 // and tells what happens: two simulated enclaves earn identities and talk over
-// mutual TLS, one that runs in debug mode is refused, and an SVID is renewed.
+// mutual TLS, so do a guest and a machine of other make, one that runs in debug
+// mode is refused, and an SVID is renewed.
 //
-// Only the hardware is simulated: a Nitro Security Module signs under a root of
-// its own. Server, verifier, policy, ledger, CA, agent and relying party are
+// Only the hardware is simulated: it signs under roots of its own. Server, verifier, policy, ledger, CA, agent and relying party are
 // what production runs.
 package main
 
@@ -46,7 +46,7 @@ func run(ctx context.Context, keep bool) (err error) {
 		}
 	}()
 	for _, chapter := range []func(context.Context) error{
-		d.hardware, d.server, d.enclaves, d.talk, d.refuseOtherImage, d.otherTEE, d.refuseDebug, d.renew, d.audit,
+		d.hardware, d.server, d.enclaves, d.talk, d.refuseOtherImage, d.otherTEE, d.machine, d.refuseDebug, d.renew, d.audit,
 	} {
 		if err := chapter(ctx); err != nil {
 			return fmt.Errorf("%w\n(its files are in %s)", err, d.dir)
@@ -68,6 +68,7 @@ type demo struct {
 	address  string // of assayd
 	shop     string // address of inventory
 	running  []*process
+	tpm      bool // there is a software TPM to run a machine on
 
 	shopkeeper *process // inventory
 	denied     string   // reference of the refusal
@@ -92,9 +93,9 @@ func newDemo() (*demo, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &demo{story: &story{w: os.Stdout, begin: time.Now()}, bin: filepath.Dir(self), dir: dir}
-	d.say("Assay demo. Simulated: the hardware (Nitro Security Modules, an AMD secure processor) and its")
-	d.say("vendors' roots. Real: everything else.")
+	d := &demo{story: &story{w: os.Stdout, begin: time.Now()}, bin: filepath.Dir(self), dir: dir, tpm: hasTPM()}
+	d.say("Assay demo. Simulated: the hardware (Nitro Security Modules, an AMD secure processor, a machine whose TPM is")
+	d.say("software) and its vendors' roots. Real: everything else.")
 	d.say("Files: %s", dir)
 	return d, nil
 }
@@ -103,8 +104,9 @@ func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }
 
 func (d *demo) closing(keep bool) {
 	d.say("")
-	d.say("What was simulated: the Nitro Security Modules, the AMD secure processor, and the PKIs behind them. No hardware vouched for")
-	d.say("anything here, and the trust domain's name, its CA and every attestation result say so.")
+	d.say("What was simulated: the Nitro Security Modules, the AMD secure processor, the TPM's chip (swtpm is a real TPM, in software)")
+	d.say("and the PKIs behind them. No hardware vouched for anything here, and the trust domain's name, its CA and every attestation")
+	d.say("result say so.")
 	if keep {
 		d.say("Look around in %s: assay.db, policy.yaml and the logs are there; try", d.dir)
 		d.say("  bin/assay ledger list --db %s", d.path("assay/assay.db"))

@@ -9,12 +9,12 @@ import (
 
 // writePolicy writes a revision of the demo's policy: for two enclaves an image
 // (PCR0) and who may launch it (PCR3), for a guest its measurement, its machine
-// and the least firmware. The second revision also admits the next release of
-// orders before it ships.
+// and the least firmware, for a machine its boot and its TPM. The second revision also admits the next release of
+// orders before it ships, and gives orders shorter SVIDs.
 func (d *demo) writePolicy(ctx context.Context, revision int) error {
-	images := []string{"orders"}
+	images, ttl := []string{"orders"}, "1h"
 	if revision > 1 {
-		images = append(images, "orders-next")
+		images, ttl = append(images, "orders-next"), "30m"
 	}
 	var references strings.Builder
 	var pcr3 string
@@ -31,6 +31,10 @@ func (d *demo) writePolicy(ctx context.Context, revision int) error {
 		return err
 	}
 	vault, err := d.guest(ctx)
+	if err != nil {
+		return err
+	}
+	machine, err := d.machineWorkload(ctx)
 	if err != nil {
 		return err
 	}
@@ -52,7 +56,7 @@ workloads:
       pcr3: {eq: %q} # whose instance role launched it: ownership
     issue:
       - spiffe_id: "spiffe://{td}/shop/orders"
-        x509_ttl: 1h
+        x509_ttl: %s
   - name: inventory
     tee: aws-nitro
     mode: enforce
@@ -72,8 +76,8 @@ workloads:
     issue:
       - spiffe_id: "spiffe://{td}/shop/vault"
         x509_ttl: 1h
-`, revision, trustDomain, references.String(), vault.chipID, pcr3, inventory["pcr0"], pcr3,
-		vault.measurement, vault.floor)
+%s`, revision, trustDomain, references.String(), vault.chipID, pcr3, ttl, inventory["pcr0"], pcr3,
+		vault.measurement, vault.floor, machine)
 	// Replaced in one step: the server must never read half a policy.
 	tmp := d.path("assay/policy.yaml.new")
 	if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {

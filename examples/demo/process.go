@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -125,6 +126,12 @@ func (d *demo) run(ctx context.Context, env []string, program string, args ...st
 
 // program finds the binaries next to this one.
 func (d *demo) program(name string) string { return filepath.Join(d.bin, name) }
+
+// stop ends one process before the others.
+func (d *demo) stop(p *process) error {
+	d.running = slices.DeleteFunc(d.running, func(r *process) bool { return r == p })
+	return p.stop()
+}
 
 // stopAll ends every process, the newest first.
 func (d *demo) stopAll() error {
