@@ -75,6 +75,7 @@ type parser struct {
 	ordered    []*reference
 	meetings   map[[2]test][]window // see meet
 	implied    map[*field]*set      // of implicit rules
+	effort     int                  // spent on telling workloads apart; see maxEffort
 	exprs      map[*tee]*exprs      // see exprsOf
 
 	current      *workload  // the one that is being compiled, for warnings
@@ -253,7 +254,7 @@ func (p *parser) entry(n *strictyaml.Node) (rawEntry, bool) {
 		out.entry.note = p.prose(t)
 	}
 	if t := n.Get("source"); t != nil {
-		p.prose(t) // where the value came from: for readers of the file
+		out.entry.source = p.prose(t)
 	}
 	return out, ok
 }

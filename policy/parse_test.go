@@ -56,6 +56,59 @@ func TestAllMistakesAreFoundInOneRun(t *testing.T) {
 	}
 }
 
+// The policy that the language was designed with: two platforms, overlapping
+// releases, owners of both kinds, a floor for two product lines, an expression.
+func TestThePolicyOfTheDesignIsAGoodOne(t *testing.T) {
+	b := parse(t, `version: 1
+bundle: prod
+revision: 7
+trust_domain: attested.example.org
+references:
+  payments-images:
+    - {value: "$41$", not_after: 2027-01-31T00:00:00Z, note: "release 41"}
+    - {value: "$42$", not_before: 2027-01-15T00:00:00Z, note: "release 42"}
+  our-chips:
+    dedicated: true
+    values: [{value: "$chip/64$"}]
+workloads:
+  - name: payments
+    tee: aws-nitro
+    mode: enforce
+    match:
+      pcr0: {in: payments-images}
+      pcr8: {eq: "$signer$"}            # who signed the image
+      pcr3: {eq: "$role$"}            # whose instance role launched it: ownership
+    issue:
+      - spiffe_id: "spiffe://{td}/payments/api"
+        x509_ttl: 1h
+        jwt: {ttl: 5m, audiences: [sts.amazonaws.com]}
+  - name: ledger
+    tee: amd-sev-snp
+    mode: enforce
+    match:
+      measurement: {in: ["$image$"]}
+      product: {in: [genoa, turin]}
+      policy.debug: {eq: false}
+      vmpl: {eq: 0}
+      reported_tcb: {gte: {genoa: {bl: 9, tee: 0, snp: 23, ucode: 72}, turin: {fmc: 1, bl: 1, tee: 1, snp: 4, ucode: 81}}}
+      chip_id: {in: our-chips}       # ownership
+    expr: "snp.guest_svn >= 3 && !snp.platform.smt"
+    issue: [{spiffe_id: "spiffe://{td}/ledger", x509_ttl: 1h}]
+`)
+	if w := b.Warnings(); len(w) > 0 {
+		t.Errorf("warnings:\n%s", w.Render())
+	}
+	if d := b.Evaluate(nitroClaims(good), noon); d.Workload != "payments" {
+		t.Errorf("payments: %s %s", d.Reason, d.Detail)
+	}
+	for smt, want := range map[bool]string{false: "ledger", true: ""} {
+		d := b.Evaluate(snpClaims(func(s *attest.SNP) { s.GuestSVN, s.Platform.SMT = 3, smt }), noon)
+		if d.Workload != want {
+			t.Errorf("ledger, smt %v: %s %s", smt, d.Reason, d.Detail)
+		}
+	}
+}
+
 func TestABundleTellsWhatItIs(t *testing.T) {
 	src := []byte(expand(base))
 	b, err := policy.Parse("p.yaml", src)

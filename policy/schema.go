@@ -14,7 +14,7 @@ import (
 type schema map[string]any
 
 // SchemaID names the schema of this version of the language.
-const SchemaID = "https://github.com/assay-project/assay/docs/reference/policy.schema.json"
+const SchemaID = "https://raw.githubusercontent.com/assay-project/assay/main/docs/reference/policy.schema.json"
 
 // Schema is the language as a JSON Schema, for editors: what they can complete
 // and underline. It is made of the tables that the parser reads with, and is

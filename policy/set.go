@@ -29,6 +29,7 @@ type entry struct {
 	notBefore time.Time
 	notAfter  time.Time
 	note      string
+	source    string // where the value came from
 }
 
 // fewEntries are searched in turn: a map for each would take most of the memory

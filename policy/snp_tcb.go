@@ -91,7 +91,10 @@ func (tcb) compile(p *parser, f *field, op string, n *strictyaml.Node) (test, bo
 		p.doc.Report(n, f.name+" has no "+limits[op]+": no product line would match", tcbExample)
 		return nil, false
 	}
-	return out, ok
+	if !ok {
+		return nil, false
+	}
+	return out, true
 }
 
 // limits names what the matchers set.
