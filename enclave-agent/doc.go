@@ -9,14 +9,17 @@
 // The parts, and where to read about each:
 //
 //	attester.go detect.go  what the hardware is asked for, and which hardware it is
-//	nitro.go snp.go …      one kind of TEE each
+//	nitro.go snp.go tpm.go …
+//	                       one kind of TEE each
 //	server.go              which server is believed (the pinned bootstrap roots)
 //	attestation.go         one attestation: Hello, Challenge, Evidence, Issued
+//	exchange.go            a TPM's event log and second round in it
 //	reply.go               what is checked in everything that a server says
 //	clock.go               whose time it is
 //	renew.go watch.go      when to attest again
 //	state.go               what is held now; the one place that everything reads
 //	workload.go socket.go  the Workload API and its socket
+//	agentapi.go            assay.agent.v1 beside it; package agentclient is its client
 //
 // # Whom the agent believes
 //
@@ -28,6 +31,7 @@
 //
 // # What it keeps
 //
-// Private keys and SVIDs live in memory and are gone with the process. There is
-// nothing to persist: an agent that starts again attests again.
+// Private keys and SVIDs live in memory and are gone with the process; keys that
+// live in a TPM are sealed for it, and gone with its reset or the process. There
+// is nothing to persist: an agent that starts again attests again.
 package agent

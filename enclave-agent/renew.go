@@ -202,8 +202,15 @@ func (a *Agent) adopt(is *issuance) {
 	a.health.succeeded()
 	a.reportHealth()
 	names := make([]string, len(is.svids))
+	var withheld []string
 	for i, v := range is.svids {
 		names[i] = v.id.String()
+		if !v.forAll() {
+			withheld = append(withheld, names[i])
+		}
+	}
+	if len(withheld) > 0 {
+		a.log.Warn("identities for certain processes are served to none: this version cannot tell one process from another", "identities", withheld)
 	}
 	a.log.Info("attested", "identities", names, "not_after", stamp(is.svids[0].notAfter()), "renew_at", stamp(next), "reference", is.reference)
 }
