@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +18,7 @@ func tpmMeasurementsCommand() *cobra.Command {
 		boot   bootFlags
 		bank   string
 		log    string
+		state  string
 		output *cli.Format
 	)
 	c := &cobra.Command{
@@ -24,8 +26,10 @@ func tpmMeasurementsCommand() *cobra.Command {
 		Short: "Print the PCR values that a boot leaves, for a policy",
 		Long: `Print the values that PCR 0 to 15 have after a boot, computed without a TPM. The
 text is the "match" of a policy's workload: what firmware, secure boot, loader and
-image decide. The JSON has all registers of both banks.`,
+image decide. With --state it also has that machine's endorsement keys. The JSON has all
+registers of both banks.`,
 		Example: `  teesim tpm measurements --image ledger
+  teesim tpm measurements --image ledger --state machine-1
   teesim tpm measurements --image ledger --bank sha384 --output json
   teesim tpm measurements --image ledger --event-log /tmp/eventlog`,
 		Args: cobra.NoArgs,
@@ -47,9 +51,15 @@ image decide. The JSON has all registers of both banks.`,
 					return &cli.UsageError{Err: err}
 				}
 			}
+			eks := []simtpm.EK{}
+			if state != "" {
+				if eks, err = simtpm.ReadEKs(state); err != nil {
+					return &cli.UsageError{Err: err}
+				}
+			}
 			if *output == cli.JSON {
 				return cli.PrintJSON(c.OutOrStdout(), map[string]any{
-					"simulated": true, "tee": "tpm2", "image": b.Image, "secure_boot": !b.SecureBootOff,
+					"simulated": true, "tee": "tpm2", "endorsement_keys": ekIDs(eks), "image": b.Image, "secure_boot": !b.SecureBootOff,
 					"pcrs": map[string]any{"sha256": hexPCRs(m.PCRs[crypto.SHA256]), "sha384": hexPCRs(m.PCRs[crypto.SHA384])},
 				})
 			}
@@ -57,7 +67,11 @@ image decide. The JSON has all registers of both banks.`,
 			p.Linef("# SIMULATED measurements of image %q, for a workload with tee: tpm2", b.Image)
 			p.Linef("match:")
 			p.Linef("  bank: %s", eq(bank))
-			for _, l := range bootMatchers(b, m.PCRs[hash]) {
+			matchers := append(bootMatchers(b, m.PCRs[hash]), matcher{"secure_boot", fmt.Sprintf("{eq: %t}", !b.SecureBootOff), "as the event log says it"})
+			if len(eks) > 0 {
+				matchers = append(matchers, matcher{"ek", ekSet(eks), "the machine"})
+			}
+			for _, l := range matchers {
 				p.Linef("  %s: %s  # %s", l.name, l.value, l.meaning)
 			}
 			return p.Err()
@@ -66,11 +80,22 @@ image decide. The JSON has all registers of both banks.`,
 	boot.register(c)
 	_ = c.MarkFlagRequired("image") // the flag exists
 	c.Flags().StringVar(&bank, "bank", "sha256", "sha256 or sha384")
+	c.Flags().StringVar(&state, "state", "", "directory of a machine's TPM: its endorsement keys are part of the text")
+	_ = c.MarkFlagDirname("state")
 	c.Flags().StringVar(&log, "event-log", "", "write the boot event log to this file, too")
 	_ = c.MarkFlagFilename("event-log")
 	_ = c.RegisterFlagCompletionFunc("bank", cobra.FixedCompletions([]string{"sha256", "sha384"}, cobra.ShellCompDirectiveNoFileComp))
 	output = cli.OutputFlag(c)
 	return c
+}
+
+// ekSet matches any of a machine's endorsement keys: an agent uses one.
+func ekSet(eks []simtpm.EK) string {
+	var in []string
+	for _, e := range ekIDs(eks) {
+		in = append(in, fmt.Sprintf("%q", e.Digest))
+	}
+	return "{in: [" + strings.Join(in, ", ") + "]}"
 }
 
 func hexPCRs(pcrs map[int][]byte) map[string]string {
