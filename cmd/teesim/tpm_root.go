@@ -24,7 +24,8 @@ server or a verifier of simulated evidence. The certificate between the root and
 those of machines is in the machines' NV (index 0x01c00100), too; --intermediate
 prints it behind the root.`,
 		Example: `  teesim tpm root --authority sim > simulated-tpm-root.pem
-  teesim tpm root --authority sim --intermediate > simulated-tpm-chain.pem`,
+  mkdir -p roots/ek && teesim tpm root --authority sim > roots/ek/simulated.pem
+  assay evidence verify --tee tpm2 --tpm-roots roots --ak evidence.json.ak.pem evidence.json`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			a, err := authority.open()
