@@ -12,7 +12,7 @@ import (
 // Bounds of one run.
 const (
 	maxAmbiguities = 20      // pairs that it reports
-	maxCompared    = 1 << 24 // pairs that it compares
+	maxEffort      = 1 << 25 // rules, values and windows that it compares: two seconds or so
 	fewWorkloads   = 24      // whose pairs are compared without dividing them further
 )
 
@@ -39,9 +39,9 @@ func (p *parser) ambiguities() {
 				ws = append(ws, w)
 			}
 		}
-		g := &pairing{p: p}
+		g, before := &pairing{p: p}, p.effort
 		g.within(ws, nil)
-		p.work += g.work
+		p.work += p.effort - before
 		g.report(t.platform)
 	}
 }
@@ -54,7 +54,6 @@ func (p *parser) ambiguities() {
 // all.
 type pairing struct {
 	p       *parser
-	work    int
 	found   []overlapping // nothing keeps these apart
 	maybe   []overlapping // an expression may
 	tooMany bool
@@ -84,7 +83,7 @@ func (g *pairing) pair(a, b *workload) {
 	if g.full() {
 		return
 	}
-	if g.work++; g.work > maxCompared {
+	if g.p.effort > maxEffort {
 		g.tooMany = true
 		return
 	}
@@ -325,6 +324,7 @@ func (p *parser) reportAmbiguity(platform attest.Platform, o overlapping) {
 // overlap reports whether one piece of evidence can match both workloads at
 // one moment, and the claims that both name with common values.
 func (p *parser) overlap(a, b *workload) (shared []string, possible bool) {
+	p.effort += len(a.rules)*len(b.rules) + len(a.when) + len(b.when)
 	when := both(a.when, b.when)
 	for _, r := range a.rules {
 		o := b.over(r.field)
@@ -394,12 +394,18 @@ const (
 // meet returns the moments at which some value passes both tests of one claim.
 func (p *parser) meet(a, b test) []window {
 	x, y := a.values(), b.values()
+	cost := size(x) + size(y)
+	if x != nil && y != nil {
+		cost = min(size(x), size(y))
+	}
 	if n := max(size(x), size(y)); n < largeSet || len(p.meetings) >= maxMeetings {
+		p.effort += 1 + cost
 		return meet(a, b)
 	}
 	k := [2]test{a, b}
 	when, ok := p.meetings[k]
 	if !ok {
+		p.effort += 1 + cost
 		when = meet(a, b)
 		p.meetings[k] = when
 	}

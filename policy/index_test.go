@@ -306,3 +306,16 @@ func TestTenThousandWorkloadsAreToldApartInTime(t *testing.T) {
 		})
 	}
 }
+
+// What cannot be told apart costs bounded work, and is refused rather than let
+// pass: here all 3,000 workloads have everything in common but an expression.
+func TestWorkloadsThatCannotBeToldApartCostBoundedWork(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles a large bundle")
+	}
+	src := expand(many(3000, "enforce", "      pcr0: {in: images}\n      pcr3: {in: roles}\n    expr: \"nitro.pcr8.size() > N\"\n"))
+	_, err := policy.Parse("p.yaml", []byte(src))
+	if err == nil || !strings.Contains(err.Error(), "that no two can match the same evidence cannot be shown") {
+		t.Errorf("got %.300v", err)
+	}
+}
