@@ -24,6 +24,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -93,9 +94,12 @@ func TestTheTPMActivatesACredentialForItsOwnTwoKeys(t *testing.T) {
 		foreign, _ := quoted(t, must(other.Evidence(t.Context(), want)), want.B)
 		_, err = tpm.Activate(t.Context(), must(credential(body.EKPublic, foreign.AKPublic, secret)), want)
 		wantCheck(t, err, attest.Internal, "tpm")
-		second := newTPM2(t).attester(TPMOptions{})
-		_, err = second.Activate(t.Context(), must(credential(body.EKPublic, body.AKPublic, secret)), want)
+		second := newTPM2(t)
+		_, err = second.attester(TPMOptions{}).Activate(t.Context(), must(credential(body.EKPublic, body.AKPublic, secret)), want)
 		wantCheck(t, err, attest.Internal, "tpm")
+		if a, b := m.transient(), second.transient(); a+b != 0 {
+			t.Errorf("%s: %d and %d objects are left after a refusal", kind, a, b)
+		}
 	}
 }
 
@@ -666,6 +670,70 @@ func TestAStalledTPMIsAnErrorAndIsOpenedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	quoted(t, must(tpm.Evidence(t.Context(), want)), want.B)
+}
+
+// tpmDriver is what the kernel's TPM driver is to a program: a file descriptor that
+// takes a command with one write, and gives the response to one read.
+func tpmDriver(t testing.TB, answer func(command []byte) []byte) *tpmFile {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer func() { _ = unix.Close(fds[1]) }()
+		buf := make([]byte, 4096)
+		for {
+			n, err := unix.Read(fds[1], buf)
+			if err != nil || n == 0 {
+				return
+			}
+			if out := answer(bytes.Clone(buf[:n])); out != nil {
+				if _, err := unix.Write(fds[1], out); err != nil {
+					return
+				}
+			}
+		}
+	}()
+	return &tpmFile{fd: fds[0], path: TPMDevice, managed: true}
+}
+
+func TestTheDriversDeviceCarriesCommandsAndHasATimeOut(t *testing.T) {
+	t.Parallel()
+	m := newTPM2(t)
+	behind := func(command []byte) []byte {
+		c, err := openTPMSocket(m.socket)(context.Background())
+		if err != nil {
+			return nil
+		}
+		defer func() { _ = c.Close() }()
+		out, err := c.exchange(context.Background(), command)
+		if err != nil {
+			return nil
+		}
+		return out
+	}
+	tpm := newTPM(TPMDevice, func(context.Context) (tpmConn, error) { return tpmDriver(t, behind), nil }, TPMOptions{EventLog: NoEventLog})
+	want := bindingOf(t)
+	quoted(t, must(tpm.Evidence(t.Context(), want)), want.B)
+
+	stalled := newTPM(TPMDevice, func(context.Context) (tpmConn, error) { return tpmDriver(t, func([]byte) []byte { return nil }), nil }, TPMOptions{EventLog: NoEventLog})
+	stalled.timeout, stalled.slow = 50*time.Millisecond, time.Second
+	_, err := stalled.Evidence(t.Context(), want)
+	wantCheck(t, err, attest.Unavailable, "tpm")
+	if !strings.Contains(asError(err).Hint, "did not answer in time") {
+		t.Errorf("hint %q", asError(err).Hint)
+	}
+	gone := newTPM(TPMDevice, func(context.Context) (tpmConn, error) {
+		d := tpmDriver(t, nil)
+		_ = unix.Shutdown(d.fd, unix.SHUT_RDWR)
+		return d, nil
+	}, TPMOptions{EventLog: NoEventLog})
+	_, err = gone.Evidence(t.Context(), want)
+	wantCheck(t, err, attest.Unavailable, "tpm")
 }
 
 func TestACallerWhoStopsWaitingIsLetGo(t *testing.T) {
