@@ -80,7 +80,7 @@ func tpmFaults() []known {
 // startError tells an error of those who use the command from ours.
 func startError(err error) error {
 	if errors.Is(err, simtpm.ErrNotInstalled) {
-		return &cli.UsageError{Err: simtpm.ErrNotInstalled}
+		return &cli.UsageError{Err: simtpm.ErrNotInstalled, Hint: simtpm.InstallHint}
 	}
 	return &cli.UsageError{Err: err}
 }

@@ -18,11 +18,14 @@ import (
 // program is the software TPM.
 const program = "swtpm"
 
-// ErrNotInstalled is the error of Installed and Start where there is no swtpm.
-var ErrNotInstalled = errors.New("swtpm, the software TPM, is not installed: `apt-get install swtpm`, or `dnf install swtpm`")
+// ErrNotInstalled is in the error of Installed and Start where there is no swtpm.
+var ErrNotInstalled = errors.New("swtpm, the software TPM, is not installed")
 
-// Installed is nil where simulated TPMs can be started, and else
-// [ErrNotInstalled], which says what to do.
+// InstallHint says what to do then.
+const InstallHint = "`apt-get install swtpm`, or `dnf install swtpm`"
+
+// Installed is nil where simulated TPMs can be started, and else an error with
+// [ErrNotInstalled] and [InstallHint] in it.
 func Installed() error {
 	_, err := find()
 	return err
@@ -31,7 +34,7 @@ func Installed() error {
 func find() (string, error) {
 	path, err := exec.LookPath(program)
 	if err != nil {
-		return "", fmt.Errorf("tpm: %w (%w)", ErrNotInstalled, err)
+		return "", fmt.Errorf("tpm: %w: %s", ErrNotInstalled, InstallHint)
 	}
 	return path, nil
 }
