@@ -114,8 +114,9 @@ func empty(t *syntax.Regexp) bool {
 			}
 		}
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // everything reports whether an expression plainly matches every text of a
@@ -145,6 +146,8 @@ func everything(t *syntax.Regexp) bool {
 			}
 		}
 		return whole
+	default:
+		return false
 	}
 	return false
 }

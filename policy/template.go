@@ -249,7 +249,8 @@ func (t *template) collides(o *template, w *workload) string {
 		return ""
 	}
 	for i := range a {
-		if a[i] != b[i] && !(a[i] == anyHex && isHex(b[i])) && !(b[i] == anyHex && isHex(a[i])) {
+		meet := a[i] == b[i] || a[i] == anyHex && isHex(b[i]) || b[i] == anyHex && isHex(a[i])
+		if !meet {
 			return ""
 		}
 	}
