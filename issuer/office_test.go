@@ -150,7 +150,8 @@ func (o *office) start() {
 	}
 	set, err := verifiers.NewSet(all...)
 	must(t, err)
-	o.policy, err = issuer.LoadPolicyFile(o.cfg.Policy, trustDomain, log, o.policyOptions...)
+	pushes := issuer.WithPushedPolicies(filepath.Join(o.cfg.DataDir, "pushed"))
+	o.policy, err = issuer.LoadPolicyFile(o.cfg.Policy, trustDomain, log, append(o.policyOptions, pushes)...)
 	must(t, err)
 	must(t, o.policy.Resume(ctx, o.store))
 	must(t, o.policy.Remember(ctx, o.store, o.clock.Now))

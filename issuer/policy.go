@@ -27,6 +27,7 @@ type PolicyFile struct {
 	signers     *signed.Signers // nil: no signatures are required
 	pinned      string          // with signers: the one name that a policy may have; empty: that of the one in force
 	secret      []byte          // of rollouts; nil: they admit nobody
+	pushes      string          // directory of pushed policies, see policy_pushed.go
 	log         *slog.Logger
 
 	current atomic.Pointer[inForce]
@@ -197,6 +198,7 @@ func (p *PolicyFile) Reload(ctx context.Context) {
 func (p *PolicyFile) enforce(ctx context.Context, f *inForce) {
 	f.Document = nil // the store has it
 	p.current.Store(f)
+	p.dropPushed(f)
 	p.result("loaded")
 	p.log.InfoContext(ctx, "policy in force", "policy", policyName(f.bundle), "source", f.Source, "actor", f.Actor)
 	p.changed(f.bundle)

@@ -48,6 +48,9 @@ func (p *PolicyFile) push(ctx context.Context, in push) (*pushed, error) {
 	if p.store == nil {
 		return nil, errNoHistory
 	}
+	if p.pushes == "" {
+		return nil, errNoPushes
+	}
 	out, f, err := p.judge(in)
 	if err != nil {
 		if !in.dryRun {
@@ -62,6 +65,9 @@ func (p *PolicyFile) push(ctx context.Context, in push) (*pushed, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
+	if err := p.keepPushed(&document{raw: in.document, bundle: f.bundle}); err != nil {
+		return nil, err
+	}
 	if err := p.record(ctx, f); err != nil {
 		return nil, err
 	}

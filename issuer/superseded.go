@@ -28,7 +28,7 @@ const (
 // the start, and for `assayd check`.
 //
 // A policy that was pushed stays in force over a restart, until the file holds a
-// newer revision. It is judged anew, as if it came now: its signatures count
+// newer revision. It comes from the server's own directory, and is judged anew, as if it came now: its signatures count
 // only if they are those that are required today. A file that is older than what
 // came from the file before is an error, as is one of another name where
 // signatures are required.
@@ -36,7 +36,7 @@ func (p *PolicyFile) Resume(ctx context.Context, st store.PolicyStore) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	file := p.current.Load().bundle
-	rows, err := st.PolicyChanges(ctx, p.trustDomain, store.FindPolicy{Outcome: store.PolicyInForce, Documents: true, Limit: 1})
+	rows, err := st.PolicyChanges(ctx, p.trustDomain, store.FindPolicy{Outcome: store.PolicyInForce, Limit: 1})
 	if err != nil {
 		return err
 	}
@@ -67,17 +67,17 @@ func (p *PolicyFile) Resume(ctx context.Context, st store.PolicyStore) error {
 func (p *PolicyFile) stored(c store.PolicyChange) (*inForce, error) {
 	name := fmt.Sprintf("policy %s@%d, pushed at %s", c.Name, c.Revision, c.At.UTC().Format(time.RFC3339))
 	mend := fmt.Sprintf("put revision %d or later into %s", c.Revision+1, p.path)
-	if !c.Kept {
-		return nil, cli.Usagef(mend, "%s: its content is not in the database", name)
+	raw, err := p.readPushed(c.Digest)
+	if err != nil {
+		return nil, cli.Usagef("restore the data directory from a backup, or "+mend, "%s: its content is not there: %w", name, err)
 	}
-	d, err := p.compile(name, c.Document)
+	d, err := p.compile(name, raw)
 	if err != nil {
 		return nil, &cli.UsageError{Err: fmt.Errorf("what was in force last cannot be taken up: %w", err), Hint: mend}
 	}
 	if d.bundle.Name() != c.Name || d.bundle.Revision() != c.Revision || d.bundle.Digest() != c.Digest {
-		return nil, cli.Usagef("restore the database from a backup, or "+mend, "%s: its content is not what was pushed: the database was changed", name)
+		return nil, cli.Usagef("restore the data directory from a backup, or "+mend, "%s: its content is not what the record says: file or database was changed", name)
 	}
-	c.Document = nil
 	return &inForce{bundle: d.bundle, PolicyChange: c}, nil
 }
 

@@ -19,12 +19,15 @@ import (
 	"github.com/assay-project/assay/policy/signed"
 )
 
+// pushedDir holds the policies that were pushed.
+const pushedDir = "pushed"
+
 // maxKeyFile bounds a signer's public key file, in bytes.
 const maxKeyFile = 16 << 10
 
 // loadPolicy reads the policy file, as the configuration demands it.
 func loadPolicy(cfg *config.Config, log *slog.Logger) (*issuer.PolicyFile, error) {
-	var options []issuer.PolicyOption
+	options := []issuer.PolicyOption{issuer.WithPushedPolicies(filepath.Join(cfg.DataDir, pushedDir))}
 	if len(cfg.PolicySigners.Keys) > 0 {
 		s, err := policySigners(cfg)
 		if err != nil {
