@@ -202,8 +202,11 @@ func printBoot(p *cli.Page, b *attest.MeasuredBoot) {
 		facts = append(facts, cli.Fact{Name: fmt.Sprintf("loader %d", i+1), Value: d.String()})
 	}
 	facts = append(facts, cli.Fact{Name: "command line", Value: said(b.CommandLine)})
+	if len(b.GRUBCommands) > 0 {
+		facts = append(facts, cli.Fact{Name: "grub", Value: "ran " + cli.Count(len(b.GRUBCommands), "command")})
+	}
 	if len(b.GRUBFiles) > 0 {
-		facts = append(facts, cli.Fact{Name: "grub", Value: fmt.Sprintf("%s measured, %s", cli.Count(len(b.GRUBFiles), "file"), cli.Count(len(b.GRUBCommands), "command"))})
+		facts = append(facts, cli.Fact{Name: "files in PCR 9", Value: strconv.Itoa(len(b.GRUBFiles))})
 	}
 	for _, name := range sortedKeys(b.Unified) {
 		facts = append(facts, cli.Fact{Name: "section " + name, Value: b.Unified[name].String()})
