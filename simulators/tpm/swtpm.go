@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -45,6 +46,7 @@ const (
 	commandTime = 60 * time.Second
 	controlTime = 30 * time.Second
 	endTime     = 5 * time.Second
+	wordsTime   = time.Second
 )
 
 // Commands of swtpm's control channel, and the frame they have: a four-byte
@@ -199,8 +201,15 @@ func (p *process) do(what string, request []byte) error {
 	return nil
 }
 
-// failed adds what swtpm said.
+// failed adds what swtpm said: all of it, where it has ended.
 func (p *process) failed(err error) error {
+	gone := []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE}
+	if slices.ContainsFunc(gone, func(e error) bool { return errors.Is(err, e) }) {
+		select {
+		case <-p.ended:
+		case <-time.After(wordsTime):
+		}
+	}
 	if said := p.said.String(); said != "" {
 		return fmt.Errorf("tpm: swtpm: %w; it said: %s", err, said)
 	}
