@@ -53,7 +53,7 @@ func TestTheReferenceNamesTheMetricsThatThereAre(t *testing.T) {
 		}
 	}
 	// What only a platform's verifier knows is added by cmd/assayd.
-	ofPlatform := regexp.MustCompile("^assay_(nitro|snp|collateral)_")
+	ofPlatform := regexp.MustCompile("^assay_(nitro|snp|tpm|collateral)_")
 	// Vectors without a value are not gathered; these two have none here.
 	lazy := map[string]bool{"assay_admission_refused_total": true, "assay_policy_reloads_total": true}
 	for name := range documented {
