@@ -24,7 +24,6 @@ const (
 	algOAEP   = 0x0017
 	algECDSA  = 0x0018
 	algECDH   = 0x0019
-	algECDAA  = 0x001a
 	algECC    = 0x0023
 	algCFB    = 0x0043
 )

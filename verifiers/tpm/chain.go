@@ -23,7 +23,6 @@ const (
 // Object identifiers of extensions and of extended key usages.
 var (
 	oidSAN      = asn1.ObjectIdentifier{2, 5, 29, 17}
-	oidEKU      = asn1.ObjectIdentifier{2, 5, 29, 37}
 	oidEKCert   = asn1.ObjectIdentifier{2, 23, 133, 8, 1} // tcg-kp-EKCertificate
 	oidAIKCert  = asn1.ObjectIdentifier{2, 23, 133, 8, 3} // tcg-kp-AIKCertificate
 	constraints = []asn1.ObjectIdentifier{{2, 5, 29, 30}, {2, 5, 29, 33}, {2, 5, 29, 36}, {2, 5, 29, 54}}

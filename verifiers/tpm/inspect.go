@@ -125,7 +125,7 @@ func inspectKey(area []byte) *UnverifiedKey {
 	if p.alg == algRSA {
 		u.Type = fmt.Sprintf("RSA-%d", p.bits)
 	}
-	if p.scheme != algNull {
+	if p.schemeHash != 0 {
 		u.Scheme += " with " + algName(p.schemeHash)
 	}
 	if p.spki != nil {

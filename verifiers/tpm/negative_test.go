@@ -101,6 +101,8 @@ func quoteCases(t *testing.T) []pendingCase {
 		{"AK with a reserved attribute", tpm.CheckAKStructure, order{akRaw: at(4, 0x80)}},
 		{"AK named with SHA-1", tpm.CheckAKStructure, order{akRaw: at(2, 0, 4)}},
 		{"AK off its curve", tpm.CheckAKStructure, order{akRaw: flipLast}},
+		{"AK with a scheme that is not known", tpm.CheckAKStructure, order{akRaw: at(2+2+4+2+2, 0, 0x1a)}},
+		{"AK with a key derivation", tpm.CheckAKStructure, order{akRaw: at(2+2+4+2+2+4+2, 0, 0x20)}},
 		{"AK that is a hash key", tpm.CheckAKStructure, order{akRaw: at(0, 0, 8)}},
 		{"RSA AK with exponent 3", tpm.CheckAKStructure, order{akKind: rsa2048, akRaw: at(18, 0, 0, 0, 3)}},
 		{"RSA AK of other bits than it says", tpm.CheckAKStructure, order{akKind: rsa2048, akRaw: at(16, 0x0c, 0)}},

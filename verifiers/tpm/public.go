@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 )
 
 // Attributes of an object, Part 2, section 8.3 (TPMA_OBJECT).
@@ -103,23 +104,28 @@ func (p *public) readSymmetric(r *reader) error {
 	return nil
 }
 
-// readScheme reads a TPMT_RSA_SCHEME or TPMT_ECC_SCHEME.
-func (p *public) readScheme(r *reader) {
-	switch p.scheme = r.u16(); p.scheme {
-	case algNull, algRSAES:
-	case algECDAA:
-		p.schemeHash = r.u16()
-		r.u16() // count
-	default:
+// readScheme reads a TPMT_RSA_SCHEME or TPMT_ECC_SCHEME: none, or one of those
+// given. RSAES has no hash.
+func (p *public) readScheme(r *reader, known ...uint16) error {
+	p.scheme = r.u16()
+	switch {
+	case r.bad || p.scheme == algNull:
+		return nil
+	case !slices.Contains(known, p.scheme):
+		return fmt.Errorf("scheme %s: %w", algName(p.scheme), errNotSupported)
+	case p.scheme != algRSAES:
 		p.schemeHash = r.u16()
 	}
+	return nil
 }
 
 func (p *public) readRSA(r *reader) error {
 	if err := p.readSymmetric(r); err != nil {
 		return err
 	}
-	p.readScheme(r)
+	if err := p.readScheme(r, algRSASSA, algRSAPSS, algOAEP, algRSAES); err != nil {
+		return err
+	}
 	p.bits = r.u16()
 	exponent := r.u32()
 	n := r.sized(512)
@@ -139,10 +145,12 @@ func (p *public) readECC(r *reader) error {
 	if err := p.readSymmetric(r); err != nil {
 		return err
 	}
-	p.readScheme(r)
+	if err := p.readScheme(r, algECDSA, algECDH); err != nil {
+		return err
+	}
 	p.curve = r.u16()
-	if kdf := r.u16(); kdf != algNull {
-		r.u16() // its hash
+	if kdf := r.u16(); !r.bad && kdf != algNull { // Part 2, section 12.2.3.6: none is used
+		return fmt.Errorf("key derivation %s: %w", algName(kdf), errNotSupported)
 	}
 	x, y := r.sized(66), r.sized(66)
 	c := curveOf(p.curve)
