@@ -52,7 +52,7 @@ func NewMetrics(trustDomain string) *Metrics {
 		Name: "assay_panics_total", Help: "Panics of handlers that were answered with an internal error. Any is a bug.",
 	})
 	m.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "assay_policy_reloads_total", Help: "Reloads of the policy file, by result.",
+		Name: "assay_policy_reloads_total", Help: "Policies that came, from the file or pushed, by result.",
 	}, []string{"result"})
 	m.unlogged = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "assay_refusals_unlogged_total", Help: "Refusals that were counted and not logged, because too many came at once.",

@@ -7,6 +7,8 @@
 //	trust_domains   the name, and whether it is simulated: fixed at first start
 //	authorities     which key signs what, from when to when (never the key itself)
 //	documents       signed documents that outlive the key that signed them
+//	policies        every revision of a policy that was in force: what may not come back
+//	policy_changes  what changed the policy in force, and what was refused, with who and why
 //	tpm_bindings    which attestation key lives beside which endorsement key
 //	tpm_inventory   the operator's TPMs
 //	entries         the ledger: append-only, hash-chained, one chain a server
