@@ -30,6 +30,9 @@ func (b *Bundle) evaluate(c *attest.Claims, at time.Time) (Decision, *workload) 
 		return d, nil
 	}
 	ix := b.index[c.Platform]
+	if ix == nil { // not indexed: slower, and the same
+		ix = newIndex(ws)
+	}
 	e := b.evaluation(c, at)
 	some := ix.candidates(e)
 	v := &verdicts{}

@@ -63,6 +63,10 @@ func (p *parser) expression(w *workload, n *strictyaml.Node) {
 	}
 	e, known := x.done[source]
 	if !known {
+		if p.exprSize += len(source); p.exprSize > maxExprTotal {
+			p.doc.Report(v, fmt.Sprintf("the bundle's expressions have more than %d bytes altogether", maxExprTotal), "workloads may share one expression; what differs from workload to workload is better told by match")
+			return
+		}
 		var found []exprProblem
 		if e, found = x.compile(source); len(found) > 0 {
 			for _, f := range found {
@@ -119,8 +123,8 @@ func (x *exprs) compile(source string) (out *expression, found []exprProblem) {
 		return at(0, fmt.Sprintf("the expression is too long: %d characters, at most %d", n, maxExprSize), "what is this long is better told by match and reference sets")
 	}
 	checked, issues := x.env.Compile(source)
-	if issues.Err() != nil {
-		return nil, x.problems(source, issues.Errors())
+	if errs := issues.Errors(); len(errs) > 0 { // Err would draw them all, at length
+		return nil, x.problems(source, errs)
 	}
 	if t := checked.OutputType(); !t.IsExactType(types.BoolType) {
 		return at(0, fmt.Sprintf("the expression yields %s, not true or false", t), "compare it with something")
@@ -167,7 +171,7 @@ func (x *exprs) parts(checked *cel.Ast) (out []*expression) {
 			return false
 		}
 		part, issues := x.env.Compile(source)
-		if issues.Err() != nil {
+		if len(issues.Errors()) > 0 {
 			return false
 		}
 		program, err := x.env.Program(part, cel.CostLimit(maxExprCost))
@@ -403,7 +407,7 @@ func (x *exprs) constant(checked *cel.Ast) string {
 		return ""
 	}
 	folded, issues := opt.Optimize(x.env, checked)
-	if issues.Err() != nil {
+	if len(issues.Errors()) > 0 {
 		return ""
 	}
 	if b, ok := literal(folded.NativeRep().Expr()).(bool); ok {

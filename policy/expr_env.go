@@ -16,14 +16,15 @@ import (
 // an attester's choice. Cost is in the units of CEL: about one for each operation,
 // and a tenth for each character that is looked at.
 const (
-	maxExprSize   = 4096  // characters
-	maxExprNodes  = 2000  // after macros are expanded
-	maxExprDepth  = 48    // parentheses and operators within each other
-	maxExprNested = 2     // all and exists within each other
-	maxExprRegex  = 1000  // instructions of a compiled regular expression
-	maxExprCost   = 10000 // the most that an expression may cost, estimated and spent
-	maxListed     = 128   // elements of a claim that is a list
-	maxShown      = 200   // characters of one claim in a decision
+	maxExprSize   = 4096    // characters
+	maxExprTotal  = 2 << 20 // bytes of all different expressions of a bundle
+	maxExprNodes  = 2000    // after macros are expanded
+	maxExprDepth  = 48      // parentheses and operators within each other
+	maxExprNested = 2       // all and exists within each other
+	maxExprRegex  = 1000    // instructions of a compiled regular expression
+	maxExprCost   = 10000   // the most that an expression may cost, estimated and spent
+	maxListed     = 128     // elements of a claim that is a list
+	maxShown      = 200     // characters of one claim in a decision
 )
 
 // variable is what expressions can read of a claim: all of it, or a component.

@@ -143,6 +143,28 @@ func TestTwoMistakesInAnExpressionAreToldAtOnce(t *testing.T) {
 	}
 }
 
+func TestTheExpressionsOfABundleAreBounded(t *testing.T) {
+	long := strings.Repeat("nitro.debug || ", 260) + "N == N"
+	src := many(600, "audit", "      pcr0: {eq: \"$N$\"}\n    expr: \""+long+"\"\n")
+	_, err := policy.Parse("p.yaml", []byte(expand(src)))
+	if err == nil || !strings.Contains(err.Error(), "the bundle's expressions have more than 2097152 bytes altogether") {
+		t.Errorf("got %.300v", err)
+	}
+	same := strings.NewReplacer(sameNumbers(600)...).Replace(src)
+	if _, err := policy.Parse("p.yaml", []byte(expand(same))); err != nil {
+		t.Errorf("one shared expression: %.300v", err)
+	}
+}
+
+// sameNumbers replaces "i == i" by "1 == 1".
+func sameNumbers(n int) []string {
+	var out []string
+	for i := range n {
+		out = append(out, fmt.Sprintf(" %d == %d\"", i, i), " 1 == 1\"")
+	}
+	return out
+}
+
 func TestAConstantExpressionIsAWarning(t *testing.T) {
 	for expr, want := range map[string]string{
 		"true":                             "always true",

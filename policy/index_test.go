@@ -319,3 +319,19 @@ func TestWorkloadsThatCannotBeToldApartCostBoundedWork(t *testing.T) {
 		t.Errorf("got %.300v", err)
 	}
 }
+
+func TestAGrantHoldsTheBoundedDecision(t *testing.T) {
+	l := newLab(t)
+	b := parse(t, many(100, "enforce", "      pcr0: {eq: \"$N$\"}\n      pcr3: {eq: \"$role$\"}\n"))
+	g, err := b.Authorize(l.verify(t, attestation{pcrs: map[int]string{0: "42", 3: "role"}}), noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := g.Decision(); listed(d) != "w42" || d.Omitted != 99 {
+		t.Errorf("%s, omitted %d", listed(d), d.Omitted)
+	}
+	_, err = b.Authorize(l.verify(t, attestation{pcrs: map[int]string{0: "42", 3: "nobody"}}), noon)
+	if d := denied(t, err); len(d.Workloads) > policy.MaxExplained || len(d.Workloads)+d.Omitted != 100 || d.Detail != "nearest is workload w42: pcr3 does not hold" {
+		t.Errorf("%s, omitted %d: %s", listed(d), d.Omitted, d.Detail)
+	}
+}

@@ -77,6 +77,7 @@ type parser struct {
 	implied    map[*field]*set      // of implicit rules
 	effort     int                  // spent on telling workloads apart; see maxEffort
 	exprs      map[*tee]*exprs      // see exprsOf
+	exprSize   int                  // of what was compiled, in bytes
 
 	current      *workload  // the one that is being compiled, for warnings
 	reading      *reference // the set that is being read, for silence
