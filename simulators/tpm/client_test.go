@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"fmt"
@@ -112,7 +113,7 @@ func (c *client) activate() error {
 		return err
 	}
 	secret := []byte("0123456789abcdef0123456789abcdef")
-	blob, encrypted, err := tpm2.CreateCredential(nil, key, c.ak.Name.Buffer, secret)
+	blob, encrypted, err := tpm2.CreateCredential(rand.Reader, key, c.ak.Name.Buffer, secret)
 	if err != nil {
 		return err
 	}
