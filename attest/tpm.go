@@ -23,7 +23,9 @@ type TPM struct {
 	// empty when it is in none.
 	EKInventory string `json:"ek_inventory,omitempty"`
 
-	// AK is the attestation key's TPM name: nameAlg and digest.
+	// AK is the attestation key's TPM name: nameAlg and digest. Nothing proves the
+	// name of an AK that only an operator vouches for and that is no primary: it is
+	// SHA-256 of the key's DER SubjectPublicKeyInfo then, 32 bytes.
 	AK Bytes `json:"ak"`
 	// AKTrust says what binds the AK to a TPM: see the constants. Claims of a
 	// verified attestation always have it.
