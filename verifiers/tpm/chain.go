@@ -17,7 +17,8 @@ const (
 	maxEndorsementSize = 8 << 10
 	maxPath            = 4 // certificates that came along in one path
 	maxPaths           = 8
-	maxAttempts        = 8 // signatures verified
+	maxAttempts        = 8  // signatures verified
+	maxSteps           = 64 // certificates looked at on the way up
 )
 
 // Object identifiers of extensions and of extended key usages.
@@ -41,8 +42,12 @@ var errNoAnchor = errors.New("no pinned root issued this certificate, nor an int
 // routes lists the ways up from a leaf, by names alone.
 func (r Roots) routes(purpose string, leaf *x509.Certificate, along []*x509.Certificate) []route {
 	var out []route
+	steps := 0
 	var climb func(c *x509.Certificate, path []*x509.Certificate)
 	climb = func(c *x509.Certificate, path []*x509.Certificate) {
+		if steps++; steps > maxSteps {
+			return // names that lead in circles
+		}
 		for _, a := range r.of(purpose, c.RawIssuer) {
 			if len(out) < maxPaths {
 				out = append(out, route{append([]*x509.Certificate(nil), path...), a})

@@ -2,6 +2,9 @@ package tpm_test
 
 import (
 	"bytes"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"math/big"
 	"testing"
 	"testing/fstest"
 
@@ -223,6 +226,33 @@ func TestAnOperatorsDirectoryAddsRoots(t *testing.T) {
 	} {
 		if r, err := tpm.HardwareRoots().WithDirectory(dir); err == nil {
 			t.Errorf("%s: %+v", name, r.List())
+		}
+	}
+}
+
+// Names cost a stranger nothing: what they can make a verification cost is bounded.
+func TestEndorsementsThatLeadInCirclesCostLittle(t *testing.T) {
+	w := newWorld(t)
+	named := func(subject, issuer string, serial int64) []byte {
+		c := &x509.Certificate{
+			SerialNumber: big.NewInt(serial), Subject: pkix.Name{Organization: []string{"A test of Assay"}, CommonName: subject}, NotBefore: validFrom, NotAfter: validUntil,
+			IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		}
+		parent := *c
+		parent.Subject.CommonName = issuer
+		return issue(t, c, &parent, keyOf(t, p256, "circle").Public(), keyOf(t, p256, "circle")).Raw
+	}
+	var circle, lookalikes [][]byte
+	for i := range int64(8) {
+		circle = append(circle, named("Maker Issuing CA", "Maker Other CA", i+1), named("Maker Other CA", "Maker Issuing CA", i+100))
+		lookalikes = append(lookalikes, named("Maker Issuing CA", "Maker Root", i+1), named("Maker Issuing CA", "Maker Root", i+100))
+	}
+	for name, along := range map[string][][]byte{"a circle": circle, "sixteen issuers of the right name": lookalikes} {
+		v := w.verifier(t)
+		got, err := v.AuthenticatePending(t.Context(), w.mint(t, order{endorsements: along}).evidence, epoch)
+		wantRefusal(t, got, err, tpm.CheckEKChain)
+		if n := v.CacheStats().Signatures; n > 8 {
+			t.Errorf("%s: %d signatures were verified", name, n)
 		}
 	}
 }
