@@ -90,11 +90,10 @@ func (a *admin) PolicyStatus(ctx context.Context, _ *assayv1.PolicyStatusRequest
 
 // state is what there is to tell without the store.
 func (p *PolicyFile) state() *assayv1.PolicyStatusResponse {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	file := p.file.Load()
 	out := &assayv1.PolicyStatusResponse{
 		InForce: policyChange(p.current.Load().PolicyChange),
-		File:    p.path, FilePolicy: p.file, FileRefused: p.refused, FileOutrun: p.outrun,
+		File:    p.path, FilePolicy: file.holds, FileRefused: file.refused, FileOutrun: file.outrun,
 	}
 	if p.signers != nil {
 		out.Signers = &assayv1.PolicySigners{Threshold: uint32(p.signers.Threshold()), Bundle: p.pinned}

@@ -31,17 +31,22 @@ type PolicyFile struct {
 	log         *slog.Logger
 
 	current atomic.Pointer[inForce]
+	file    atomic.Pointer[fileState]
 
-	mu       sync.Mutex // one change at a time
-	file     string     // "name@revision" of the file's last valid content
-	refused  string     // why the file's content is not in force though it should be; empty when it is
-	outrun   string     // why it is not, and need not be: a newer one was pushed
+	mu       sync.Mutex // one change at a time; compiling a large policy takes seconds
 	seen     [32]byte   // digest of the content that was last looked at
 	haveSeen bool
 	changed  func(*policy.Bundle)
 	result   func(string)
-	store    store.PolicyStore // nil until Remember
+	store    store.PolicyStore // nil until Remember, which comes before anything is served
 	now      func() time.Time
+}
+
+// fileState is how the policy file stands to the policy in force.
+type fileState struct {
+	holds   string // "name@revision" of its last valid content
+	refused string // why its content is not in force though it should be; empty when it is
+	outrun  string // why it is not, and need not be: a newer one was pushed
 }
 
 // inForce is the policy in force, and where it came from.
@@ -87,7 +92,7 @@ func LoadPolicyFile(path, trustDomain string, log *slog.Logger, options ...Polic
 		return nil, err
 	}
 	p.current.Store(p.fromFile(d))
-	p.file = d.bundle.Version()
+	p.file.Store(&fileState{holds: d.bundle.Version()})
 	p.seen, p.haveSeen = sha256.Sum256(raw), true
 	return p, nil
 }
@@ -119,18 +124,10 @@ func (p *PolicyFile) drawing(b *policy.Bundle) (*policy.Bundle, error) {
 func (p *PolicyFile) Current() *policy.Bundle { return p.current.Load().bundle }
 
 // Refused says why the file's content is not in force, or is empty.
-func (p *PolicyFile) Refused() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.refused
-}
+func (p *PolicyFile) Refused() string { return p.file.Load().refused }
 
 // Outrun says that a newer policy than the file's was pushed, or is empty.
-func (p *PolicyFile) Outrun() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.outrun
-}
+func (p *PolicyFile) Outrun() string { return p.file.Load().outrun }
 
 // Run looks at the file every two seconds, and at once when reload receives,
 // until ctx ends.
@@ -169,16 +166,16 @@ func (p *PolicyFile) Reload(ctx context.Context) {
 		p.refuse(ctx, raw, err)
 		return
 	}
-	now := p.current.Load()
-	p.file = next.bundle.Version()
+	now, holds := p.current.Load(), next.bundle.Version()
 	switch {
 	case next.is(now.bundle): // an edit was taken back, or another signature added
-		p.refused, p.outrun = "", ""
+		p.file.Store(&fileState{holds: holds})
 		return
 	case now.Source != sourceFile && next.bundle.Name() == now.bundle.Name() && next.bundle.Revision() < now.bundle.Revision():
-		p.refused, p.outrun = "", p.behind(now)
+		p.file.Store(&fileState{holds: holds, outrun: p.behind(holds, now)})
 		return
 	}
+	p.file.Store(&fileState{holds: holds, refused: p.Refused()})
 	if err := p.grows(next, now); err != nil {
 		p.refuse(ctx, raw, err)
 		return
@@ -189,7 +186,7 @@ func (p *PolicyFile) Reload(ctx context.Context) {
 		p.refuse(ctx, raw, err)
 		return
 	}
-	p.refused, p.outrun = "", ""
+	p.file.Store(&fileState{holds: holds})
 	p.enforce(ctx, f)
 }
 
@@ -210,9 +207,9 @@ func (p *PolicyFile) fromFile(d *document) *inForce {
 }
 
 // behind is what an operator should know of a file that a push outran.
-func (p *PolicyFile) behind(now *inForce) string {
+func (p *PolicyFile) behind(holds string, now *inForce) string {
 	return fmt.Sprintf("%s holds %s; %s was pushed at %s and is in force, also after a restart: write it to the file with `assay policy history --revision %d --out FILE`",
-		p.path, p.file, now.bundle.Version(), now.At.UTC().Format(time.RFC3339), now.bundle.Revision())
+		p.path, holds, now.bundle.Version(), now.At.UTC().Format(time.RFC3339), now.bundle.Revision())
 }
 
 // grows is nil for a policy that may follow on the one in force.
@@ -238,12 +235,11 @@ func (p *PolicyFile) sameName(b *policy.Bundle, before string) error {
 
 // refuse keeps the policy in force, says so once, and remembers it for Status.
 func (p *PolicyFile) refuse(ctx context.Context, raw []byte, err error) {
-	p.outrun = ""
-	msg := err.Error()
-	if p.refused == msg {
+	before, msg := p.file.Load(), err.Error()
+	if before.refused == msg {
 		return
 	}
-	p.refused = msg
+	p.file.Store(&fileState{holds: before.holds, refused: msg})
 	p.result("refused")
 	p.log.ErrorContext(ctx, "the policy file is refused; the one before stays in force", "in_force", policyName(p.Current()), "error", err)
 	if raw != nil && !errors.Is(err, context.Canceled) {

@@ -72,8 +72,8 @@ func (p *PolicyFile) push(ctx context.Context, in push) (*pushed, error) {
 		return nil, err
 	}
 	p.enforce(ctx, f)
-	if p.refused == "" {
-		p.outrun = p.behind(f)
+	if file := p.file.Load(); file.refused == "" {
+		p.file.Store(&fileState{holds: file.holds, outrun: p.behind(file.holds, f)})
 	}
 	return out, nil
 }
@@ -105,13 +105,10 @@ func (p *PolicyFile) judge(in push) (*pushed, *inForce, error) {
 
 // changes reads the history.
 func (p *PolicyFile) changes(ctx context.Context, f store.FindPolicy) ([]store.PolicyChange, error) {
-	p.mu.Lock()
-	st := p.store
-	p.mu.Unlock()
-	if st == nil {
+	if p.store == nil {
 		return nil, errNoHistory
 	}
-	return st.PolicyChanges(ctx, p.trustDomain, f)
+	return p.store.PolicyChanges(ctx, p.trustDomain, f)
 }
 
 // past is a policy that was in force once, by its digest, for comparing with: it

@@ -59,7 +59,8 @@ func (p *PolicyFile) Resume(ctx context.Context, st store.PolicyStore) error {
 		return err
 	}
 	p.current.Store(pushed)
-	p.outrun = p.behind(pushed)
+	holds := p.file.Load().holds
+	p.file.Store(&fileState{holds: holds, outrun: p.behind(holds, pushed)})
 	return nil
 }
 
