@@ -284,7 +284,12 @@ func lintSNP(w *workload, p *parser) {
 	if w.find("measurement") == nil && w.find("id_key_digest") == nil && w.find("author_key_digest") == nil {
 		p.warn(w.key, CodeNoImage, "workload "+w.name+" pins no image: any code on the same machines matches", "add measurement (the image) or id_key_digest (who signed it)")
 	}
-	if w.find("reported_tcb") == nil {
+	floor := false
+	if r := w.find("reported_tcb"); r != nil {
+		t, ok := r.test.(*tcbFloor)
+		floor = ok && !t.upper
+	}
+	if !floor {
 		hint := "add reported_tcb: {gte: {PRODUCT: {…}}}"
 		if w.find("current_tcb") != nil || w.find("committed_tcb") != nil || w.find("launch_tcb") != nil {
 			hint = "a key that leaked from older firmware can sign any current, committed or launch TCB, but is itself derived from the reported one: " + hint

@@ -221,6 +221,13 @@ func TestEachSNPRule(t *testing.T) {
 		{`launch_tcb: {gte: {genoa: {bl: 9, tee: 0, snp: 24, ucode: 72}}}`, func(s *attest.SNP) { s.LaunchTCB.SNP = 24 }, true, "", "", ""},
 		{`launch_tcb: {gte: {genoa: {bl: 9, tee: 0, snp: 24, ucode: 72}}}`, nil, false, "", genoa, "snp 23 is below 24"},
 
+		{`current_tcb: {lte: {genoa: {bl: 9, tee: 0, snp: 23, ucode: 72}}}`, nil, true, "at most genoa: bl 9, tee 0, snp 23, ucode 72", genoa, ""},
+		{`current_tcb: {lte: {genoa: {bl: 9, tee: 0, snp: 22, ucode: 72}}}`, nil, false, "at most genoa: bl 9, tee 0, snp 22, ucode 72", genoa, "snp 23 is above 22 (the SNP firmware): the host's firmware is newer"},
+		{`current_tcb: {lte: {genoa: {bl: 255, tee: 255, snp: 255, ucode: 71}}}`, nil, false, "", genoa, "72 is above 71"},
+		{`current_tcb: {lte: {milan: {bl: 4, tee: 0, snp: 24, ucode: 219}}}`, nil, false, "", genoa, "the rule has no ceiling for genoa"},
+		{`reported_tcb: {lte: {turin: {fmc: 0, bl: 9, tee: 9, snp: 9, ucode: 99}}}`, turin, false, "", "", "1 is above 0"},
+		{`current_firmware: {lte: "1.55.29"}`, nil, true, "at most 1.55.29", "1.55.29", ""},
+		{`current_firmware: {lte: "1.55.28"}`, nil, false, "at most 1.55.28", "1.55.29", "another version of the SNP firmware"},
 		{`current_firmware: {gte: "1.55.29"}`, nil, true, "at least 1.55.29", "1.55.29", ""},
 		{`current_firmware: {gte: "1.55.30"}`, nil, false, "at least 1.55.30", "1.55.29", "another version of the SNP firmware"},
 		{`current_firmware: {gte: "1.9.200"}`, nil, true, "at least 1.9.200", "1.55.29", ""},
@@ -399,6 +406,10 @@ func TestEachSNPMistakeHasItsOwnError(t *testing.T) {
 		{"floor negative", measurement, tcb("{genoa: {bl: 9, tee: 0, snp: -1, ucode: 72}}"), "the number -1 is out of range"},
 		{"floor all zero", measurement, tcb("{genoa: {bl: 0, tee: 0, snp: 0, ucode: 0}}"), "13:34: the floor of genoa is all zero"},
 		{"floor all zero, Turin", measurement, tcb("{turin: {fmc: 0, bl: 0, tee: 0, snp: 0, ucode: 0}}"), "13:34: the floor of turin is all zero"},
+		{"ceiling without a product", measurement, "current_tcb: {lte: {snp: 23}}", "12:26: a TCB ceiling without a product"},
+		{"ceiling of no product", measurement, "current_tcb: {lte: {}}", "12:26: current_tcb has no ceiling: no product line would match"},
+		{"ceiling lacks a component", measurement, "current_tcb: {lte: {genoa: {bl: 9, tee: 0, snp: 1}}}", "the ceiling of genoa lacks ucode"},
+		{"ceiling all 255", measurement, "current_tcb: {lte: {genoa: {bl: 255, tee: 255, snp: 255, ucode: 255}}}", "the ceiling of genoa is all 255"},
 		{"TCB that is equal", measurement, "current_tcb: {eq: {genoa: {bl: 9, tee: 0, snp: 23, ucode: 72}}}", `12:21: current_tcb has no matcher "eq"`},
 
 		{"firmware of two parts", measurement, `current_firmware: {gte: "1.55"}`, `12:31: want a firmware version, got "1.55"`},
@@ -484,6 +495,7 @@ func TestSNPWarnings(t *testing.T) {
 		{"no image", "      measurement: {eq: \"$image$\"}\n", "", "workload ledger pins no image"},
 		{"the signer is enough", "measurement:", "id_key_digest:", ""},
 		{"the author is enough", "measurement:", "author_key_digest:", ""},
+		{"a ceiling is no floor", "reported_tcb: {gte: {genoa: {bl: 9, tee: 0, snp: 23, ucode: 72}, turin: {fmc: 1, bl: 1, tee: 1, snp: 4, ucode: 81}}}", "reported_tcb: {lte: {genoa: {bl: 9, tee: 0, snp: 23, ucode: 72}}}", "workload ledger has no floor for reported_tcb"},
 		{"another TCB", "reported_tcb:", "current_tcb:", "workload ledger has no floor for reported_tcb"},
 		{"a bound that is none", "    match:\n", "    match:\n      guest_svn: {gte: 0}\n", "guest_svn: {gte: 0} holds always"},
 		{"an upper bound that is none", "    match:\n", "    match:\n      version: {lte: 5}\n", "version: {lte: 5} holds always"},
@@ -560,6 +572,13 @@ func TestSNPAmbiguityIsFoundBeforeProduction(t *testing.T) {
 		{"floors of one product", `reported_tcb: {gte: ` + genoa + `}`, `reported_tcb: {gte: {genoa: {bl: 1, tee: 9, snp: 1, ucode: 1}}}`, false},
 		{"floors of two products", `reported_tcb: {gte: ` + genoa + `}`, `reported_tcb: {gte: ` + milan + `}`, true},
 		{"floors of two products, of two TCBs", `reported_tcb: {gte: ` + genoa + `}`, `current_tcb: {gte: ` + milan + `}`, true},
+		{"a floor below a ceiling", `reported_tcb: {gte: ` + genoa + `}`, `reported_tcb: {lte: {genoa: {bl: 9, tee: 9, snp: 24, ucode: 72}}}`, false},
+		{"a floor above a ceiling, in one component", `reported_tcb: {gte: ` + genoa + `}`, `reported_tcb: {lte: {genoa: {bl: 9, tee: 9, snp: 22, ucode: 99}}}`, true},
+		{"a floor above a ceiling, in one of two products", `reported_tcb: {gte: {genoa: {bl: 9, tee: 0, snp: 23, ucode: 72}, milan: {bl: 1, tee: 0, snp: 1, ucode: 1}}}`, `reported_tcb: {lte: {genoa: {bl: 9, tee: 9, snp: 22, ucode: 99}, milan: {bl: 1, tee: 0, snp: 1, ucode: 1}}}`, false},
+		{"two ceilings of one product", `reported_tcb: {lte: ` + genoa + `}`, `reported_tcb: {lte: {genoa: {bl: 1, tee: 9, snp: 1, ucode: 1}}}`, false},
+		{"ceilings of two products", `reported_tcb: {lte: ` + genoa + `}`, `reported_tcb: {lte: ` + milan + `}`, true},
+		{"a ceiling and another product", `reported_tcb: {lte: ` + genoa + `}`, `product: {in: [milan, turin]}`, true},
+		{"a floor and a ceiling of firmware", `current_firmware: {gte: "1.55.29"}`, `current_firmware: {lte: "1.55.28"}`, true},
 		{"a floor and its product", `reported_tcb: {gte: ` + genoa + `}`, `product: {in: [milan, genoa]}`, false},
 		{"a floor and another product", `reported_tcb: {gte: ` + genoa + `}`, `product: {in: [milan, turin]}`, true},
 		{"bits that agree", `launch_mitigations: {bits: {set: [0], clear: [1]}}`, `launch_mitigations: {bits: {set: [2], clear: [1]}}`, false},
@@ -593,9 +612,9 @@ func TestSNPAmbiguityIsFoundBeforeProduction(t *testing.T) {
 // over independent claims whatever it refuses is.
 func TestLintAndEvaluationAgreeOnSNPAmbiguity(t *testing.T) {
 	parts := [][]string{
-		{"", `guest_svn: {gte: 2}`, `guest_svn: {lte: 1}`, `guest_svn: {in: [1, {value: 3, not_after: 2027-01-10T00:00:00Z}]}`, `guest_svn: {eq: 0}`},
+		{"", `guest_svn: {gte: 2}`, `guest_svn: {lte: 1}`, `guest_svn: {in: [1, {value: 3, not_after: 2027-01-10T00:00:00Z}]}`},
 		{"", `current_mitigations: {bits: {set: [0]}}`, `current_mitigations: {bits: {clear: [0], set: [1]}}`},
-		{"", `reported_tcb: {gte: {genoa: {bl: 2, tee: 0, snp: 0, ucode: 0}}}`, `reported_tcb: {gte: {genoa: {bl: 0, tee: 0, snp: 2, ucode: 0}, milan: {bl: 1, tee: 0, snp: 0, ucode: 0}}}`, `product: {eq: milan}`},
+		{"", `reported_tcb: {gte: {genoa: {bl: 2, tee: 0, snp: 0, ucode: 0}}}`, `reported_tcb: {gte: {genoa: {bl: 0, tee: 0, snp: 2, ucode: 0}, milan: {bl: 1, tee: 0, snp: 0, ucode: 0}}}`, `reported_tcb: {lte: {genoa: {bl: 1, tee: 9, snp: 1, ucode: 99}}}`, `product: {eq: milan}`},
 	}
 	var matches []string
 	for _, a := range parts[0] {
