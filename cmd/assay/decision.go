@@ -58,7 +58,11 @@ func printRule(p *cli.Page, r policy.RuleResult) {
 	if r.Implicit {
 		where = "implicit: every workload has it that does not name " + r.Rule
 	}
-	p.Linef("  %s  %s %s (%s)", state, r.Rule, r.Op, where)
+	what := r.Rule
+	if r.Op != r.Rule { // an expression and a rollout are their own operators
+		what += " " + r.Op
+	}
+	p.Linef("  %s  %s (%s)", state, what, where)
 	p.Linef("         expected  %s", orNone(r.Expected))
 	p.Linef("         got       %s", orNone(r.Got))
 	if !r.Holds && r.Hint != "" {
