@@ -77,7 +77,7 @@ func evidenceMessage(ev attest.Evidence) (*assayv1.Evidence, error) {
 	case attest.AMDSEVSNP:
 		m.Body = &assayv1.Evidence_Snp{Snp: &assayv1.SnpEvidence{Report: ev.Body}}
 	case attest.TPM2:
-		m.Body = &assayv1.Evidence_Tpm{Tpm: &assayv1.TpmEvidence{Body: ev.Body, EventLogSize: uint32(len(ev.EventLog))}} //nolint:gosec // at most attest.MaxTPMEventLog
+		m.Body = &assayv1.Evidence_Tpm{Tpm: &assayv1.TpmEvidence{Body: ev.Body, EventLogSize: uint32(len(ev.EventLog))}}
 	default:
 		return nil, unsupported(ev.Platform)
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -68,8 +70,8 @@ func NewTPM(o TPMOptions) *TPM { return newTPM(TPMDevice, openTPM, o) }
 // NewTPMDevice uses the device at the path and nothing else. "unix:PATH" is a
 // socket.
 func NewTPMDevice(path string, o TPMOptions) *TPM {
-	if len(path) > len(tpmSocketPrefix) && path[:len(tpmSocketPrefix)] == tpmSocketPrefix {
-		return NewTPMSocket(path[len(tpmSocketPrefix):], o)
+	if socket, ok := strings.CutPrefix(path, tpmSocketPrefix); ok {
+		return NewTPMSocket(socket, o)
 	}
 	return newTPM(path, openTPMDevice(path), o)
 }
@@ -84,16 +86,13 @@ func NewTPMSocket(path string, o TPMOptions) *TPM {
 
 // CheckTPMKeys wants kinds of keys that [TPMOptions] takes.
 func CheckTPMKeys(ek, ak TPMKeyKind) error {
-	switch ek {
-	case "", TPMP256, TPMP384, TPMRSA2048:
-	default:
+	if !slices.Contains([]TPMKeyKind{"", TPMP256, TPMP384, TPMRSA2048}, ek) {
 		return fmt.Errorf("unknown endorsement key %q, want %s, %s or %s", clip(string(ek)), TPMP256, TPMP384, TPMRSA2048)
 	}
-	switch ak {
-	case "", TPMP256, TPMRSA2048, TPMGCE:
-		return nil
+	if !slices.Contains([]TPMKeyKind{"", TPMP256, TPMRSA2048, TPMGCE}, ak) {
+		return fmt.Errorf("unknown attestation key %q, want %s, %s or %s", clip(string(ak)), TPMP256, TPMRSA2048, TPMGCE)
 	}
-	return fmt.Errorf("unknown attestation key %q, want %s, %s or %s", clip(string(ak)), TPMP256, TPMRSA2048, TPMGCE)
+	return nil
 }
 
 // Platform is tpm2.

@@ -562,6 +562,73 @@ func TestKeysInTheTPMEndWithItsResetAndTheAgentAttestsAsAtBoot(t *testing.T) {
 	})
 }
 
+func TestASourceFollowsAnAgentThatStartsAgain(t *testing.T) {
+	t.Parallel()
+	m, s := newTPM2(t), newTPMServer(t)
+	cfg := s.agent(t, m.attester(TPMOptions{}), TPMKeys)
+	_, stop := runAgent(t, cfg)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	src := must(agentclient.New(ctx, agentclient.Options{Socket: cfg.Socket, ID: must(idFrom(s.ids[0]))}))
+	t.Cleanup(src.Close)
+	before := must(src.GetX509SVID())
+	stop()
+	sum := sha256.Sum256(nil)
+	short, cancelShort := context.WithTimeout(t.Context(), time.Second)
+	defer cancelShort()
+	if _, err := before.PrivateKey.(*agentclient.Signer).SignContext(short, sum[:], crypto.SHA256); err == nil {
+		t.Error("somebody signed without an agent")
+	}
+	if now := must(src.GetX509SVID()); now.Certificates[0] != before.Certificates[0] {
+		t.Error("without an agent there is another SVID")
+	}
+	cfg.Attester = m.attester(TPMOptions{}) // a process of its own: the old keys are gone
+	runAgent(t, cfg)
+	eventually(t, "the source has the new SVID", func() bool {
+		now := must(src.GetX509SVID())
+		return !bytes.Equal(now.Certificates[0].Raw, before.Certificates[0].Raw)
+	})
+	if _, err := mutualTLS(src); err != nil {
+		t.Error(err)
+	}
+	if _, err := before.PrivateKey.Sign(nil, sum[:], crypto.SHA256); status.Code(errors.Unwrap(err)) != codes.NotFound {
+		t.Errorf("a key of the agent before: %v", err)
+	}
+	if _, err := before.PrivateKey.Sign(nil, sum[:], crypto.MD5); err == nil {
+		t.Error("signed an MD5 digest")
+	}
+}
+
+func TestASourceSaysWhyItHasNothing(t *testing.T) {
+	t.Parallel()
+	m, s := newTPM2(t), newTPMServer(t)
+	cfg := s.agent(t, m.attester(TPMOptions{}), TPMKeys)
+	runAgent(t, cfg)
+	for name, c := range map[string]struct {
+		o    agentclient.Options
+		want string
+	}{
+		"no agent":        {agentclient.Options{Socket: filepath.Join(shortDir(t), "none.sock")}, "no identity from"},
+		"no socket":       {agentclient.Options{}, "no absolute path"},
+		"a relative path": {agentclient.Options{Socket: "agent.sock"}, "no absolute path"},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		_, err := agentclient.New(ctx, c.o)
+		cancel()
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	src := must(agentclient.New(t.Context(), agentclient.Options{Socket: cfg.Socket, ID: must(idFrom("spiffe://simulated.example.org/other"))}))
+	t.Cleanup(src.Close)
+	if _, err := src.GetX509SVID(); err == nil || !strings.Contains(err.Error(), "does not serve spiffe://simulated.example.org/other") {
+		t.Errorf("another identity: %v", err)
+	}
+	if _, err := src.GetCertificate(nil); err == nil {
+		t.Error("a certificate without an identity")
+	}
+}
+
 func TestResidencyNeedsAHolderAndP256(t *testing.T) {
 	t.Parallel()
 	s := newFaultyServer(t)

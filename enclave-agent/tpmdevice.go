@@ -114,7 +114,7 @@ func (f *tpmFile) wait(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		fds := []unix.PollFd{{Fd: int32(f.fd), Events: unix.POLLIN}} //nolint:gosec // a file descriptor is small
+		fds := []unix.PollFd{{Fd: int32(f.fd), Events: unix.POLLIN}}
 		n, err := unix.Poll(fds, int(tpmPoll/time.Millisecond))
 		switch {
 		case errors.Is(err, unix.EINTR):

@@ -50,7 +50,7 @@ func (s *tpmSession) readNV(index tpm2.TPMHandle) ([]byte, error) {
 		n := min(int(about.DataSize)-len(out), int(chunk))
 		r, err := tpm2.NVRead{
 			AuthHandle: auth, NVIndex: tpm2.NamedHandle{Handle: index, Name: pub.NVName},
-			Size: uint16(n), Offset: uint16(len(out)), //nolint:gosec // both below maxTPMNV
+			Size: uint16(n), Offset: uint16(len(out)),
 		}.Execute(s)
 		if err != nil {
 			return nil, fmt.Errorf("TPM2_NV_Read of %08x: %w", uint32(index), err)

@@ -67,7 +67,7 @@ func (p PCRSelection) Check() error {
 func selectPCRs(alg tpm2.TPMAlgID, pcrs []int) tpm2.TPMLPCRSelection {
 	bits := make([]uint, len(pcrs))
 	for i, n := range pcrs {
-		bits[i] = uint(n) //nolint:gosec // 0 to 15
+		bits[i] = uint(n)
 	}
 	return tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: alg, PCRSelect: tpm2.PCClientCompatible.PCRs(bits...)}}}
 }
@@ -206,7 +206,7 @@ func (s *tpmSession) quote(into *attest.TPMEvidence, ak tpmKey, b [32]byte, over
 func agrees(digest []byte, values map[uint32][]byte, pcrs []int) bool {
 	var all []byte
 	for _, n := range pcrs {
-		all = append(all, values[uint32(n)]...) //nolint:gosec // 0 to 15
+		all = append(all, values[uint32(n)]...)
 	}
 	switch len(digest) {
 	case sha256.Size:
@@ -244,7 +244,7 @@ func (s *tpmSession) readPCRs(over PCRSelection) (map[uint32][]byte, error) {
 			return nil, nonsense("TPM2_PCR_Read selects %d registers and gives %d values", len(got), len(r.PCRValues.Digests))
 		}
 		for i, n := range got {
-			out[uint32(n)] = r.PCRValues.Digests[i].Buffer //nolint:gosec // 0 to 15
+			out[uint32(n)] = r.PCRValues.Digests[i].Buffer
 		}
 		left = slices.DeleteFunc(slices.Clone(left), func(n int) bool { return slices.Contains(got, n) })
 	}

@@ -72,7 +72,7 @@ func (k *residentKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) (
 
 func (k *residentKey) sign(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte, error) {
 	var alg tpm2.TPMAlgID
-	switch hash { //nolint:exhaustive // what a P-256 key in a TPM signs
+	switch hash {
 	case crypto.SHA256:
 		alg = tpm2.TPMAlgSHA256
 	case crypto.SHA384:

@@ -81,7 +81,7 @@ func (s *tpmSession) exchange(command []byte) ([]byte, error) {
 	case errors.As(err, &strange):
 	case err != nil:
 		err = &tpmIOError{err}
-	case len(out) < tpmHeader || len(out) > maxTPMResponse || binary.BigEndian.Uint32(out[2:]) != uint32(len(out)): //nolint:gosec // bounded before
+	case len(out) < tpmHeader || len(out) > maxTPMResponse || binary.BigEndian.Uint32(out[2:]) != uint32(len(out)):
 		err = nonsense("a response of %d bytes that does not say so itself", len(out))
 	}
 	if err != nil {

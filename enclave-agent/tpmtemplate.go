@@ -90,7 +90,7 @@ func withNonce(t tpm2.TPMTPublic, nonce []byte) tpm2.TPMTPublic {
 		copy(out, nonce)
 		return out
 	}
-	switch t.Type { //nolint:exhaustive // templates are of these two
+	switch t.Type {
 	case tpm2.TPMAlgRSA:
 		t.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: fill(256)})
 	case tpm2.TPMAlgECC:

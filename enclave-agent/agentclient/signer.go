@@ -51,7 +51,7 @@ func (s *Signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byt
 // SignContext is Sign with a time-out of the caller's.
 func (s *Signer) SignContext(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	alg := agentv1.HashAlgorithm_HASH_ALGORITHM_UNSPECIFIED
-	switch opts.HashFunc() { //nolint:exhaustive // what the hardware signs
+	switch opts.HashFunc() {
 	case crypto.SHA256:
 		alg = agentv1.HashAlgorithm_HASH_ALGORITHM_SHA256
 	case crypto.SHA384:

@@ -123,7 +123,7 @@ func (s *Source) Identities() []Identity {
 	return slices.Clone(s.all)
 }
 
-// Updated is closed at the next change.
+// Updated is closed at the next change, or when the agent can no longer be reached.
 func (s *Source) Updated() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
