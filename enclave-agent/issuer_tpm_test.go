@@ -264,12 +264,20 @@ func TestPolicyCanWantKeysInTheTPMAndTheRealServerCertifiesThem(t *testing.T) {
 	if e := s.granted(2); e.Purpose != attest.Renew {
 		t.Errorf("a %s", e.Purpose)
 	}
+	// Sleep does not end the keys: the TPM's state was saved.
+	if err := m.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	s.reattest(t)
+	if e := s.granted(3); e.Purpose != attest.Renew || e.Claims.TPM.Clock.RestartCount == 0 {
+		t.Errorf("after sleep: a %s, clock %+v", e.Purpose, e.Claims.TPM.Clock)
+	}
 	// A reboot ends the keys. What there was of them is never certified again.
 	if err := m.Reset(simtpm.Boot{}); err != nil {
 		t.Fatal(err)
 	}
 	s.reattest(t)
-	if e := s.granted(3); e.Purpose != attest.Boot || e.Claims.TPM.KeyResidency != attest.ResidentTPM {
+	if e := s.granted(4); e.Purpose != attest.Boot || e.Claims.TPM.KeyResidency != attest.ResidentTPM {
 		t.Errorf("after a reboot: %s with keys in %s", e.Purpose, e.Claims.TPM.KeyResidency)
 	}
 	waitFor(t, "a handshake with the new key", func() bool { _, err := agent.MutualTLS(src); return err == nil })

@@ -671,6 +671,24 @@ func TestItIsAllKeysInTheTPMOrNone(t *testing.T) {
 	}
 }
 
+func TestSixteenKeysInTheTPMFitIntoOneMessage(t *testing.T) {
+	t.Parallel()
+	m := newTPM2(t)
+	tpm := m.attester(TPMOptions{AK: TPMRSA2048})
+	keys := make([]crypto.Signer, attest.MaxKeys)
+	for i := range keys {
+		keys[i] = must(tpm.NewKey(t.Context()))
+	}
+	ev := must(tpm.Quote(t.Context(), bindingOf(t, keys...), DefaultPCRs(), keys))
+	msg := must(marshal(must(evidenceMessage(ev))))
+	if n := len(must(attest.DecodeTPMEvidence(ev.Body)).Certified); n != attest.MaxKeys || len(msg) > 48<<10 {
+		t.Errorf("%d certified keys in %d bytes", n, len(msg))
+	}
+	if n := m.transient(); n != 0 {
+		t.Errorf("%d objects are left in the TPM", n)
+	}
+}
+
 // mute accepts connections and commands, and never answers.
 func mute(t testing.TB, answers []byte) string {
 	t.Helper()
