@@ -142,6 +142,7 @@ func softEvents(kernel string) []softEvent {
 //	tpm-empty.json tpm-zero.json   no qualifyingData; all registers zero
 //	tpm-forged.json tpm-otherlog.json   refused
 //	tpm-cert.json                  with a cloud's certificate for the AK, under azure-root.pem
+//	tpm-crl.json                   the same, naming a CRL: azure.crl, azure-revoked.crl
 //	tpm-ak.pem .der .tpmt .tpm2b   the AK              tpm-stranger.pem   another
 //	quote.msg quote.sig quote.der quote.pcrs quote.json    as other tools write them
 //	tpm-policy.yaml                admits tpm.json         tpm-other.yaml   does not
@@ -260,6 +261,17 @@ func cloudFixtures(t testing.TB, s softTPM, good *tpmEvidence, put func(string, 
 	only := with
 	only.AKPublic = nil
 	write("tpm-onlycert.json", &only)
+
+	leaf.SerialNumber, leaf.CRLDistributionPoints = big.NewInt(3), []string{"http://crl.example.org/ak.crl"}
+	if with.AKCert, err = x509.CreateCertificate(rand.Reader, leaf, parsed, s.key.Public(), key); err != nil {
+		t.Fatal(err)
+	}
+	write("tpm-crl.json", &with)
+	list := func() *x509.RevocationList {
+		return &x509.RevocationList{ThisUpdate: fixtureTime.Add(-time.Hour), NextUpdate: fixtureTime.Add(time.Hour)}
+	}
+	put("azure.crl", newCRL(t, parsed, key, list(), big.NewInt(4)))
+	put("azure-revoked.crl", newCRL(t, parsed, key, list(), big.NewInt(3)))
 }
 
 func tpmPolicy(pcr4 []byte) []byte {

@@ -66,7 +66,7 @@ func tpmOpen(o opening) (*opened, error) {
 			if chain = climb(body.AKCertificate, es); len(chain) == 0 {
 				return revocation{revocationNone, "no certificate vouches for the AK"}, nil
 			}
-			return checkRevocation(chain, es, at, o.requireCRL)
+			return tpmRevocation(chain, es, at, o.requireCRL)
 		},
 		checked: func(c attest.Claims) []checked { return tpmChecked(roots, *c.TPM) },
 		chain:   func() []*x509.Certificate { return chain },
@@ -94,6 +94,26 @@ func climb(leaf []byte, es []*endorsement) []*x509.Certificate {
 		chain = slices.Insert(chain, 0, c)
 	}
 	return chain
+}
+
+// tpmRevocation looks the chain's certificates up in the CRLs that came along. Where
+// the chain stops below the pinned root, nothing can be said of its highest
+// certificate.
+func tpmRevocation(chain []*x509.Certificate, es []*endorsement, at time.Time, require bool) (revocation, error) {
+	rev, err := checkRevocation(chain, es, at, false)
+	top := chain[0]
+	switch {
+	case err != nil || !require:
+		return rev, err
+	case len(top.CRLDistributionPoints) > 0 && !bytes.Equal(top.RawIssuer, top.RawSubject):
+		return rev, &attest.Error{
+			Kind: attest.Unavailable, Check: "crl", Err: fmt.Errorf("revocation is required, and %q cannot be looked up without its issuer", top.Subject.String()),
+			Hint: "give the certificates above it, up to the root, with --endorsement, and their CRLs",
+		}
+	case len(chain) == 1:
+		return rev, nil // it names no CRL
+	}
+	return checkRevocation(chain, es, at, true)
 }
 
 func tpmChecked(roots tpm.Roots, t attest.TPM) []checked {

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -125,8 +126,12 @@ func textual(raw []byte) []byte {
 	return out
 }
 
-// strictJSON reads one JSON object, without fields that are not known.
+// strictJSON reads one JSON object, without fields that are not known, in another
+// case, or there twice: encoding/json would take any of these.
 func strictJSON(text []byte, v any) error {
+	if err := exactFields(text, v); err != nil {
+		return err
+	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
@@ -134,6 +139,38 @@ func strictJSON(text []byte, v any) error {
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("something follows the JSON object")
+	}
+	return nil
+}
+
+// exactFields compares the fields of an object with those of a struct.
+func exactFields(text []byte, v any) error {
+	known := make(map[string]bool)
+	for f := range reflect.TypeOf(v).Elem().Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		known[name] = true
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	if _, err := d.Token(); err != nil { // the brace
+		return err
+	}
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return err
+		}
+		field, _ := name.(string)
+		switch fresh, ok := known[field]; {
+		case !ok:
+			return fmt.Errorf("unknown field %.40q", field)
+		case !fresh:
+			return fmt.Errorf("field %q is there twice", field)
+		}
+		known[field] = false
+		var skipped json.RawMessage
+		if err := d.Decode(&skipped); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -159,7 +159,7 @@ func akArea(key crypto.PublicKey, attributes uint32, scheme, hash uint16, expone
 		return b
 	}
 	sized := func(b, v []byte) []byte {
-		return append(u16(b, uint16(len(v))), v...) //nolint:gosec // at most 1024 bytes: see below
+		return append(u16(b, uint16(len(v))), v...)
 	}
 	switch k := key.(type) {
 	case *rsa.PublicKey:
@@ -167,7 +167,7 @@ func akArea(key crypto.PublicKey, attributes uint32, scheme, hash uint16, expone
 			return nil, fmt.Errorf("a key of %d bits", k.N.BitLen())
 		}
 		b := binary.BigEndian.AppendUint32(u16(nil, tpmRSA, tpmSHA256), attributes)
-		b = u16(sized(b, nil), tpmNull, scheme, hash, uint16(k.N.BitLen())) //nolint:gosec // at most 8192
+		b = u16(sized(b, nil), tpmNull, scheme, hash, uint16(k.N.BitLen()))
 		return sized(binary.BigEndian.AppendUint32(b, exponent), k.N.Bytes()), nil
 	case *ecdsa.PublicKey:
 		curve := map[elliptic.Curve]uint16{elliptic.P256(): 3, elliptic.P384(): 4, elliptic.P521(): 5}[k.Curve]
@@ -195,7 +195,7 @@ func tpmSignature(sig []byte, key crypto.PublicKey) ([]byte, error) {
 	be := func(v ...int) []byte {
 		var b []byte
 		for _, x := range v {
-			b = binary.BigEndian.AppendUint16(b, uint16(x)) //nolint:gosec // constants and lengths of a signature
+			b = binary.BigEndian.AppendUint16(b, uint16(x))
 		}
 		return b
 	}

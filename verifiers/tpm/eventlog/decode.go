@@ -75,13 +75,14 @@ const (
 	idSHA512 = 0x0d
 )
 
+// bankID is the identifier of a bank that is replayed here, or 0.
 func bankID(h crypto.Hash) uint16 {
-	switch h {
-	case crypto.SHA1:
+	switch {
+	case h == crypto.SHA1:
 		return idSHA1
-	case crypto.SHA256:
+	case h == crypto.SHA256:
 		return idSHA256
-	case crypto.SHA384:
+	case h == crypto.SHA384:
 		return idSHA384
 	}
 	return 0

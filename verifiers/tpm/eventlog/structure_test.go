@@ -63,7 +63,7 @@ func TestALogOutOfFormIsMalformed(t *testing.T) {
 	pcrs := tpm(aBoot()...)
 	for name, log := range hostile() {
 		t.Run(name, func(t *testing.T) {
-			refused(t, log, crypto.SHA256, pcrs, eventlog.CheckStructure)
+			_ = refused(t, log, crypto.SHA256, pcrs, eventlog.CheckStructure)
 			if got, err := eventlog.Events(log, crypto.SHA256); got != nil || attest.CheckOf(err) != eventlog.CheckStructure {
 				t.Errorf("Events: %v", err)
 			}
@@ -80,7 +80,7 @@ func TestALargeLogIsNotLookedAt(t *testing.T) {
 	if _, err := eventlog.Events(largest, crypto.SHA256); err != nil {
 		t.Error(err)
 	}
-	refused(t, append(largest, 0), crypto.SHA256, tpm(steps...), eventlog.CheckSize)
+	_ = refused(t, append(largest, 0), crypto.SHA256, tpm(steps...), eventlog.CheckSize)
 }
 
 // Lengths that lie cost their sender's bytes and no more of our memory.
