@@ -74,7 +74,17 @@ func (g gamble) bundle(n int) string {
 		if g.chance(40) {
 			b.WriteString("    ownership: {none: a, owner: b, expires: 2027-01-2" + g.pick("0", "1", "9") + "}\n")
 		}
-		if g.chance(75) {
+		switch {
+		case g.chance(15):
+			b.WriteString("    tee: tpm2\n    match:\n")
+			fmt.Fprintf(&b, "      pcr7: {eq: \"%s\"}\n", sized(fmt.Sprint(g.IntN(gambled)), 32))
+			if g.chance(50) {
+				fmt.Fprintf(&b, "      boot.loaders: {every: [{value: \"%s\"%s}, {value: \"%s\"%s}]}\n", sized(fmt.Sprint(g.IntN(2)), 32), g.window(), sized(fmt.Sprint(2+g.IntN(2)), 32), g.window())
+			}
+			if g.chance(30) {
+				b.WriteString("      boot.command_line: {regex: \"root=[0-9]+\"}\n")
+			}
+		case g.chance(75):
 			b.WriteString("    tee: aws-nitro\n    match:\n")
 			rules := 0
 			for _, claim := range []string{"pcr0", "pcr3", "pcr8", "pcr31"} {
@@ -89,7 +99,7 @@ func (g gamble) bundle(n int) string {
 			if g.chance(25) {
 				b.WriteString("    expr: " + g.pick(`"nitro.pcr0 != nitro.pcr3"`, `"nitro.debug || nitro.pcr8 != nitro.pcr3"`, `"true"`, `"false"`, `"nitro.pcr30 == nitro.pcr31"`) + "\n")
 			}
-		} else {
+		default:
 			b.WriteString("    tee: amd-sev-snp\n    match:\n")
 			fmt.Fprintf(&b, "      guest_svn: {%s: %d}\n", g.pick("gte", "lte", "eq"), g.IntN(6))
 			if g.chance(50) {
@@ -112,6 +122,12 @@ func (g gamble) bundle(n int) string {
 
 func (g gamble) claims() attest.Claims {
 	value := func() string { return fmt.Sprint(g.IntN(gambled + 1)) }
+	if g.chance(15) {
+		return tpmClaims(func(t *attest.TPM) {
+			t.PCRs[7] = sized(value(), 32)
+			t.Boot = &attest.MeasuredBoot{CommandLine: g.pick("root=1", "root=x"), Loaders: []attest.Bytes{sized(g.pick("0", "1"), 32), sized(g.pick("0", "2", "3"), 32)}}
+		})
+	}
 	if g.chance(25) {
 		return snpClaims(func(s *attest.SNP) {
 			s.GuestSVN, s.VMPL, s.Measurement = uint32(g.IntN(7)), uint32(g.IntN(4)), sum(value())
@@ -149,6 +165,7 @@ func TestTheIndexChangesNoOutcome(t *testing.T) {
 			c, at := g.claims(), noon.Add(time.Duration(g.IntN(200)-100)*time.Hour)
 			bounded, all := b.Evaluate(c, at), b.Explain(c, at)
 			reasons[all.Reason]++
+			reasons[all.Reason+" "+string(c.Platform)]++
 			omitted += bounded.Omitted
 			if len(bounded.Workloads) > policy.MaxExplained || len(bounded.Workloads)+bounded.Omitted != len(all.Workloads) || all.Omitted != 0 {
 				t.Fatalf("listed %d, omitted %d, of %d", len(bounded.Workloads), bounded.Omitted, len(all.Workloads))
@@ -186,6 +203,11 @@ func TestTheIndexChangesNoOutcome(t *testing.T) {
 	for _, r := range []string{policy.ReasonGranted, policy.ReasonNoMatch, policy.ReasonAmbiguous, policy.ReasonAuditOnly, policy.ReasonNotInRollout, policy.ReasonUndecided} {
 		if reasons[r] < 10 {
 			t.Errorf("only %d decisions end in %s: the test shows little of it", reasons[r], r)
+		}
+	}
+	for _, p := range []attest.Platform{attest.AWSNitro, attest.AMDSEVSNP, attest.TPM2} {
+		if n := reasons[policy.ReasonGranted+" "+string(p)]; n < 5 {
+			t.Errorf("only %d grants for %s", n, p)
 		}
 	}
 	if omitted == 0 {
