@@ -42,6 +42,14 @@ func Proof(secret []byte, b [32]byte) []byte {
 // the binding is then remembered. Counters that went back void it: the TPM was
 // cleared, which is recorded in the claims.
 func (v *Verifier) Activate(ctx context.Context, ev attest.Evidence, c *attest.Claims, want attest.Binding, x verifiers.Exchange, at time.Time) error {
+	err := v.activate(ctx, ev, c, want, x, at)
+	if c != nil && c.TPM != nil {
+		v.cache.activated(c.TPM, err == nil)
+	}
+	return err
+}
+
+func (v *Verifier) activate(ctx context.Context, ev attest.Evidence, c *attest.Claims, want attest.Binding, x verifiers.Exchange, at time.Time) error {
 	if c == nil || c.TPM == nil || c.Platform != platform || want.B == [32]byte{} || at.IsZero() {
 		return refuse(CheckActivation, detail{err: errors.New("no claims of a TPM, no binding or no time")})
 	}
@@ -72,7 +80,10 @@ func (v *Verifier) Activate(ctx context.Context, ev attest.Evidence, c *attest.C
 }
 
 // recall asks the memory for the EK's binding. One that holds is brought up to
-// date; one whose counters went back is forgotten.
+// date. Counters that went back mean that the TPM was cleared: the binding is
+// forgotten at once if its own AK says so. Another AK may be anybody's, until it is
+// activated: its word that the TPM was cleared counts then, and replaces the
+// binding.
 func (v *Verifier) recall(ctx context.Context, now Binding) (known, cleared bool, err error) {
 	if v.bindings == nil {
 		return false, false, nil
@@ -84,14 +95,15 @@ func (v *Verifier) recall(ctx context.Context, now Binding) (known, cleared bool
 	if !ok {
 		return false, false, nil
 	}
-	if old.HasClock && now.HasClock && before(now, old) {
+	back := old.HasClock && now.HasClock && before(now, old)
+	if !bytes.Equal(old.AK, now.AK) || old.HasClock != now.HasClock {
+		return false, back, nil
+	}
+	if back {
 		if err := v.bindings.Forget(ctx, now.EK); err != nil {
 			return false, false, refuse(CheckEKBinding, detail{err: fmt.Errorf("the memory of AKs cannot be told: %w", err)})
 		}
 		return false, true, nil
-	}
-	if !bytes.Equal(old.AK, now.AK) || old.HasClock != now.HasClock {
-		return false, false, nil
 	}
 	if before(old, now) {
 		if err := v.remember(ctx, now); err != nil {
