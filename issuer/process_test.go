@@ -40,17 +40,27 @@ func assayd(t testing.TB) *process {
 	t.Helper()
 	hw, err := hardware()
 	must(t, err)
-	p := &process{office: office{t: t, hardware: hw, clock: &clock{}}, dir: t.TempDir()}
+	p := assaydFor(t, "--simulated-root", hw.RootPEM(), policyText(1))
+	p.hardware = hw
+	return p
+}
+
+// assaydFor is assayd for the hardware under another root, with another policy.
+func assaydFor(t testing.TB, rootFlag string, rootPEM []byte, policy string) *process {
+	t.Helper()
+	p := &process{office: office{t: t, clock: &clock{}}, dir: t.TempDir()}
+	var err error
 	p.binary, err = binary()
 	must(t, err)
 	root := filepath.Join(p.dir, "root.pem")
-	must(t, os.WriteFile(root, hw.RootPEM(), 0o600))
+	must(t, os.WriteFile(root, rootPEM, 0o600))
 	data := p.data()
-	init := exec.Command(p.binary, "init", "--trust-domain", trustDomain, "--data-dir", data, "--simulated-root", root)
+	p.cfg.AdminSocket = filepath.Join(data, "admin.sock")
+	init := exec.Command(p.binary, "init", "--trust-domain", trustDomain, "--data-dir", data, rootFlag, root)
 	if out, err := init.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	must(t, os.WriteFile(filepath.Join(data, "policy.yaml"), []byte(policyText(1)), 0o600))
+	must(t, os.WriteFile(filepath.Join(data, "policy.yaml"), []byte(policy), 0o600))
 	file := filepath.Join(data, "assayd.yaml")
 	src, err := os.ReadFile(file)
 	must(t, err)
