@@ -50,6 +50,8 @@ func TestAMachineActivatesOnceAndAgainWhenItWasCleared(t *testing.T) {
 			{"another AK in a cleared TPM", order{reset: 0xffffffff, akKind: rsa2048}, 1, false},
 			{"an AK without readable counters", order{hierarchy: 1, akKind: rsa2048}, 1, false},
 			{"the same again", order{hierarchy: 1, akKind: rsa2048}, 0, false},
+			{"the first AK", order{reset: 20}, 1, false},
+			{"another AK, in a TPM that was cleared", order{reset: 2, akKind: rsa2048}, 1, true},
 		} {
 			s.o.extra, s.o.ekKind = b.B[:], ekKind
 			m := w.mint(t, s.o)
@@ -119,5 +121,27 @@ func TestAnotherTPMWithTheSameAKIsRefused(t *testing.T) {
 		return make([]byte, 32), nil
 	}); got != nil || attest.CheckOf(err) != tpm.CheckCredentialProof {
 		t.Errorf("%v", err)
+	}
+}
+
+// Anybody can show another's EK and certificate beside an AK of their own making.
+// What the machine is known by must not be lost by that.
+func TestAStrangersAKDoesNotVoidAMachinesBinding(t *testing.T) {
+	w := newWorld(t)
+	v := w.verifier(t, tpm.WithBindings(new(tpm.MemoryBindings)))
+	ch, b := challenge(t, nil)
+	m := w.mint(t, order{extra: b.B[:], reset: 9})
+	if _, err := enrol(t, v, m, ch, m.exchange(b)); err != nil {
+		t.Fatal(err)
+	}
+	guess := func(context.Context, []byte) ([]byte, error) { return make([]byte, 32), nil }
+	for _, x := range []verifiers.Exchange{nil, guess} {
+		stranger := w.mint(t, order{extra: b.B[:], reset: 1, akKind: p384})
+		if got, err := enrol(t, v, stranger, ch, x); got != nil || attest.KindOf(err) != attest.Untrusted {
+			t.Fatalf("%v", err)
+		}
+	}
+	if _, err := enrol(t, v, m, ch, nil); err != nil {
+		t.Errorf("the machine must activate again: %v", err)
 	}
 }

@@ -18,6 +18,9 @@ const DefaultCacheSize = 10_000
 // and hardware share theirs as a rule, but not always.
 const maxLogs = 1024
 
+// maxWaiting is how many claims can await activation and be remembered after it.
+const maxWaiting = 1024
+
 // digest is SHA-256 of what is remembered, with its role in front.
 type digest [sha256.Size]byte
 
@@ -43,8 +46,9 @@ func (v *vouched) validAt(at time.Time) bool { return !at.Before(v.notBefore) &&
 
 // cache remembers what verified. Invariants:
 //
-//   - Only [Verifier.Authenticate] and [Verifier.AuthenticatePending] fill it, and
-//     only when everything of an evidence verified: strangers cannot write to it.
+//   - It is filled only with evidence of which everything verified, and where an
+//     AK awaits activation, when [Verifier.Activate] has succeeded: until then it can
+//     be anybody's key, shown beside the EK of another. Strangers cannot write to it.
 //   - A certificate answers only at times at which all of its chain is valid. At
 //     other times it is as if it were not there, and the chain is verified, and
 //     refused, in full.
@@ -54,6 +58,9 @@ type cache struct {
 	keys  *lru.Cache[digest, *public]
 	certs *lru.Cache[digest, *vouched]
 	logs  *lru.Cache[digest, *attest.MeasuredBoot]
+	// waiting is what claims that await activation have shown. Strangers can make it
+	// forget: what is forgotten is only not remembered this time.
+	waiting *lru.Cache[*attest.TPM, *fresh]
 
 	hits, misses, signatures, panics atomic.Uint64
 }
@@ -78,7 +85,7 @@ type CacheStats struct {
 func newCache(size int) *cache {
 	return &cache{
 		keys: lru.New[digest, *public](size), certs: lru.New[digest, *vouched](size),
-		logs: lru.New[digest, *attest.MeasuredBoot](min(size, maxLogs)),
+		logs: lru.New[digest, *attest.MeasuredBoot](min(size, maxLogs)), waiting: lru.New[*attest.TPM, *fresh](min(size, maxWaiting)),
 	}
 }
 
@@ -110,7 +117,32 @@ type fresh struct {
 	logs  map[digest]*attest.MeasuredBoot
 }
 
-func (c *cache) remember(f *fresh) {
+// remember stores what claims have shown, or has it wait for their activation.
+func (c *cache) remember(t *attest.TPM, f *fresh) {
+	if len(f.keys)+len(f.certs)+len(f.logs) == 0 {
+		return
+	}
+	if t.AKTrust == "" {
+		c.waiting.Put(t, f)
+		return
+	}
+	c.store(f)
+}
+
+// activated stores what the claims have shown that an activation was about, if it
+// succeeded.
+func (c *cache) activated(t *attest.TPM, succeeded bool) {
+	f, ok := c.waiting.Get(t)
+	if !ok {
+		return
+	}
+	c.waiting.Remove(t)
+	if succeeded {
+		c.store(f)
+	}
+}
+
+func (c *cache) store(f *fresh) {
 	for k, v := range f.keys {
 		c.keys.Put(k, v)
 	}

@@ -94,8 +94,13 @@ func (v *Verifier) akCertificate(der []byte, ak *public, along *along, at time.T
 	if err != nil {
 		return nil, err
 	}
-	cloud, err := instanceOf(provider, c)
-	if err != nil {
+	var cloud *attest.CloudInstance
+	if err := v.guard(func() (err error) {
+		cloud, err = instanceOf(provider, c)
+		return err
+	}); attest.CheckOf(err) == CheckPanic {
+		return nil, err
+	} else if err != nil {
 		return nil, refuse(CheckAKCertificateInstance, detail{err: err, got: fmt.Sprintf("%.120q", c.Subject.String())})
 	}
 	f.certificate(sum, &vouched{key: ak.digest(), cloud: cloud, notBefore: res.notBefore, notAfter: res.notAfter})

@@ -97,19 +97,36 @@ func TestACacheRemembersOnlyWhatVerified(t *testing.T) {
 	if s := v.CacheStats(); s.Keys != 0 || s.Certificates != 0 || s.EventLogs != 0 || s.Size != 4 {
 		t.Errorf("after refusals: %+v", s)
 	}
-	good := w.mint(t, order{}).evidence
-	var before tpm.CacheStats
-	for i := range 3 {
-		if _, err := v.AuthenticatePending(t.Context(), good, epoch); err != nil {
+	// Beside another's EK and its certificate, an AK can be anybody's: nothing is
+	// remembered before it is activated, nor when that fails.
+	ch, b := challenge(t, nil)
+	m := w.mint(t, order{extra: b.B[:]})
+	good := m.evidence
+	if _, err := enrol(t, v, m, ch, nil); err == nil {
+		t.Fatal("verified")
+	}
+	if _, err := v.AuthenticatePending(t.Context(), good, epoch); err != nil {
+		t.Fatal(err)
+	}
+	if s := v.CacheStats(); s.Keys != 0 || s.Certificates != 0 {
+		t.Errorf("before it is activated: %+v", s)
+	}
+	run := func(m minted) {
+		t.Helper()
+		if _, err := enrol(t, v, m, ch, m.exchange(b)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	var before tpm.CacheStats
+	for i := range 3 {
+		run(m)
 		s := v.CacheStats()
 		if i > 0 && s.Signatures != before.Signatures {
 			t.Errorf("a known certificate cost %d signatures", s.Signatures-before.Signatures)
 		}
 		before = s
 	}
-	if before.Keys != 2 || before.Certificates != 1 || before.Hits != 2 {
+	if before.Keys != 2 || before.Certificates != 1 || before.Hits != 2 || before.Size != 4 {
 		t.Errorf("%+v", before)
 	}
 	// At a time at which its chain is not valid, a known certificate is refused.
@@ -120,9 +137,7 @@ func TestACacheRemembersOnlyWhatVerified(t *testing.T) {
 	wantRefusal(t, got, err, tpm.CheckQuoteSignature)
 	for _, kind := range []string{p384, rsa2048} {
 		for _, ek := range []string{p256, p384, rsa2048} {
-			if _, err := v.AuthenticatePending(t.Context(), w.mint(t, order{akKind: kind, ekKind: ek}).evidence, epoch); err != nil {
-				t.Fatal(err)
-			}
+			run(w.mint(t, order{akKind: kind, ekKind: ek, extra: b.B[:]}))
 		}
 	}
 	if s := v.CacheStats(); s.Keys > 4 || s.Certificates > 4 || s.Evictions == 0 {
@@ -138,8 +153,9 @@ func TestACacheRemembersOnlyWhatVerified(t *testing.T) {
 func TestAKnownCertificateIsForItsKeyOnly(t *testing.T) {
 	w := newWorld(t)
 	v := w.verifier(t)
-	good := w.mint(t, order{})
-	if _, err := v.AuthenticatePending(t.Context(), good.evidence, epoch); err != nil {
+	ch, b := challenge(t, nil)
+	good := w.mint(t, order{extra: b.B[:]})
+	if _, err := enrol(t, v, good, ch, good.exchange(b)); err != nil {
 		t.Fatal(err)
 	}
 	got, err := v.AuthenticatePending(t.Context(), w.mint(t, order{ekKind: rsa2048, body: func(e *attest.TPMEvidence) { e.EKCertificate = good.body.EKCertificate }}).evidence, epoch)

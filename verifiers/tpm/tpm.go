@@ -165,7 +165,7 @@ func (v *Verifier) authenticate(ctx context.Context, ev attest.Evidence, at time
 		t.KeyResidency = attest.ResidentTPM
 		t.Certified = append(t.Certified, c.public.spki)
 	}
-	v.cache.remember(&p.fresh)
+	v.cache.remember(t, &p.fresh)
 	return &attest.Claims{Platform: platform, Simulated: v.roots.simulated, TPM: t}, nil
 }
 
