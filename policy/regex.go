@@ -11,19 +11,22 @@ import (
 	"github.com/assay-project/assay/internal/strictyaml"
 )
 
-// Limits on regular expressions: of one, in bytes of source and instructions of
-// the compiled program, and of all in a bundle. RE2 programs run in time linear
-// in text and program; what these bound is memory.
+// Limits on regular expressions: of one, in bytes of source, instructions of the
+// compiled program, and these with the ends of their character ranges; and of all
+// in a bundle, likewise. RE2 programs run in time linear in text and program; what
+// these bound is memory. Ranges count because a program can hold a copy of them
+// for each instruction: \pL{900} has half a million.
 const (
-	maxPattern         = 256
-	maxPatternProgram  = 1000
-	maxPatternPrograms = 500_000
+	maxPattern        = 256
+	maxPatternProgram = 1000
+	maxPatternRanges  = 20_000
+	maxPatternsRanges = 1_000_000
 )
 
 // patterns are the regular expressions of one file, compiled once each.
 type patterns struct {
 	bySource map[string]*pattern
-	size     int // instructions of all
+	size     int // of all, in instructions and ends of ranges
 }
 
 // regex compiles the operand of the matcher regex, which only free text has: a
@@ -39,6 +42,10 @@ func (p *parser) regex(f *field, n *strictyaml.Node) (test, bool) {
 	}
 	if len(src) > maxPattern {
 		p.doc.Report(n, fmt.Sprintf("the regular expression is too long: %d bytes, at most %d", len(src), maxPattern), "list the values with in")
+		return nil, false
+	}
+	if p.patterns.size > maxPatternsRanges {
+		p.doc.Report(n, "the regular expressions of this bundle are too large together", "list the values with in")
 		return nil, false
 	}
 	const hint = "the syntax is RE2's (https://github.com/google/re2/wiki/Syntax); the whole text must match"
@@ -58,7 +65,15 @@ func (p *parser) regex(f *field, n *strictyaml.Node) (test, bool) {
 		p.doc.Report(n, fmt.Sprintf("the regular expression is too large: at most %d steps are compiled", maxPatternProgram), "repetitions count as often as they repeat")
 		return nil, false
 	}
-	if p.patterns.size += len(prog.Inst); p.patterns.size > maxPatternPrograms {
+	ranges := len(prog.Inst)
+	for i := range prog.Inst {
+		ranges += len(prog.Inst[i].Rune)
+	}
+	if ranges > maxPatternRanges {
+		p.doc.Report(n, fmt.Sprintf("the regular expression is too large: its character classes have %d ends of ranges, at most %d", ranges, maxPatternRanges), "repeat smaller classes, such as [A-Za-z0-9]")
+		return nil, false
+	}
+	if p.patterns.size += ranges; p.patterns.size > maxPatternsRanges {
 		p.doc.Report(n, "the regular expressions of this bundle are too large together", "list the values with in")
 		return nil, false
 	}

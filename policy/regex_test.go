@@ -69,6 +69,7 @@ func TestMistakesInRegularExpressionsAreErrors(t *testing.T) {
 		{"lookahead", `a(?=b)`, "not a regular expression: invalid or unsupported Perl syntax"},
 		{"repeated too often", `a{1001}`, "not a regular expression: invalid repeat count"},
 		{"too large", `(abcdefghij){200}`, "the regular expression is too large: at most 1000 steps are compiled"},
+		{"classes repeated", `\pL{300}`, "the regular expression is too large: its character classes have"},
 		{"too long", strings.Repeat("a", 257), "the regular expression is too long: 257 bytes, at most 256"},
 		{"empty", ``, "the regular expression matches no text that a claim can have"},
 		{"nothing but anchors", `^$`, "the regular expression matches no text that a claim can have"},
