@@ -216,7 +216,7 @@ func (u *Unverified) body(h bodyHeader, unprotected cbor.RawMessage) error {
 // signature takes one signature.
 func (u *Unverified) signature(h signerHeader, unprotected cbor.RawMessage, sig []byte) error {
 	var want int
-	switch cose.Algorithm(h.Algorithm) { //nolint:exhaustive // these three and no other
+	switch cose.Algorithm(h.Algorithm) {
 	case cose.AlgorithmES256, cose.AlgorithmEdDSA:
 		want = 64
 	case cose.AlgorithmES384:
