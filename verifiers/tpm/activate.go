@@ -39,8 +39,8 @@ func Proof(secret []byte, b [32]byte) []byte {
 // an AK that is remembered for its EK and whose counters did not go back, need no
 // second round. For all others a credential is made that only a TPM with both keys
 // can open (TPM2_ActivateCredential), and what comes back through x is checked;
-// the binding is then remembered. Counters that went back void it: the TPM was
-// cleared, which is recorded in the claims.
+// the binding is then remembered. Counters that went back void what is remembered:
+// the TPM was cleared, which is recorded in the claims.
 func (v *Verifier) Activate(ctx context.Context, ev attest.Evidence, c *attest.Claims, want attest.Binding, x verifiers.Exchange, at time.Time) error {
 	err := v.activate(ctx, ev, c, want, x, at)
 	if c != nil && c.TPM != nil {
@@ -80,10 +80,10 @@ func (v *Verifier) activate(ctx context.Context, ev attest.Evidence, c *attest.C
 }
 
 // recall asks the memory for the EK's binding. One that holds is brought up to
-// date. Counters that went back mean that the TPM was cleared: the binding is
-// forgotten at once if its own AK says so. Another AK may be anybody's, until it is
-// activated: its word that the TPM was cleared counts then, and replaces the
-// binding.
+// date. Counters that went back mean that the TPM was cleared: the AK must be
+// activated again, and that replaces the binding. Until then nothing is written:
+// an AK beside another's EK can be anybody's, and one who lets the second round
+// fail must not have the TPM's clearing forgotten.
 func (v *Verifier) recall(ctx context.Context, now Binding) (known, cleared bool, err error) {
 	if v.bindings == nil {
 		return false, false, nil
@@ -96,14 +96,8 @@ func (v *Verifier) recall(ctx context.Context, now Binding) (known, cleared bool
 		return false, false, nil
 	}
 	back := old.HasClock && now.HasClock && before(now, old)
-	if !bytes.Equal(old.AK, now.AK) || old.HasClock != now.HasClock {
+	if back || !bytes.Equal(old.AK, now.AK) || old.HasClock != now.HasClock {
 		return false, back, nil
-	}
-	if back {
-		if err := v.bindings.Forget(ctx, now.EK); err != nil {
-			return false, false, refuse(CheckEKBinding, detail{err: fmt.Errorf("the memory of AKs cannot be told: %w", err)})
-		}
-		return false, true, nil
 	}
 	if before(old, now) {
 		if err := v.remember(ctx, now); err != nil {

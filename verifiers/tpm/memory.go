@@ -24,6 +24,8 @@ type Bindings interface {
 	Lookup(ctx context.Context, ek [32]byte) (Binding, bool, error)
 	// Remember puts or replaces the binding of b.EK.
 	Remember(ctx context.Context, b Binding) error
+	// Forget is for operators: the next attestation of the EK activates its AK again.
+	// The verifier itself never forgets.
 	Forget(ctx context.Context, ek [32]byte) error
 }
 
