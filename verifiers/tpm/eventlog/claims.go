@@ -64,9 +64,9 @@ func (b *boot) claims() *attest.MeasuredBoot {
 	m.Firmware = b.firmware()
 	m.SecureBoot, m.Keys = b.secureBoot()
 	m.Loaders = b.loaders()
-	m.GRUBCommands, m.CommandLine = b.loaderText()
-	m.GRUBFiles = b.files()
 	m.Unified = b.unified()
+	m.GRUBCommands, m.CommandLine = b.loaderText(m.Unified[".cmdline"])
+	m.GRUBFiles = b.files()
 	return m
 }
 

@@ -162,13 +162,16 @@ func TestALoaderCannotBeReplaced(t *testing.T) {
 	}
 }
 
-// GRUB hashes no label, so a log may exchange them.
+// GRUB hashes no label, so a log may exchange them: the machine tried a command that
+// reads like the line, and started another kernel.
 func TestACommandCannotPassForTheCommandLine(t *testing.T) {
-	evil := []step{grub("grub_cmd: " + commandLine), grub("grub_cmd: linux /evil"), grub("kernel_cmdline: /evil")}
-	log := slices.Clone(evil)
-	log[0].data, log[2].data = []byte("kernel_cmdline: "+commandLine+"\x00"), []byte("grub_cmd: /evil\x00")
-	if got := replayOver(t, log, evil); got.CommandLine != "/evil" {
-		t.Errorf("command line %q", got.CommandLine)
+	for _, command := range []string{commandLine, "linux " + commandLine} {
+		evil := []step{grub("grub_cmd: " + command), grub("grub_cmd: linux /evil"), grub("kernel_cmdline: /evil")}
+		log := slices.Clone(evil)
+		log[0].data, log[2].data = []byte("kernel_cmdline: "+command+"\x00"), []byte("grub_cmd: /evil\x00")
+		if got := replayOver(t, log, evil); got.CommandLine != "" {
+			t.Errorf("command line %q", got.CommandLine)
+		}
 	}
 }
 
@@ -191,6 +194,9 @@ func TestTheCommandLineIsClaimedOnlyBeyondDoubt(t *testing.T) {
 		"another kernel, its line hidden":      {and(grub("grub_cmd: linux /evil"), grub("grub_cmd: /evil")), ""},
 		"another boot loader":                  {and(grub("grub_cmd: chainloader /evil.efi")), ""},
 		"another kind of kernel":               {and(grub("grub_cmd: multiboot2 /evil")), ""},
+		"another line by itself":               {and(grub("kernel_cmdline: /evil")), ""},
+		"another line by itself, on a device":  {and(grub("grub_cmd: (hd0,gpt1)/evil")), ""},
+		"another line before":                  {append([]step{grub("kernel_cmdline: /evil")}, good...), ""},
 		"no line behind the command":           {[]step{good[0]}, ""},
 		"another line behind the command":      {[]step{good[0], grub("kernel_cmdline: /vmlinuz other")}, ""},
 		"a line without the command":           {[]step{good[1]}, ""},
@@ -206,6 +212,8 @@ func TestTheCommandLineIsClaimedOnlyBeyondDoubt(t *testing.T) {
 		"half a surrogate pair":                {[]step{{pcr: 12, kind: tcg.Ipl, data: []byte{0x00, 0xd8, 'x', 0, 0, 0}}}, ""},
 		"a text that GRUB does not measure 12": {[]step{{pcr: 12, kind: tcg.Ipl, data: []byte("quiet ro")}}, ""},
 		"nothing":                              {nil, ""},
+		"that of a unified kernel":             {append(stub(".linux", "a kernel", ".cmdline", "quiet ro\n\x00"), options(12, "quiet ro")), "quiet ro"},
+		"another than a unified kernel's":      {append(stub(".linux", "a kernel", ".cmdline", "evil"), options(12, "quiet ro")), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := replay(t, c.steps).CommandLine; got != c.want {

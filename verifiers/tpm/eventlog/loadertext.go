@@ -43,8 +43,10 @@ func (b *boot) text(e *event) (text string, options, ok bool) {
 	return "", false, false
 }
 
-// loaderText returns what GRUB ran, and the kernel's command line.
-func (b *boot) loaderText() (commands []string, commandLine string) {
+// loaderText returns what GRUB ran, and the kernel's command line. embedded is the
+// digest of the one that a unified kernel image carries, or nil: a text that is
+// another may have been extended after the image had started with its own.
+func (b *boot) loaderText(embedded []byte) (commands []string, commandLine string) {
 	commands, fromGRUB, options, readable := b.texts(pcrGRUBText)
 	more, _, moreOptions, moreReadable := b.texts(pcrOptions)
 	if !readable || !moreReadable || len(more) > 0 {
@@ -59,10 +61,20 @@ func (b *boot) loaderText() (commands []string, commandLine string) {
 		}
 		lines = append(lines, line)
 	}
-	if lines = slices.Compact(lines); len(lines) != 1 {
+	if lines = slices.Compact(lines); len(lines) != 1 || embedded != nil && !b.carries(embedded, lines[0]) {
 		return commands, ""
 	}
 	return commands, lines[0]
+}
+
+// carries reports whether a section of text is this line, ended as tools end it.
+func (b *boot) carries(section []byte, line string) bool {
+	for _, end := range []string{"", "\n", "\x00", "\n\x00"} {
+		if bytes.Equal(section, sum(b.bank, []byte(line), []byte(end))) {
+			return true
+		}
+	}
+	return false
 }
 
 // texts are those of a register: commands, and load options. It is not readable when
@@ -84,18 +96,23 @@ func (b *boot) texts(pcr int) (commands []string, grub bool, options []string, r
 }
 
 // grubLine finds the kernel's command line among GRUB's texts. GRUB measures the
-// command `linux LINE`, and then LINE. It must have done so once, and nothing else
-// that starts another system.
+// command `linux LINE`, and then LINE, which begins with the kernel's path. It must
+// have done so once; and there must be nothing else that starts another system, nor
+// another text that could be a command line: in its rescue shell, GRUB measures
+// that and no command.
 func grubLine(texts []string) (string, bool) {
-	line, found := "", false
+	line, found, after := "", false, -1
 	for i, s := range texts {
+		if (s[0] == '/' || s[0] == '(') && i != after {
+			return "", false
+		}
 		word, rest, _ := strings.Cut(s, " ")
 		switch word {
 		case "linux", "linuxefi", "linux16":
 			if found || i+1 == len(texts) || unquoted(rest) != unquoted(texts[i+1]) {
 				return "", false
 			}
-			line, found = texts[i+1], true
+			line, found, after = texts[i+1], true, i+1
 		case "chainloader", "multiboot", "multiboot2", "xen_hypervisor", "kernel", "kfreebsd", "knetbsd", "kopenbsd", "xnu_kernel", "xnu_kernel64", "ntldr", "kexec":
 			return "", false
 		}
