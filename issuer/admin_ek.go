@@ -115,11 +115,18 @@ func (a *admin) AddEndorsementKeys(stream assayv1.Admin_AddEndorsementKeysServer
 			a.log.InfoContext(ctx, "TPM in the inventory", "ek", e.EK.String(), "group", e.Group, "note", e.Note)
 		}
 	}
+	if replaced > 0 {
+		eks := make([]tpms.EK, len(entries))
+		for i, e := range entries {
+			eks[i] = e.EK
+		}
+		a.wakeMachines(ctx, eks)
+	}
 	return stream.SendAndClose(&assayv1.AddEndorsementKeysResponse{Added: uint32(added), Replaced: uint32(replaced)})
 }
 
-// RemoveEndorsementKeys takes TPMs out of the inventory, all or none. Their next
-// renewal is decided without it.
+// RemoveEndorsementKeys takes TPMs out of the inventory, all or none. Those that
+// are watching are asked to renew at once, which is decided without it.
 func (a *admin) RemoveEndorsementKeys(ctx context.Context, req *assayv1.RemoveEndorsementKeysRequest) (*assayv1.RemoveEndorsementKeysResponse, error) {
 	r, err := a.inventory()
 	if err != nil {
@@ -145,5 +152,6 @@ func (a *admin) RemoveEndorsementKeys(ctx context.Context, req *assayv1.RemoveEn
 	for _, ek := range eks {
 		a.log.InfoContext(ctx, "TPM taken out of the inventory", "ek", ek.String())
 	}
+	a.wakeMachines(ctx, eks)
 	return &assayv1.RemoveEndorsementKeysResponse{}, nil
 }

@@ -291,8 +291,20 @@ func TestTheInventoryAdmitsAMachineAndStopsIt(t *testing.T) {
 		t.Errorf("listed: %s", got)
 	}
 
+	// Its agent is watching, and hears of what concerns it alone.
+	watch, err := p.watch(first.id.certificate())
+	must(t, err)
+	_, err = p.addTPMs(false, &assayv1.EndorsementKey{Ek: ekOf(7), Group: "rack-4"})
+	must(t, err)
+	_, err = p.admin().RemoveEndorsementKeys(t.Context(), &assayv1.RemoveEndorsementKeysRequest{Ek: [][]byte{ekOf(7)}})
+	must(t, err)
 	_, err = p.admin().RemoveEndorsementKeys(t.Context(), &assayv1.RemoveEndorsementKeysRequest{Ek: [][]byte{ek[:]}})
 	must(t, err)
+	event, err := watch.Recv()
+	must(t, err)
+	if r := event.GetReattest(); r.GetReason() != assayv1.Reattest_REASON_OPERATOR || r.GetWithinMs() != 0 {
+		t.Errorf("the watch says %v", event)
+	}
 	got = m.attest(p, &first.id, bare)
 	wantRefusal(t, got.err, codes.Unauthenticated, attest.Untrusted, "ek_certificate")
 	got = m.attest(p, &first.id, nil)
@@ -305,4 +317,7 @@ func TestTheInventoryAdmitsAMachineAndStopsIt(t *testing.T) {
 	got = m.attest(p, nil, nil)
 	wantRefusal(t, got.err, codes.PermissionDenied, attest.Denied, "policy") // another group
 	p.stop()
+	if n := strings.Count(p.log, `msg="asked agents to attest again"`); n != 1 {
+		t.Errorf("agents were asked %d times, want once", n)
+	}
 }

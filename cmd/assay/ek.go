@@ -165,8 +165,9 @@ func ekRemoveCommand() *cobra.Command {
 		Long: `Take TPMs out of the inventory, all of them or none, and forget the attestation
 keys that were activated beside them.
 
-SVIDs that were issued stay valid until they end. The machine's next renewal is
-decided without the inventory: a policy that matches ek_inventory denies it.`,
+SVIDs that were issued stay valid until they end. Machines that are watching are
+asked to renew at once, and every renewal is decided without the inventory: a
+policy that matches ek_inventory denies it.`,
 		Example: "  assay ek remove 3a7bd3e2360a3d29eea436fcfb7e44c735d117c42d1c1835420b6b9942dd4f1b",
 		Args:    cobra.MinimumNArgs(1),
 	}
