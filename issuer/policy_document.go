@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"runtime/debug"
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/internal/cli"
@@ -32,9 +33,15 @@ func (d *document) is(b *policy.Bundle) bool {
 // strictyaml.Errors, those of package signed, and
 //
 //	policy_unsigned  Untrusted: signatures are required and there is none
-func (p *PolicyFile) compile(file string, raw []byte) (*document, error) {
-	d := &document{file: file, raw: raw}
-	var err error
+//	policy_panic     Internal: the compiler panicked, which is a bug and no reason to stop serving
+func (p *PolicyFile) compile(file string, raw []byte) (d *document, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			p.log.Error("compiling a policy panicked", "file", file, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+			d, err = nil, &attest.Error{Kind: attest.Internal, Check: "policy_panic", Err: fmt.Errorf("%s: the policy could not be compiled, by a fault of this software", file)}
+		}
+	}()
+	d = &document{file: file, raw: raw}
 	switch is := signed.Is(raw); {
 	case p.signers != nil && !is:
 		return nil, &attest.Error{

@@ -3,6 +3,8 @@ package issuer
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -95,7 +97,14 @@ func (s *Server) judgeAll(ctx context.Context, past *pastPolicies) bool {
 // concerned reports whether the policy in force would give a watching agent
 // something else than what it holds. Where that cannot be told it is yes: an
 // attestation too many does no harm.
-func (s *Server) concerned(ctx context.Context, w *watcher, now *policy.Bundle, past *pastPolicies) (bool, error) {
+func (s *Server) concerned(ctx context.Context, w *watcher, now *policy.Bundle, past *pastPolicies) (yes bool, err error) {
+	defer func() {
+		if v := recover(); v != nil { // a bug, and no reason to stop serving
+			s.metrics.panics.Inc()
+			s.log.ErrorContext(ctx, "comparing policies panicked", "spiffe_id", w.spiffeID, "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+			yes, err = true, nil
+		}
+	}()
 	shown, err := s.ledger.BySerial(ctx, w.serial)
 	if errors.Is(err, store.ErrNotFound) {
 		return true, nil // it was there when the watch began

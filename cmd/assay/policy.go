@@ -14,9 +14,15 @@ import (
 
 func policyCommand(now clock) *cobra.Command {
 	c := &cobra.Command{
-		Use:     "policy",
-		Short:   "Check, sign and publish measurement policy",
-		Example: "  assay policy check policy.yaml",
+		Use:   "policy",
+		Short: "Check, sign and publish measurement policy",
+		Long: `Policy says which attested environment earns which identities. It is checked and
+tested offline, signed by those who approve it, and published to a server from its
+policy file or with push.`,
+		Example: `  assay policy check policy.yaml
+  assay policy sign policy.yaml --key alice --joint
+  assay policy push policy.signed --note "release 42"
+  assay policy history`,
 	}
 	c.AddCommand(policyCheckCommand(now))
 	c.AddCommand(policyKeygenCommand(), policySignCommand(), policyVerifyCommand(), policyBundleCommand())
