@@ -187,7 +187,7 @@ func (v *Verifier) credential(ev attest.Evidence, now Binding, secret []byte) ([
 			return err
 		}
 		for _, b := range [][]byte{object, encrypted} {
-			out = append(binary.BigEndian.AppendUint16(out, uint16(len(b))), b...) //nolint:gosec // a few hundred bytes
+			out = append(binary.BigEndian.AppendUint16(out, uint16(len(b))), b...)
 		}
 		return nil
 	})

@@ -92,7 +92,7 @@ const (
 	CheckActivation         = "activation"
 	CheckEKBinding          = "ek_binding"
 	CheckActivationExchange = "activation_exchange"
-	CheckCredentialProof    = "credential_proof"
+	CheckCredentialProof    = "credential_proof" //nolint:gosec // the name of a check, not a credential
 )
 
 // Check describes one named check.

@@ -61,7 +61,7 @@ func (b *bank) checkValues(values map[uint32][]byte) error {
 	want := b.chosen.indexes()
 	complete := len(values) == len(want)
 	for _, i := range want {
-		if _, ok := values[uint32(i)]; !ok { //nolint:gosec // an index below 32
+		if _, ok := values[uint32(i)]; !ok {
 			complete = false
 		}
 	}
@@ -72,7 +72,7 @@ func (b *bank) checkValues(values map[uint32][]byte) error {
 		})
 	}
 	for _, i := range want {
-		if v := values[uint32(i)]; len(v) != b.hash.Size() { //nolint:gosec // an index below 32
+		if v := values[uint32(i)]; len(v) != b.hash.Size() {
 			return refuse(CheckPCRValueLength, detail{
 				err:      fmt.Errorf("the value of PCR %d has another length than the bank's digests", i),
 				expected: fmt.Sprintf("%d bytes", b.hash.Size()), got: fmt.Sprintf("%d bytes", len(v)),
@@ -91,7 +91,7 @@ func (b *bank) checkDigest(q *attested, values map[uint32][]byte, hash uint16) e
 	}
 	d := h.New()
 	for _, i := range b.chosen.indexes() {
-		d.Write(values[uint32(i)]) //nolint:gosec // an index below 32
+		d.Write(values[uint32(i)])
 	}
 	if sum := d.Sum(nil); !bytes.Equal(sum, q.digest) {
 		return refuse(CheckPCRDigest, detail{
@@ -106,7 +106,7 @@ func (b *bank) claims(values map[uint32][]byte) map[int]attest.Bytes {
 	out := make(map[int]attest.Bytes, 16)
 	for _, i := range b.chosen.indexes() {
 		if 1<<i&staticPCRs != 0 {
-			out[i] = values[uint32(i)] //nolint:gosec // an index below 32
+			out[i] = values[uint32(i)]
 		}
 	}
 	return out
