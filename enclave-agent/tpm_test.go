@@ -235,6 +235,23 @@ func evict(s *tpmSession, k tpmKey, at tpm2.TPMHandle) error {
 	return err
 }
 
+func TestASealedKeyOfAnotherTPMIsNotLoadedThere(t *testing.T) {
+	t.Parallel()
+	a, b := newTPM2(t), newTPM2(t)
+	theirs, ours, want := a.attester(TPMOptions{}), b.attester(TPMOptions{}), bindingOf(t)
+	before, _ := quoted(t, must(theirs.Evidence(t.Context(), want)), want.B)
+	key := must(theirs.NewKey(t.Context())).(*residentKey)
+	stolen := &residentKey{tpm: ours, public: key.public, saved: key.saved}
+	sum := sha256.Sum256(nil)
+	_, err := stolen.Sign(nil, sum[:], crypto.SHA256)
+	wantCheck(t, err, attest.Stale, checkKeyGone)
+	ours.id = theirs.id // the saved attestation key, in the wrong machine
+	after, _ := quoted(t, must(ours.Evidence(t.Context(), want)), want.B)
+	if bytes.Equal(before.AKPublic, after.AKPublic) || bytes.Equal(before.EKPublic, after.EKPublic) {
+		t.Error("one TPM quotes as another")
+	}
+}
+
 func TestATPMThatWasClearedKeepsItsNamesAndIsUsedOn(t *testing.T) {
 	t.Parallel()
 	m := newTPM2(t)

@@ -228,12 +228,11 @@ var errKeyGone = errors.New("the TPM was reset since the key was made")
 // load brings a saved key back until the turn ends, or until it is flushed.
 func (s *tpmSession) load(k savedKey) (tpmKey, error) {
 	r, err := tpm2.ContextLoad{Context: k.context}.Execute(s)
-	for _, gone := range []tpm2.TPMRC{tpm2.TPMRCIntegrity, tpm2.TPMRCHandle, tpm2.TPMRCHierarchy} {
-		if errors.Is(err, gone) {
-			return tpmKey{}, fmt.Errorf("%w: TPM2_ContextLoad: %w", errKeyGone, err)
-		}
-	}
-	if err != nil {
+	var unfit tpm2.TPMFmt1Error // something is wrong with the parameter, which is as the TPM gave it
+	switch {
+	case errors.As(err, &unfit):
+		return tpmKey{}, fmt.Errorf("%w: TPM2_ContextLoad: %w", errKeyGone, err)
+	case err != nil:
 		return tpmKey{}, fmt.Errorf("TPM2_ContextLoad: %w", err)
 	}
 	s.loaded = append(s.loaded, r.LoadedHandle)

@@ -65,6 +65,19 @@ func check(c *cobra.Command, path string, s *config.Settings, at time.Time) erro
 	}
 	good("tee %s", device.Platform())
 	good("device %s", about)
+	return checkKeys(c, s, device, good)
+}
+
+// checkKeys has the hardware make a key where keys are to live in it.
+func checkKeys(c *cobra.Command, s *config.Settings, device config.Device, good func(string, ...any)) error {
+	holder, ok := device.(agent.KeyHolder)
+	if s.KeyResidency != agent.TPMKeys || !ok {
+		return nil // agent.New has refused what does not fit
+	}
+	if _, err := holder.NewKey(c.Context()); err != nil {
+		return err
+	}
+	good("keys live in the TPM, which makes them")
 	return nil
 }
 

@@ -51,7 +51,7 @@ func runAgent(c *cobra.Command, s *config.Settings) error {
 	}
 	conf := s.Agent(attester, log)
 	conf.Listening = func(addr string) {
-		log.Info("serving the SPIFFE Workload API", "address", addr, "trust_domain", s.TrustDomain.Name(), "server", s.Config.Server, "tee", string(attester.Platform()), "device", device)
+		log.Info("serving the SPIFFE Workload API", "address", addr, "trust_domain", s.TrustDomain.Name(), "server", s.Config.Server, "tee", string(attester.Platform()), "device", device, "key_residency", string(s.KeyResidency))
 		_, _ = fmt.Fprintf(c.OutOrStdout(), "%s=%s\n", endpointVariable, addr)
 	}
 	a, err := agent.New(conf)
