@@ -14,3 +14,10 @@ func (s *Server) SetClosingGrace(d time.Duration) { s.closingGrace.Store(int64(d
 func (s *Server) AllJudgedForTest() bool {
 	return len(s.watchers.unjudged(s.policy.Current().Digest())) == 0
 }
+
+// WatchForTest has an agent watch, without a stream.
+func (s *Server) WatchForTest(serial, spiffeID string) (leave func()) {
+	_, leave = s.watchers.join(serial, spiffeID)
+	s.judgeSoon()
+	return leave
+}

@@ -260,3 +260,28 @@ func TestAWatchThatEndsIsForgotten(t *testing.T) {
 		t.Errorf("got %v", e)
 	}
 }
+
+// BenchmarkPolicyChange is what a change of the policy costs for each agent that
+// watches: two look-ups in the ledger, and two policies asked. None is concerned.
+func BenchmarkPolicyChange(b *testing.B) {
+	o := open(b)
+	const agents = 200
+	for i := range agents {
+		own := o.agentOf(payments(), fmt.Sprintf("i-%d-enc%d", i, i))
+		leave := o.server.WatchForTest(fmt.Sprintf("%032x", own.leaf.SerialNumber), own.leaf.URIs[0].String())
+		defer leave()
+	}
+	eventually(b, "everybody is judged", o.server.AllJudgedForTest)
+	b.ResetTimer()
+	for i := range b.N {
+		o.replacePolicy(policyText(i + 2))
+		for !o.server.AllJudgedForTest() {
+			time.Sleep(50 * time.Microsecond)
+		}
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/agents, "µs/agent")
+	if o.gauge("assay_reattest_policy_total") != 0 {
+		b.Error("somebody was asked to attest again")
+	}
+}
