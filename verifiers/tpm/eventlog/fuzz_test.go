@@ -15,7 +15,9 @@ import (
 // admitted is admitted by go-eventlog.
 func FuzzReplay(f *testing.F) {
 	for _, log := range realLogs(f) {
-		f.Add(log)
+		if len(log) <= 16<<10 { // larger ones are more of the same, and slow
+			f.Add(log)
+		}
 	}
 	f.Add(logOf(aBoot()...))
 	f.Add(logOf(stub(".linux", "a kernel", ".cmdline", "quiet")...))
@@ -23,7 +25,7 @@ func FuzzReplay(f *testing.F) {
 		f.Add(log)
 	}
 	f.Fuzz(func(t *testing.T, log []byte) {
-		for _, bank := range []crypto.Hash{crypto.SHA1, crypto.SHA256, crypto.SHA384} {
+		for _, bank := range []crypto.Hash{crypto.SHA1, crypto.SHA256} {
 			l, err := eventlog.Events(log, bank)
 			if err != nil {
 				if l != nil || attest.CheckOf(err) == "" || attest.KindOf(err) != attest.Malformed && attest.KindOf(err) != attest.Untrusted {
@@ -38,15 +40,19 @@ func FuzzReplay(f *testing.F) {
 			if len(got.Replayed) != len(l.PCRs) {
 				t.Fatalf("%d of %d PCRs", len(got.Replayed), len(l.PCRs))
 			}
+			theirs, parsed := tcg.ParseEventLog(log, tcg.ParseOpts{})
+			var mrs []register.MR
+			wrong := make(map[int]attest.Bytes)
 			for pcr, v := range l.PCRs {
-				wrong := append(attest.Bytes{v[0] ^ 1}, v[1:]...)
-				if _, err := eventlog.Replay(log, bank, map[int]attest.Bytes{pcr: wrong}); attest.CheckOf(err) != eventlog.CheckReplay {
-					t.Fatalf("PCR %d: another value: %v", pcr, err)
-				}
-				if theirs, err := tcg.ParseEventLog(log, tcg.ParseOpts{}); err == nil {
-					if _, err := theirs.Verify([]register.MR{register.PCR{Index: pcr, Digest: v, DigestAlg: bank}}); err != nil {
-						t.Fatalf("PCR %d: go-eventlog: %v", pcr, err)
-					}
+				wrong[pcr] = append(attest.Bytes{v[0] ^ 1}, v[1:]...)
+				mrs = append(mrs, register.PCR{Index: pcr, Digest: v, DigestAlg: bank})
+			}
+			if got, err := eventlog.Replay(log, bank, wrong); len(wrong) > 0 && (got != nil || attest.CheckOf(err) != eventlog.CheckReplay) {
+				t.Fatalf("other values: %v", err)
+			}
+			if parsed == nil {
+				if _, err := theirs.Verify(mrs); err != nil {
+					t.Fatalf("go-eventlog: %v", err)
 				}
 			}
 		}
