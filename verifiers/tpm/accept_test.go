@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-tpm/tpm2"
@@ -192,7 +193,11 @@ func TestTheInventoryVouchesForAnEKWithoutACertificate(t *testing.T) {
 	w := newWorld(t)
 	ch, b := challenge(t, nil)
 	stranger := newAuthority(t, "Stranger", "stranger", nil)
-	for name, o := range map[string]order{"no certificate": {noEKCert: true}, "a maker that is not known": {issuer: stranger}} {
+	for name, o := range map[string]order{
+		"no certificate": {noEKCert: true}, "a maker that is not known": {issuer: stranger},
+		"a certificate without its usage": {ekCertificate: func(c *x509.Certificate) { c.UnknownExtKeyUsage = nil }},
+		"a certificate without names":     {ekCertificate: func(c *x509.Certificate) { c.ExtraExtensions, c.Subject.CommonName = nil, "x" }},
+	} {
 		t.Run(name, func(t *testing.T) {
 			o.extra = b.B[:]
 			m := w.mint(t, o)
@@ -213,6 +218,14 @@ func TestTheInventoryVouchesForAnEKWithoutACertificate(t *testing.T) {
 	}
 	m := w.mint(t, order{extra: b.B[:]})
 	v := w.verifier(t, tpm.WithInventory(tpm.MemoryInventory{digestOf(spkiOf(t, m.ek.Public())): "rack 7"}))
+	for check, o := range map[string]order{
+		tpm.CheckEKCertificateKey: {body: func(e *attest.TPMEvidence) { e.EKCertificate = w.mint(t, order{ekKind: rsa2048}).body.EKCertificate }},
+		tpm.CheckEKChain:          {ekDER: flipLast},
+		tpm.CheckEKChainValidity:  {ekCertificate: func(c *x509.Certificate) { c.NotAfter = epoch.Add(-time.Second) }},
+	} {
+		got, err := v.AuthenticatePending(t.Context(), w.mint(t, o).evidence, epoch)
+		wantRefusal(t, got, err, check)
+	}
 	if c, err := enrol(t, v, m, ch, m.exchange(b)); err != nil || c.EKInventory != "rack 7" || c.EKCertificate == nil {
 		t.Errorf("with both: %+v, %v", c, err)
 	}

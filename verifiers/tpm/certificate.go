@@ -14,9 +14,10 @@ import (
 )
 
 // ekCertificate verifies the certificate of an EK: that it is this key's, what it
-// says of its TPM, and its chain to a manufacturer's root. It returns nil without
-// an error where no pinned root is above it and the operator vouches for the EK
-// by itself (inventoried): the certificate then says nothing.
+// says of its TPM, and its chain to a manufacturer's root. Where the operator vouches
+// for the EK by itself (inventoried), a certificate that is not of the TCG's
+// profile, or has no pinned root above it, says nothing: it returns nil without an
+// error.
 func (v *Verifier) ekCertificate(der []byte, ek *public, along *along, inventoried bool, at time.Time, f *fresh) (*attest.EKCertificate, error) {
 	sum := digestOf("ek certificate", der)
 	if known := v.cache.certificate(sum, at); known != nil && known.key == ek.digest() {
@@ -30,10 +31,16 @@ func (v *Verifier) ekCertificate(der []byte, ek *public, along *along, inventori
 		return nil, refuse(CheckEKCertificateKey, detail{err: errors.New("the EK certificate is for another key"), got: fmt.Sprintf("%.120q", c.Subject.String())})
 	}
 	if c.IsCA || !hasUsage(c, oidEKCert) {
+		if inventoried {
+			return nil, nil
+		}
 		return nil, refuse(CheckEKEKU, detail{err: errors.New("the certificate is not one of an endorsement key"), expected: "not a CA, extended key usage 2.23.133.8.1"})
 	}
 	says, err := tpmNames(c)
 	if err != nil {
+		if inventoried {
+			return nil, nil
+		}
 		return nil, refuse(CheckEKSAN, detail{err: err, expected: "manufacturer, model and version in a directory name"})
 	}
 	if err := checkExtensions(c, true); err != nil {
