@@ -235,6 +235,43 @@ func evict(s *tpmSession, k tpmKey, at tpm2.TPMHandle) error {
 	return err
 }
 
+// withoutECC is a TPM that knows nothing of elliptic curves.
+type withoutECC struct{ tpmConn }
+
+func (w withoutECC) exchange(ctx context.Context, command []byte) ([]byte, error) {
+	const getCapability, curves = "\x00\x00\x01\x7a", "\x00\x00\x00\x08"
+	if string(command[6:10]) == getCapability && string(command[10:14]) == curves {
+		return []byte{0x80, 1, 0, 0, 0, 10, 0, 0, 0x01, 0xc4}, nil // TPM_RC_VALUE, parameter 1
+	}
+	return w.tpmConn.exchange(ctx, command)
+}
+
+func TestATPMWithoutEllipticCurvesAttestsWithRSA(t *testing.T) {
+	t.Parallel()
+	m := newTPM2(t)
+	newEKAuthority(t).certify(m, ekTemplates()[0], 0) // which it could not use
+	old := newTPM(m.socket, func(ctx context.Context) (tpmConn, error) {
+		c, err := openTPMSocket(m.socket)(ctx)
+		return withoutECC{c}, err
+	}, TPMOptions{EventLog: NoEventLog})
+	want := bindingOf(t)
+	body, _ := quoted(t, must(old.Evidence(t.Context(), want)), want.B)
+	for name, area := range map[string][]byte{"AK": body.AKPublic, "EK": body.EKPublic} {
+		if _, ok := must(publicKey(area)).(*rsa.PublicKey); !ok {
+			t.Errorf("the %s is no RSA key", name)
+		}
+	}
+	if body.EKCertificate != nil {
+		t.Error("a certificate for another key was sent")
+	}
+	old.options.EK, old.id = TPMP256, nil
+	_, err := old.Evidence(t.Context(), want)
+	wantCheck(t, err, attest.Internal, "tpm")
+	if !strings.Contains(asError(err).Hint, "tpm.ek") {
+		t.Errorf("hint %q", asError(err).Hint)
+	}
+}
+
 func TestASealedKeyOfAnotherTPMIsNotLoadedThere(t *testing.T) {
 	t.Parallel()
 	a, b := newTPM2(t), newTPM2(t)
