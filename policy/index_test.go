@@ -158,7 +158,8 @@ func TestTheIndexChangesNoOutcome(t *testing.T) {
 		if err != nil {
 			b = policy.UncheckedForTest(t, src)
 		}
-		if g.chance(80) {
+		knows := g.chance(80)
+		if knows {
 			b = withSecret(t, b)
 		}
 		for range 20 {
@@ -171,12 +172,22 @@ func TestTheIndexChangesNoOutcome(t *testing.T) {
 				t.Fatalf("listed %d, omitted %d, of %d", len(bounded.Workloads), bounded.Omitted, len(all.Workloads))
 			}
 			of := map[string]policy.WorkloadResult{}
-			matching := 0
+			matching, granting := 0, 0
 			for _, w := range all.Workloads {
 				of[w.Name] = w
 				if w.Matched {
 					matching++
+					if w.Mode != policy.Audit {
+						granting++
+					}
 				}
+			}
+			// The outcome is found without words, and the words must bear it out.
+			if got := all.Outcome == policy.Granted; knows && got != (granting == 1) || got && granting != 1 {
+				t.Fatalf("%s: %s, with %d workloads that match and may grant\n%s", all.Outcome, all.Reason, granting, src)
+			}
+			if all.Reason == policy.ReasonAuditOnly && (matching == 0 || granting > 0) || all.Reason == policy.ReasonNoMatch && matching > 0 {
+				t.Fatalf("%s, with %d workloads that match, %d that may grant", all.Reason, matching, granting)
 			}
 			var listed []policy.WorkloadResult
 			for _, w := range bounded.Workloads {
@@ -355,5 +366,14 @@ func TestAGrantHoldsTheBoundedDecision(t *testing.T) {
 	_, err = b.Authorize(l.verify(t, attestation{pcrs: map[int]string{0: "42", 3: "nobody"}}), noon)
 	if d := denied(t, err); len(d.Workloads) > policy.MaxExplained || len(d.Workloads)+d.Omitted != 100 || d.Detail != "nearest is workload w42: pcr3 does not hold" {
 		t.Errorf("%s, omitted %d: %s", listed(d), d.Omitted, d.Detail)
+	}
+}
+
+func TestAWorkloadWithoutAnyFiniteRuleIsAlwaysLookedAt(t *testing.T) {
+	src := change(t, snpBase, `      measurement: {eq: "$image$"}`+"\n", "", "      chip_id: {in: chips}\n", "", "    match:\n", "    ownership: {none: a, owner: b, expires: 2028-01-01}\n    match:\n",
+		"references:\n  chips: {dedicated: true, values: [\"$chip/64$\", \"$turin/8$\"]}\n", "")
+	b := policy.OpenRulesForTest(parse(t, src))
+	if d := b.Evaluate(snpClaims(), noon); d.Workload != "ledger" || len(d.Workloads[0].Rules) != 2 {
+		t.Errorf("%s: %s", d.Reason, d.Detail)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -285,4 +286,21 @@ func denied(t testing.TB, err error) policy.Decision {
 		t.Fatalf("want a denial, got %v", err)
 	}
 	return d.Decision
+}
+
+func TestTheShareIsABoundThatTheDrawLiesBelow(t *testing.T) {
+	for i := range 20 {
+		draw := policy.DrawForTest(t, secret, "prod", "payments", machine(i))
+		if b := withSecret(t, parse(t, rolling(t, draw))); b.Evaluate(machine(i), noon).Reason != policy.ReasonNotInRollout {
+			t.Errorf("a draw of %s is admitted to %s", draw, draw)
+		}
+		n, err := strconv.ParseFloat(strings.TrimSuffix(draw, "%"), 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		more := strconv.FormatFloat(n+0.01, 'f', 2, 64) + "%"
+		if b := withSecret(t, parse(t, rolling(t, more))); b.Evaluate(machine(i), noon).Outcome != policy.Granted {
+			t.Errorf("a draw of %s is not admitted to %s", draw, more)
+		}
+	}
 }
