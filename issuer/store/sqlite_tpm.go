@@ -30,6 +30,13 @@ func (s *SQLite) PutTPMBinding(ctx context.Context, b TPMBinding) error {
 		if err != nil {
 			return fmt.Errorf("store: TPM binding: %w", err)
 		}
+		_, err = tx.ExecContext(ctx, `DELETE FROM tpm_bindings WHERE trust_domain = ?1 AND ek IN (SELECT ek FROM tpm_bindings b
+			WHERE trust_domain = ?1 AND NOT EXISTS (SELECT 1 FROM tpm_inventory i WHERE i.trust_domain = b.trust_domain AND i.ek = b.ek)
+			ORDER BY at LIMIT max(0, (SELECT count(*) FROM tpm_bindings WHERE trust_domain = ?1) -
+				(SELECT count(*) FROM tpm_inventory WHERE trust_domain = ?1) - ?2))`, b.TrustDomain, MaxTPMBindings)
+		if err != nil {
+			return fmt.Errorf("store: TPM binding: %w", err)
+		}
 		return nil
 	})
 }

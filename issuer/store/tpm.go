@@ -11,7 +11,9 @@ import (
 type TPMStore interface {
 	// TPMBinding reads one; ErrNotFound.
 	TPMBinding(ctx context.Context, trustDomain string, ek [32]byte) (TPMBinding, error)
-	// PutTPMBinding stores one, in place of the one before.
+	// PutTPMBinding stores one, in place of the one before. Of TPMs that are not in
+	// the inventory there are at most MaxTPMBindings, and as many more as the
+	// inventory has entries without a binding: the oldest make room.
 	PutTPMBinding(ctx context.Context, b TPMBinding) error
 	// DeleteTPMBinding forgets one, if it is there.
 	DeleteTPMBinding(ctx context.Context, trustDomain string, ek [32]byte) error
@@ -25,6 +27,10 @@ type TPMStore interface {
 	// names those that are not there.
 	DeleteTPMs(ctx context.Context, trustDomain string, eks [][32]byte) error
 }
+
+// MaxTPMBindings bounds the bindings of TPMs that no operator listed: whoever has
+// genuine ones can have them remembered. One that is forgotten shows its keys again.
+const MaxTPMBindings = 250_000
 
 // TPMBinding says that an attestation key lives beside an endorsement key.
 type TPMBinding struct {

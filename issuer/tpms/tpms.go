@@ -7,7 +7,8 @@
 //
 // Attestations are answered from memory: the whole inventory, and as many bindings
 // as fit. Every change goes to the store first and then to the memory, in this one
-// process; so nothing is answered that the store does not say.
+// process; so nothing is answered that the store did not say. (A binding that the
+// store drops for want of room may be remembered until the next start.)
 //
 // An EK is named by SHA-256 of its DER SubjectPublicKeyInfo.
 package tpms

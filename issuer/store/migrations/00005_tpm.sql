@@ -13,6 +13,8 @@ CREATE TABLE tpm_bindings (
     PRIMARY KEY (trust_domain, ek)
 ) STRICT;
 
+CREATE INDEX tpm_bindings_at ON tpm_bindings (trust_domain, at);
+
 -- The operator's TPMs.
 CREATE TABLE tpm_inventory (
     trust_domain TEXT    NOT NULL REFERENCES trust_domains (trust_domain),
