@@ -309,6 +309,8 @@ func TestAnOutageIsSurvived(t *testing.T) {
 	})
 	s.with(func() { s.life = time.Hour })
 	s.start()
+	// After so many failures the agent may wait as long as it ever does.
+	eventuallyWithin(t, retryCap+20*time.Second, "the agent serves an SVID again", func() bool { _, err := current(t, a); return err == nil })
 	if got := served(t, a); got == before {
 		t.Error("the same SVID")
 	}
