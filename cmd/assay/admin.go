@@ -71,9 +71,17 @@ func openAdmin(socket, hint string) (*admin, error) {
 // they are as long as the ledger.
 const adminTimeout = 30 * time.Second
 
+// pushTimeout is how long a push may take: the server compiles the policy, and
+// the largest take a while.
+const pushTimeout = 5 * time.Minute
+
 // answerInTime keeps a command from waiting for ever on a server that hangs.
 func answerInTime(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	limit := adminTimeout
+	if method == assayv1.Admin_PushPolicy_FullMethodName {
+		limit = pushTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return invoke(ctx, method, req, reply, conn, opts...)
 }
