@@ -63,6 +63,7 @@ func (c client) ekOf(t testing.TB) (handle tpm2.AuthHandle, public []byte) {
 	t.Helper()
 	template := tpm2.ECCEKTemplate
 	switch c.kind {
+	case simtpm.P256:
 	case simtpm.RSA2048:
 		template = tpm2.RSAEKTemplate
 	case simtpm.P384: // H-3, which its password authorizes too: the area of the key itself, without the key
