@@ -24,10 +24,9 @@ func malformed(check, format string, a ...any) error {
 	}
 }
 
-// banks are the hashes that a bank of PCRs can have here: those that go-eventlog
-// replays.
+// known refuses a bank that is not replayed here.
 func known(bank crypto.Hash) error {
-	if bankID(bank) != 0 {
+	if bankIDs[bank] != 0 {
 		return nil
 	}
 	return &attest.Error{Kind: attest.Internal, Check: CheckReplay, Err: fmt.Errorf("no bank of PCRs is replayed with hash %d", bank)}

@@ -58,7 +58,7 @@ func (e *event) extends() bool { return e.kind != tcg.NoAction }
 
 // digest is the event's digest in a bank, or nil.
 func (e *event) digest(bank crypto.Hash) []byte {
-	id := bankID(bank)
+	id := bankIDs[bank]
 	for _, d := range e.digests {
 		if d.id == id {
 			return d.value
@@ -75,18 +75,8 @@ const (
 	idSHA512 = 0x0d
 )
 
-// bankID is the identifier of a bank that is replayed here, or 0.
-func bankID(h crypto.Hash) uint16 {
-	switch {
-	case h == crypto.SHA1:
-		return idSHA1
-	case h == crypto.SHA256:
-		return idSHA256
-	case h == crypto.SHA384:
-		return idSHA384
-	}
-	return 0
-}
+// bankIDs are the banks that are replayed here: those that go-eventlog replays.
+var bankIDs = map[crypto.Hash]uint16{crypto.SHA1: idSHA1, crypto.SHA256: idSHA256, crypto.SHA384: idSHA384}
 
 // digestSize is the size of an algorithm's digests, or 0 for one that is not known.
 func digestSize(id uint16) int {

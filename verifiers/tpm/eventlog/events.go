@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/go-eventlog/tcg"
@@ -105,15 +106,15 @@ func (b *boot) describe(e *event) (text string, measured bool) {
 		}
 		measured = b.hashed(e)
 	}
-	switch e.kind {
-	case tcg.EFIVariableDriverConfig, tcg.EFIVariableAuthority, tcg.EFIVariableBoot, tcg.EFIVariableBoot2:
+	if slices.Contains([]tcg.EventType{tcg.EFIVariableDriverConfig, tcg.EFIVariableAuthority, tcg.EFIVariableBoot, tcg.EFIVariableBoot2}, e.kind) {
 		if v, ok := parseVariable(e.data); ok {
 			if len(v.value) <= 8 {
 				return fmt.Sprintf("variable %s = %x", v.name, v.value), measured
 			}
 			return fmt.Sprintf("variable %s, %d bytes, SHA-256 %x", v.name, len(v.value), sum(crypto.SHA256, v.value)), measured
 		}
-	case tcg.EventTag:
+	}
+	if e.kind == tcg.EventTag {
 		r := &reader{b: e.data}
 		if id, data := r.uint32(), r.take32(r.uint32()); r.err == nil {
 			return fmt.Sprintf("tag %#x: %s", id, words(data)), measured
