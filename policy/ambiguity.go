@@ -39,7 +39,7 @@ func (p *parser) ambiguities() {
 				ws = append(ws, w)
 			}
 		}
-		g, before := &pairing{p: p}, p.effort
+		g, before := &pairing{p: p, most: maxAmbiguities}, p.effort
 		g.within(ws, nil)
 		p.work += p.effort - before
 		g.report(t.platform)
@@ -54,6 +54,7 @@ func (p *parser) ambiguities() {
 // all.
 type pairing struct {
 	p       *parser
+	most    int           // pairs that it looks for
 	found   []overlapping // nothing keeps these apart
 	maybe   []overlapping // an expression may
 	tooMany bool
@@ -76,7 +77,7 @@ func (o overlapping) open() bool {
 }
 
 // full reports whether enough was found, or tried.
-func (g *pairing) full() bool { return len(g.found) >= maxAmbiguities || g.tooMany }
+func (g *pairing) full() bool { return len(g.found) >= g.most || g.tooMany }
 
 // pair compares two workloads.
 func (g *pairing) pair(a, b *workload) {
@@ -92,7 +93,7 @@ func (g *pairing) pair(a, b *workload) {
 		switch {
 		case !o.open():
 			g.found = append(g.found, o)
-		case len(g.maybe) < maxAmbiguities:
+		case len(g.maybe) < g.most:
 			g.maybe = append(g.maybe, o)
 		}
 	}

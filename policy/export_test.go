@@ -150,3 +150,29 @@ func OpenRulesForTest(b *Bundle) *Bundle {
 	b.indexed()
 	return b
 }
+
+// OverlapsForTest lists the pairs of workloads that overlap: found by dividing
+// them, and by comparing all.
+func OverlapsForTest(t testing.TB, src string) (divided, all []string) {
+	t.Helper()
+	p := newParser("p.yaml", []byte(src), MaxSize)
+	p.bundle(p.doc.Root())
+	for _, ws := range p.b.byTEE {
+		ws = slices.DeleteFunc(slices.Clone(ws), func(w *workload) bool { return !w.mayGrant() || !w.whole })
+		g := &pairing{p: p, most: 1 << 30}
+		g.within(ws, nil)
+		for _, o := range append(g.found, g.maybe...) {
+			divided = append(divided, min(o.a.name, o.b.name)+" "+max(o.a.name, o.b.name))
+		}
+		for i, a := range ws {
+			for _, b := range ws[:i] {
+				if _, possible := p.overlap(a, b); possible {
+					all = append(all, min(a.name, b.name)+" "+max(a.name, b.name))
+				}
+			}
+		}
+	}
+	slices.Sort(divided)
+	slices.Sort(all)
+	return divided, all
+}

@@ -377,3 +377,39 @@ func TestAWorkloadWithoutAnyFiniteRuleIsAlwaysLookedAt(t *testing.T) {
 		t.Errorf("%s: %s", d.Reason, d.Detail)
 	}
 }
+
+// Dividing workloads by their values finds every pair that overlaps, once, and no
+// other.
+func TestDividingWorkloadsFindsWhatComparingAllFinds(t *testing.T) {
+	g := gamble{rand.New(rand.NewPCG(3, 5))} // reproducible on purpose
+	found, missed := 0, 0
+	for range 40 {
+		n := 30 + g.IntN(100)
+		var b strings.Builder
+		b.WriteString("version: 1\nbundle: b\nrevision: 1\ntrust_domain: simulated.example.org\nreferences:\n")
+		for _, name := range []string{"few", "some", "many"} {
+			b.WriteString("  " + name + ":\n")
+			for _, i := range g.Perm(40)[:2+g.IntN(5)] {
+				fmt.Fprintf(&b, "    - {value: %q%s}\n", hexOf(fmt.Sprint(i)), g.window())
+			}
+		}
+		b.WriteString("workloads:\n")
+		for i := range n {
+			fmt.Fprintf(&b, "  - name: w%d\n    tee: aws-nitro\n    mode: enforce\n    ownership: {none: a, owner: b, expires: 2028-01-01}\n    match:\n      pcr30: {eq: \"%s\"}\n", i, hexOf(g.pick("x", "y")))
+			for _, claim := range []string{"pcr0", "pcr1", "pcr8"} {
+				if g.chance(70) {
+					fmt.Fprintf(&b, "      %s: %s\n", claim, g.test(40))
+				}
+			}
+			fmt.Fprintf(&b, "    issue: [{spiffe_id: \"spiffe://{td}/w%d\"}]\n", i)
+		}
+		divided, all := policy.OverlapsForTest(t, b.String())
+		if d := cmp.Diff(all, divided); d != "" {
+			t.Fatalf("of %d workloads (-all +divided):\n%s", n, d)
+		}
+		found, missed = found+len(all), missed+n*(n-1)/2-len(all)
+	}
+	if found < 1000 || missed < 1000 {
+		t.Errorf("%d pairs overlap, %d do not: the test shows little", found, missed)
+	}
+}
