@@ -50,6 +50,8 @@ type tee struct {
 	// those of its warnings that no other platform has.
 	lint  func(w *workload, p *parser)
 	codes []CodeInfo
+	// model makes claims, for tools; no decision asks it.
+	model *model
 }
 
 // field is one claim of a platform.

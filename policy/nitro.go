@@ -18,6 +18,7 @@ import (
 // The others can be repeated by whoever has the image.
 var nitro = newTEE(tee{
 	platform: attest.AWSNitro,
+	model:    nitroModel,
 	fields:   nitroFields(),
 
 	claims:       "pcr0 to pcr31, debug",

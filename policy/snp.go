@@ -17,6 +17,7 @@ import (
 // nobody else's guests run on it.
 var snp = newTEE(tee{
 	platform: attest.AMDSEVSNP,
+	model:    snpModel,
 	fields:   snpFields(),
 
 	claims:       "measurement, host_data, id_key_digest, author_key_digest, family_id, image_id, product, signing_key, csp_id, guest_svn, vmpl, version, policy.*, platform.*, the TCBs, firmware versions and mitigations, provisional, revocation, chip_id, chip_id_masked",

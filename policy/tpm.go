@@ -18,6 +18,7 @@ import (
 // attestation key, which names the project that launched the machine.
 var tpm = newTEE(tee{
 	platform: attest.TPM2,
+	model:    tpmModel,
 	fields:   tpmFields(),
 
 	claims:       "pcr0 to pcr15, bank, ek, ek_inventory, ek_certified, manufacturer, model, version, ak_trust, cloud.*, clock.*, safe, tpm_cleared, key_residency, secure_boot, boot.*",
