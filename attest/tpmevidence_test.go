@@ -23,7 +23,7 @@ func whole() attest.TPMEvidence {
 }
 
 func TestATPMBodyReadsAsItWasWritten(t *testing.T) {
-	for name, want := range map[string]attest.TPMEvidence{"whole": whole(), "least": {Quote: []byte{1}, Signature: []byte{2}, AKPublic: []byte{3}}} {
+	for name, want := range map[string]attest.TPMEvidence{"whole": whole(), "least": {Quote: []byte{1}, Signature: []byte{2}, AKPublic: []byte{3}, PCRs: map[uint32][]byte{}}} {
 		b, err := want.Encode()
 		if err != nil {
 			t.Fatal(name, err)
@@ -94,7 +94,19 @@ func TestATPMBodyInAnotherEncodingIsRefused(t *testing.T) {
 		"a key twice":        append(append([]byte{good[0] + 1}, good[1:]...), 0x01, 0x41, 0x00),
 		"an indefinite map":  append(append([]byte{0xbf}, good[1:]...), 0xff),
 		"a long integer key": append([]byte{good[0], 0x18, 0x01}, good[2:]...),
-		"null for a part":    {0xa4, 0x01, 0x41, 1, 0x02, 0x41, 1, 0x03, 0x41, 1, 0x05, 0xf6},
+		"null for a part":    {0xa5, 0x01, 0x41, 1, 0x02, 0x41, 1, 0x03, 0x41, 1, 0x04, 0xa0, 0x05, 0xf6},
+		"null for PCRs":      {0xa4, 0x01, 0x41, 1, 0x02, 0x41, 1, 0x03, 0x41, 1, 0x04, 0xf6},
+		"no PCRs":            {0xa3, 0x01, 0x41, 1, 0x02, 0x41, 1, 0x03, 0x41, 1},
+		"PCRs out of order":  {0xa4, 0x01, 0x41, 1, 0x02, 0x41, 1, 0x03, 0x41, 1, 0x04, 0xa2, 0x01, 0x41, 1, 0x00, 0x41, 1},
+		"a PCR twice":        {0xa4, 0x01, 0x41, 1, 0x02, 0x41, 1, 0x03, 0x41, 1, 0x04, 0xa2, 0x01, 0x41, 1, 0x01, 0x41, 1},
+		"a long PCR key":     {0xa4, 0x01, 0x41, 1, 0x02, 0x41, 1, 0x03, 0x41, 1, 0x04, 0xa1, 0x18, 0x01, 0x41, 1},
+		"an empty part":      {0xa5, 0x01, 0x41, 1, 0x02, 0x41, 1, 0x03, 0x41, 1, 0x04, 0xa0, 0x05, 0x40},
+		"no certified key":   {0xa5, 0x01, 0x41, 1, 0x02, 0x41, 1, 0x03, 0x41, 1, 0x04, 0xa0, 0x09, 0x80},
+		"a long length":      {0xa4, 0x01, 0x58, 1, 1, 0x02, 0x41, 1, 0x03, 0x41, 1, 0x04, 0xa0},
+		"a length of 2^64":   {0xa4, 0x01, 0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff},
+		"text for bytes":     {0xa4, 0x01, 0x61, 1, 0x02, 0x41, 1, 0x03, 0x41, 1, 0x04, 0xa0},
+		"chunked bytes":      {0xa4, 0x01, 0x5f, 0x41, 1, 0xff, 0x02, 0x41, 1, 0x03, 0x41, 1, 0x04, 0xa0},
+		"a short end":        {0xa4, 0x01, 0x41, 1, 0x02, 0x41, 1, 0x03, 0x41, 1, 0x04},
 		"a tag":              append([]byte{0xc1}, good...),
 		"no map":             {0x80},
 		"nothing":            {},
@@ -106,6 +118,19 @@ func TestATPMBodyInAnotherEncodingIsRefused(t *testing.T) {
 	}
 }
 
+// strict is a decoder of another make, told the same rules.
+var strict = func() cbor.DecMode {
+	m, err := cbor.DecOptions{
+		DupMapKey: cbor.DupMapKeyEnforcedAPF, ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
+		IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden, MaxNestedLevels: 4,
+	}.DecMode()
+	if err != nil {
+		panic(err)
+	}
+	return m
+}()
+
+// What is accepted has one encoding, and means to a library what it means here.
 func FuzzTPMEvidence(f *testing.F) {
 	b, err := whole().Encode()
 	if err != nil {
@@ -118,8 +143,24 @@ func FuzzTPMEvidence(f *testing.F) {
 		if (e == nil) == (err == nil) {
 			t.Fatal("neither or both")
 		}
+		var other attest.TPMEvidence
+		librarys := strict.Unmarshal(in, &other)
 		if err != nil {
+			if librarys != nil {
+				return
+			}
+			// Refused here and read there: not in its one encoding, or a part is
+			// missing, empty or too long. Encoding it again shows which.
+			if again, err := other.Encode(); err == nil && bytes.Equal(again, in) {
+				t.Fatalf("%x is refused: %v", in, err)
+			}
 			return
+		}
+		if librarys != nil {
+			t.Fatalf("%x is read, and the library says %v", in, librarys)
+		}
+		if diff := cmp.Diff(&other, e); diff != "" {
+			t.Fatalf("%x (-library +read):\n%s", in, diff)
 		}
 		out, err := e.Encode()
 		if err != nil || !bytes.Equal(out, in) {

@@ -215,7 +215,7 @@ func TestTheLibraryAlonePasses(t *testing.T) {
 		check string
 	}{
 		"a boundary shift": {order{selected: []int{0, 7, 16}, values: func(m map[uint32][]byte) {
-			m[0], m[7], m[16] = append(bytes.Clone(m[0]), m[7]...), m[16], nil
+			m[0], m[7], m[16] = append(bytes.Clone(m[0]), m[7]...), m[16], []byte{}
 		}}, tpm.CheckPCRValueLength},
 		"bytes behind the quote":   {order{quoteRaw: longer}, tpm.CheckQuoteStructure},
 		"a quote over no register": {order{selected: []int{}}, tpm.CheckPCREmpty},

@@ -86,7 +86,7 @@ func quoteCases(t *testing.T) []pendingCase {
 		{"a value under another label", tpm.CheckPCRValues, order{selected: upTo(7), values: func(m map[uint32][]byte) { m[8] = m[7]; delete(m, 7) }}},
 		{"boundary shift", tpm.CheckPCRValueLength, order{selected: []int{0, 7, 16}, values: func(m map[uint32][]byte) {
 			// What guest root can do with a value that it extends into PCR 16.
-			m[0], m[7], m[16] = append(bytes.Clone(m[0]), m[7]...), m[16], nil
+			m[0], m[7], m[16] = append(bytes.Clone(m[0]), m[7]...), m[16], []byte{}
 		}}},
 		{"a value of a byte less", tpm.CheckPCRValueLength, order{values: func(m map[uint32][]byte) { m[15] = m[15][:31] }}},
 		{"an empty value", tpm.CheckPCRValueLength, order{values: func(m map[uint32][]byte) { m[3] = []byte{} }}},
