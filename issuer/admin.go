@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/assay-project/assay/issuer/ca"
 	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
 	"github.com/assay-project/assay/issuer/store"
+	"github.com/assay-project/assay/policy"
 )
 
 // admin is the operator's service, over the unix socket.
@@ -75,17 +78,22 @@ func (a *admin) warnings() []string {
 	if why := a.policy.Outrun(); why != "" {
 		out = append(out, "the policy file is older than the policy in force: "+why)
 	}
-	bundle := a.policy.Current()
-	for _, w := range bundle.Warnings() {
-		out = append(out, "policy: "+w.Error())
-	}
-	for _, w := range bundle.Expired(a.now()) {
+	authority := a.ca.Status()
+	for _, w := range a.policy.Current().Lint(PolicyLint(authority, a.now())) {
 		out = append(out, "policy: "+w.Error())
 	}
 	if n := a.set.Panics(); n > 0 {
 		out = append(out, fmt.Sprintf("a library panicked on evidence %d times; each was refused", n))
 	}
-	return append(out, a.ca.Status().Warnings...)
+	return append(out, authority.Warnings...)
+}
+
+// PolicyLint is how a server lints its policy: at this moment, against what is
+// left of the authority that signs.
+func PolicyLint(authority ca.Status, at time.Time) policy.LintOptions {
+	left := authority.AuthorityNotAfter.Sub(at).Truncate(time.Minute)
+	// An authority that has ended signs nothing: that is another warning.
+	return policy.LintOptions{At: at, CALifetime: max(left, time.Minute)}
 }
 
 // GetBundle returns the trust domain's bundle and verifier keys.

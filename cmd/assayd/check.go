@@ -2,10 +2,12 @@ package main
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/policy"
 )
 
 func checkCommand() *cobra.Command {
@@ -40,7 +42,7 @@ func checkCommand() *cobra.Command {
 				kind = "SIMULATED hardware"
 			}
 			b := p.Current()
-			for _, w := range b.Warnings() {
+			for _, w := range b.Lint(policy.LintOptions{At: time.Now()}) {
 				_, _ = fmt.Fprintf(c.ErrOrStderr(), "warning: %s", w.Render())
 			}
 			_, err = fmt.Fprintf(c.OutOrStdout(), "ok: trust domain %s, of %s; policy %s with %s\n", cfg.TrustDomain, kind, b.Version(), cli.Count(len(b.Workloads()), "workload"))

@@ -104,10 +104,11 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) 
 	if err := policy.Remember(ctx, data.store, time.Now); err != nil {
 		return starting(err)
 	}
-	for _, w := range policy.Current().Warnings() {
+	authority := data.ca.Status()
+	for _, w := range policy.Current().Lint(issuer.PolicyLint(authority, time.Now())) {
 		log.WarnContext(ctx, "policy", "warning", w.Error())
 	}
-	for _, w := range data.ca.Status().Warnings {
+	for _, w := range authority.Warnings {
 		log.WarnContext(ctx, "authority", "warning", w)
 	}
 	log.InfoContext(ctx, "serving", "attestation", listeners.Attestation.Addr().String(), "admin", cfg.AdminSocket,
