@@ -34,13 +34,18 @@ type Entitled struct {
 // time. It is pure, as [Bundle.Evaluate] is, and comes to the same outcome as
 // [Bundle.Authorize] of a request for all that there is.
 func (b *Bundle) Entitlement(c attest.Claims, at time.Time) Entitlement {
-	d, w := b.evaluate(&c, at)
+	_, e := b.Judge(c, at)
+	return e
+}
+
+// entitlement is what a decision gives, with the workload that grants or nil.
+func (b *Bundle) entitlement(c *attest.Claims, at time.Time, d Decision, w *workload) Entitlement {
 	if w == nil {
 		return Entitlement{}
 	}
 	out := Entitlement{Publish: slices.Sorted(slices.Values(w.publish)), Pinned: slices.Sorted(slices.Values(d.Pinned())), Ownership: d.Ownership}
 	for _, id := range w.identities {
-		s, err := id.template.expand(&c)
+		s, err := id.template.expand(c)
 		if err == nil {
 			err = checkID(s, b.trustDomain)
 		}
