@@ -369,6 +369,87 @@ func (x *ListLedgerRequest) GetNewestFirst() bool {
 	return false
 }
 
+type ListRecordsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// OUTCOME_GRANTED or OUTCOME_DENIED: each has its own sequence.
+	Outcome Outcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=assay.v1.Outcome" json:"outcome,omitempty"`
+	// Only records after this sequence number.
+	After uint64 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`
+	// At most this many; 0 is 5,000, which is the most.
+	Limit uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Leave out issuances from before since, and from until on, with an hour at
+	// either end for clocks that were set. 0 has no end.
+	SinceUnixMs   int64 `protobuf:"varint,4,opt,name=since_unix_ms,json=sinceUnixMs,proto3" json:"since_unix_ms,omitempty"`
+	UntilUnixMs   int64 `protobuf:"varint,5,opt,name=until_unix_ms,json=untilUnixMs,proto3" json:"until_unix_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRecordsRequest) Reset() {
+	*x = ListRecordsRequest{}
+	mi := &file_assay_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRecordsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRecordsRequest) ProtoMessage() {}
+
+func (x *ListRecordsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRecordsRequest.ProtoReflect.Descriptor instead.
+func (*ListRecordsRequest) Descriptor() ([]byte, []int) {
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ListRecordsRequest) GetOutcome() Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *ListRecordsRequest) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *ListRecordsRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ListRecordsRequest) GetSinceUnixMs() int64 {
+	if x != nil {
+		return x.SinceUnixMs
+	}
+	return 0
+}
+
+func (x *ListRecordsRequest) GetUntilUnixMs() int64 {
+	if x != nil {
+		return x.UntilUnixMs
+	}
+	return 0
+}
+
 type GetLedgerEntryRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Key:
@@ -382,7 +463,7 @@ type GetLedgerEntryRequest struct {
 
 func (x *GetLedgerEntryRequest) Reset() {
 	*x = GetLedgerEntryRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[3]
+	mi := &file_assay_v1_admin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -394,7 +475,7 @@ func (x *GetLedgerEntryRequest) String() string {
 func (*GetLedgerEntryRequest) ProtoMessage() {}
 
 func (x *GetLedgerEntryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[3]
+	mi := &file_assay_v1_admin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -407,7 +488,7 @@ func (x *GetLedgerEntryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLedgerEntryRequest.ProtoReflect.Descriptor instead.
 func (*GetLedgerEntryRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetLedgerEntryRequest) GetKey() isGetLedgerEntryRequest_Key {
@@ -451,7 +532,8 @@ func (*GetLedgerEntryRequest_Reference) isGetLedgerEntryRequest_Key() {}
 
 func (*GetLedgerEntryRequest_Sequence) isGetLedgerEntryRequest_Key() {}
 
-// LedgerEntry is one record, with what is needed to check the hash chain.
+// LedgerEntry is one record, with what is needed to check the hash chain. In
+// ListRecords, reference and time are left to the payload.
 type LedgerEntry struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Outcome Outcome                `protobuf:"varint,1,opt,name=outcome,proto3,enum=assay.v1.Outcome" json:"outcome,omitempty"`
@@ -470,7 +552,7 @@ type LedgerEntry struct {
 
 func (x *LedgerEntry) Reset() {
 	*x = LedgerEntry{}
-	mi := &file_assay_v1_admin_proto_msgTypes[4]
+	mi := &file_assay_v1_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -482,7 +564,7 @@ func (x *LedgerEntry) String() string {
 func (*LedgerEntry) ProtoMessage() {}
 
 func (x *LedgerEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[4]
+	mi := &file_assay_v1_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -495,7 +577,7 @@ func (x *LedgerEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LedgerEntry.ProtoReflect.Descriptor instead.
 func (*LedgerEntry) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LedgerEntry) GetOutcome() Outcome {
@@ -555,7 +637,7 @@ type ListCheckpointsRequest struct {
 
 func (x *ListCheckpointsRequest) Reset() {
 	*x = ListCheckpointsRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[5]
+	mi := &file_assay_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -567,7 +649,7 @@ func (x *ListCheckpointsRequest) String() string {
 func (*ListCheckpointsRequest) ProtoMessage() {}
 
 func (x *ListCheckpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[5]
+	mi := &file_assay_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -580,7 +662,7 @@ func (x *ListCheckpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCheckpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListCheckpointsRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 type Checkpoint struct {
@@ -595,7 +677,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_assay_v1_admin_proto_msgTypes[6]
+	mi := &file_assay_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -607,7 +689,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[6]
+	mi := &file_assay_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -620,7 +702,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Checkpoint) GetNote() []byte {
@@ -646,7 +728,7 @@ type GetEvidenceRequest struct {
 
 func (x *GetEvidenceRequest) Reset() {
 	*x = GetEvidenceRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[7]
+	mi := &file_assay_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +740,7 @@ func (x *GetEvidenceRequest) String() string {
 func (*GetEvidenceRequest) ProtoMessage() {}
 
 func (x *GetEvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[7]
+	mi := &file_assay_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +753,7 @@ func (x *GetEvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEvidenceRequest.ProtoReflect.Descriptor instead.
 func (*GetEvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetEvidenceRequest) GetDigest() []byte {
@@ -696,7 +778,7 @@ type GetEvidenceResponse struct {
 
 func (x *GetEvidenceResponse) Reset() {
 	*x = GetEvidenceResponse{}
-	mi := &file_assay_v1_admin_proto_msgTypes[8]
+	mi := &file_assay_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +790,7 @@ func (x *GetEvidenceResponse) String() string {
 func (*GetEvidenceResponse) ProtoMessage() {}
 
 func (x *GetEvidenceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[8]
+	mi := &file_assay_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +803,7 @@ func (x *GetEvidenceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEvidenceResponse.ProtoReflect.Descriptor instead.
 func (*GetEvidenceResponse) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetEvidenceResponse) GetTee() string {
@@ -767,7 +849,7 @@ type GetBundleRequest struct {
 
 func (x *GetBundleRequest) Reset() {
 	*x = GetBundleRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[9]
+	mi := &file_assay_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -779,7 +861,7 @@ func (x *GetBundleRequest) String() string {
 func (*GetBundleRequest) ProtoMessage() {}
 
 func (x *GetBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[9]
+	mi := &file_assay_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -792,7 +874,7 @@ func (x *GetBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBundleRequest.ProtoReflect.Descriptor instead.
 func (*GetBundleRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 type GetBundleResponse struct {
@@ -804,7 +886,7 @@ type GetBundleResponse struct {
 
 func (x *GetBundleResponse) Reset() {
 	*x = GetBundleResponse{}
-	mi := &file_assay_v1_admin_proto_msgTypes[10]
+	mi := &file_assay_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +898,7 @@ func (x *GetBundleResponse) String() string {
 func (*GetBundleResponse) ProtoMessage() {}
 
 func (x *GetBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[10]
+	mi := &file_assay_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +911,7 @@ func (x *GetBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBundleResponse.ProtoReflect.Descriptor instead.
 func (*GetBundleResponse) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetBundleResponse) GetBundle() *TrustBundle {
@@ -859,7 +941,7 @@ type EndorsementKey struct {
 
 func (x *EndorsementKey) Reset() {
 	*x = EndorsementKey{}
-	mi := &file_assay_v1_admin_proto_msgTypes[11]
+	mi := &file_assay_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -871,7 +953,7 @@ func (x *EndorsementKey) String() string {
 func (*EndorsementKey) ProtoMessage() {}
 
 func (x *EndorsementKey) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[11]
+	mi := &file_assay_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -884,7 +966,7 @@ func (x *EndorsementKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndorsementKey.ProtoReflect.Descriptor instead.
 func (*EndorsementKey) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *EndorsementKey) GetEk() []byte {
@@ -932,7 +1014,7 @@ type ListEndorsementKeysRequest struct {
 
 func (x *ListEndorsementKeysRequest) Reset() {
 	*x = ListEndorsementKeysRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[12]
+	mi := &file_assay_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -944,7 +1026,7 @@ func (x *ListEndorsementKeysRequest) String() string {
 func (*ListEndorsementKeysRequest) ProtoMessage() {}
 
 func (x *ListEndorsementKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[12]
+	mi := &file_assay_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -957,7 +1039,7 @@ func (x *ListEndorsementKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndorsementKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListEndorsementKeysRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListEndorsementKeysRequest) GetGroup() string {
@@ -979,7 +1061,7 @@ type AddEndorsementKeysRequest struct {
 
 func (x *AddEndorsementKeysRequest) Reset() {
 	*x = AddEndorsementKeysRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[13]
+	mi := &file_assay_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -991,7 +1073,7 @@ func (x *AddEndorsementKeysRequest) String() string {
 func (*AddEndorsementKeysRequest) ProtoMessage() {}
 
 func (x *AddEndorsementKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[13]
+	mi := &file_assay_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1004,7 +1086,7 @@ func (x *AddEndorsementKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddEndorsementKeysRequest.ProtoReflect.Descriptor instead.
 func (*AddEndorsementKeysRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AddEndorsementKeysRequest) GetKeys() []*EndorsementKey {
@@ -1032,7 +1114,7 @@ type AddEndorsementKeysResponse struct {
 
 func (x *AddEndorsementKeysResponse) Reset() {
 	*x = AddEndorsementKeysResponse{}
-	mi := &file_assay_v1_admin_proto_msgTypes[14]
+	mi := &file_assay_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1044,7 +1126,7 @@ func (x *AddEndorsementKeysResponse) String() string {
 func (*AddEndorsementKeysResponse) ProtoMessage() {}
 
 func (x *AddEndorsementKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[14]
+	mi := &file_assay_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1139,7 @@ func (x *AddEndorsementKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddEndorsementKeysResponse.ProtoReflect.Descriptor instead.
 func (*AddEndorsementKeysResponse) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AddEndorsementKeysResponse) GetAdded() uint32 {
@@ -1083,7 +1165,7 @@ type RemoveEndorsementKeysRequest struct {
 
 func (x *RemoveEndorsementKeysRequest) Reset() {
 	*x = RemoveEndorsementKeysRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[15]
+	mi := &file_assay_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1095,7 +1177,7 @@ func (x *RemoveEndorsementKeysRequest) String() string {
 func (*RemoveEndorsementKeysRequest) ProtoMessage() {}
 
 func (x *RemoveEndorsementKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[15]
+	mi := &file_assay_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1108,7 +1190,7 @@ func (x *RemoveEndorsementKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveEndorsementKeysRequest.ProtoReflect.Descriptor instead.
 func (*RemoveEndorsementKeysRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RemoveEndorsementKeysRequest) GetEk() [][]byte {
@@ -1126,7 +1208,7 @@ type RemoveEndorsementKeysResponse struct {
 
 func (x *RemoveEndorsementKeysResponse) Reset() {
 	*x = RemoveEndorsementKeysResponse{}
-	mi := &file_assay_v1_admin_proto_msgTypes[16]
+	mi := &file_assay_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1138,7 +1220,7 @@ func (x *RemoveEndorsementKeysResponse) String() string {
 func (*RemoveEndorsementKeysResponse) ProtoMessage() {}
 
 func (x *RemoveEndorsementKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[16]
+	mi := &file_assay_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1151,7 +1233,7 @@ func (x *RemoveEndorsementKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveEndorsementKeysResponse.ProtoReflect.Descriptor instead.
 func (*RemoveEndorsementKeysResponse) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 type PushPolicyRequest struct {
@@ -1170,7 +1252,7 @@ type PushPolicyRequest struct {
 
 func (x *PushPolicyRequest) Reset() {
 	*x = PushPolicyRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[17]
+	mi := &file_assay_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1182,7 +1264,7 @@ func (x *PushPolicyRequest) String() string {
 func (*PushPolicyRequest) ProtoMessage() {}
 
 func (x *PushPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[17]
+	mi := &file_assay_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1195,7 +1277,7 @@ func (x *PushPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushPolicyRequest.ProtoReflect.Descriptor instead.
 func (*PushPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PushPolicyRequest) GetDocument() []byte {
@@ -1242,7 +1324,7 @@ type PushPolicyResponse struct {
 
 func (x *PushPolicyResponse) Reset() {
 	*x = PushPolicyResponse{}
-	mi := &file_assay_v1_admin_proto_msgTypes[18]
+	mi := &file_assay_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1336,7 @@ func (x *PushPolicyResponse) String() string {
 func (*PushPolicyResponse) ProtoMessage() {}
 
 func (x *PushPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[18]
+	mi := &file_assay_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1349,7 @@ func (x *PushPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushPolicyResponse.ProtoReflect.Descriptor instead.
 func (*PushPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PushPolicyResponse) GetPolicy() string {
@@ -1313,7 +1395,7 @@ type PolicyStatusRequest struct {
 
 func (x *PolicyStatusRequest) Reset() {
 	*x = PolicyStatusRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[19]
+	mi := &file_assay_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1325,7 +1407,7 @@ func (x *PolicyStatusRequest) String() string {
 func (*PolicyStatusRequest) ProtoMessage() {}
 
 func (x *PolicyStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[19]
+	mi := &file_assay_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1338,7 +1420,7 @@ func (x *PolicyStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyStatusRequest.ProtoReflect.Descriptor instead.
 func (*PolicyStatusRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 type PolicyStatusResponse struct {
@@ -1362,7 +1444,7 @@ type PolicyStatusResponse struct {
 
 func (x *PolicyStatusResponse) Reset() {
 	*x = PolicyStatusResponse{}
-	mi := &file_assay_v1_admin_proto_msgTypes[20]
+	mi := &file_assay_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1456,7 @@ func (x *PolicyStatusResponse) String() string {
 func (*PolicyStatusResponse) ProtoMessage() {}
 
 func (x *PolicyStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[20]
+	mi := &file_assay_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +1469,7 @@ func (x *PolicyStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyStatusResponse.ProtoReflect.Descriptor instead.
 func (*PolicyStatusResponse) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PolicyStatusResponse) GetInForce() *PolicyChange {
@@ -1452,7 +1534,7 @@ type PolicySigners struct {
 
 func (x *PolicySigners) Reset() {
 	*x = PolicySigners{}
-	mi := &file_assay_v1_admin_proto_msgTypes[21]
+	mi := &file_assay_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1464,7 +1546,7 @@ func (x *PolicySigners) String() string {
 func (*PolicySigners) ProtoMessage() {}
 
 func (x *PolicySigners) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[21]
+	mi := &file_assay_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1477,7 +1559,7 @@ func (x *PolicySigners) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicySigners.ProtoReflect.Descriptor instead.
 func (*PolicySigners) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PolicySigners) GetThreshold() uint32 {
@@ -1513,7 +1595,7 @@ type ListPolicyChangesRequest struct {
 
 func (x *ListPolicyChangesRequest) Reset() {
 	*x = ListPolicyChangesRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[22]
+	mi := &file_assay_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1525,7 +1607,7 @@ func (x *ListPolicyChangesRequest) String() string {
 func (*ListPolicyChangesRequest) ProtoMessage() {}
 
 func (x *ListPolicyChangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[22]
+	mi := &file_assay_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1538,7 +1620,7 @@ func (x *ListPolicyChangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPolicyChangesRequest.ProtoReflect.Descriptor instead.
 func (*ListPolicyChangesRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListPolicyChangesRequest) GetLimit() uint32 {
@@ -1582,7 +1664,7 @@ type PolicyChange struct {
 
 func (x *PolicyChange) Reset() {
 	*x = PolicyChange{}
-	mi := &file_assay_v1_admin_proto_msgTypes[23]
+	mi := &file_assay_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1676,7 @@ func (x *PolicyChange) String() string {
 func (*PolicyChange) ProtoMessage() {}
 
 func (x *PolicyChange) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[23]
+	mi := &file_assay_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1689,7 @@ func (x *PolicyChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyChange.ProtoReflect.Descriptor instead.
 func (*PolicyChange) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PolicyChange) GetId() uint64 {
@@ -1714,7 +1796,7 @@ type GetPolicyRequest struct {
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[24]
+	mi := &file_assay_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +1808,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[24]
+	mi := &file_assay_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +1821,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetPolicyRequest) GetKey() isGetPolicyRequest_Key {
@@ -1795,7 +1877,7 @@ type GetPolicyResponse struct {
 
 func (x *GetPolicyResponse) Reset() {
 	*x = GetPolicyResponse{}
-	mi := &file_assay_v1_admin_proto_msgTypes[25]
+	mi := &file_assay_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1807,7 +1889,7 @@ func (x *GetPolicyResponse) String() string {
 func (*GetPolicyResponse) ProtoMessage() {}
 
 func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[25]
+	mi := &file_assay_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1820,7 +1902,7 @@ func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetPolicyResponse) GetChange() *PolicyChange {
@@ -1868,7 +1950,13 @@ const file_assay_v1_admin_proto_rawDesc = "" +
 	"\tspiffe_id\x18\x03 \x01(\tR\bspiffeId\x12\x1a\n" +
 	"\binstance\x18\x04 \x01(\tR\binstance\x12+\n" +
 	"\aoutcome\x18\x05 \x01(\x0e2\x11.assay.v1.OutcomeR\aoutcome\x12!\n" +
-	"\fnewest_first\x18\x06 \x01(\bR\vnewestFirst\"\\\n" +
+	"\fnewest_first\x18\x06 \x01(\bR\vnewestFirst\"\xb5\x01\n" +
+	"\x12ListRecordsRequest\x12+\n" +
+	"\aoutcome\x18\x01 \x01(\x0e2\x11.assay.v1.OutcomeR\aoutcome\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\x04R\x05after\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\"\n" +
+	"\rsince_unix_ms\x18\x04 \x01(\x03R\vsinceUnixMs\x12\"\n" +
+	"\runtil_unix_ms\x18\x05 \x01(\x03R\vuntilUnixMs\"\\\n" +
 	"\x15GetLedgerEntryRequest\x12\x1e\n" +
 	"\treference\x18\x01 \x01(\tH\x00R\treference\x12\x1c\n" +
 	"\bsequence\x18\x02 \x01(\x04H\x00R\bsequenceB\x05\n" +
@@ -1972,12 +2060,13 @@ const file_assay_v1_admin_proto_rawDesc = "" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOUTCOME_GRANTED\x10\x01\x12\x12\n" +
-	"\x0eOUTCOME_DENIED\x10\x022\x88\b\n" +
+	"\x0eOUTCOME_DENIED\x10\x022\xce\b\n" +
 	"\x05Admin\x12;\n" +
 	"\x06Status\x12\x17.assay.v1.StatusRequest\x1a\x18.assay.v1.StatusResponse\x12B\n" +
 	"\n" +
 	"ListLedger\x12\x1b.assay.v1.ListLedgerRequest\x1a\x15.assay.v1.LedgerEntry0\x01\x12H\n" +
-	"\x0eGetLedgerEntry\x12\x1f.assay.v1.GetLedgerEntryRequest\x1a\x15.assay.v1.LedgerEntry\x12K\n" +
+	"\x0eGetLedgerEntry\x12\x1f.assay.v1.GetLedgerEntryRequest\x1a\x15.assay.v1.LedgerEntry\x12D\n" +
+	"\vListRecords\x12\x1c.assay.v1.ListRecordsRequest\x1a\x15.assay.v1.LedgerEntry0\x01\x12K\n" +
 	"\x0fListCheckpoints\x12 .assay.v1.ListCheckpointsRequest\x1a\x14.assay.v1.Checkpoint0\x01\x12J\n" +
 	"\vGetEvidence\x12\x1c.assay.v1.GetEvidenceRequest\x1a\x1d.assay.v1.GetEvidenceResponse\x12D\n" +
 	"\tGetBundle\x12\x1a.assay.v1.GetBundleRequest\x1a\x1b.assay.v1.GetBundleResponse\x12G\n" +
@@ -2003,77 +2092,81 @@ func file_assay_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_assay_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_assay_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_assay_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_assay_v1_admin_proto_goTypes = []any{
 	(Outcome)(0),                          // 0: assay.v1.Outcome
 	(*StatusRequest)(nil),                 // 1: assay.v1.StatusRequest
 	(*StatusResponse)(nil),                // 2: assay.v1.StatusResponse
 	(*ListLedgerRequest)(nil),             // 3: assay.v1.ListLedgerRequest
-	(*GetLedgerEntryRequest)(nil),         // 4: assay.v1.GetLedgerEntryRequest
-	(*LedgerEntry)(nil),                   // 5: assay.v1.LedgerEntry
-	(*ListCheckpointsRequest)(nil),        // 6: assay.v1.ListCheckpointsRequest
-	(*Checkpoint)(nil),                    // 7: assay.v1.Checkpoint
-	(*GetEvidenceRequest)(nil),            // 8: assay.v1.GetEvidenceRequest
-	(*GetEvidenceResponse)(nil),           // 9: assay.v1.GetEvidenceResponse
-	(*GetBundleRequest)(nil),              // 10: assay.v1.GetBundleRequest
-	(*GetBundleResponse)(nil),             // 11: assay.v1.GetBundleResponse
-	(*EndorsementKey)(nil),                // 12: assay.v1.EndorsementKey
-	(*ListEndorsementKeysRequest)(nil),    // 13: assay.v1.ListEndorsementKeysRequest
-	(*AddEndorsementKeysRequest)(nil),     // 14: assay.v1.AddEndorsementKeysRequest
-	(*AddEndorsementKeysResponse)(nil),    // 15: assay.v1.AddEndorsementKeysResponse
-	(*RemoveEndorsementKeysRequest)(nil),  // 16: assay.v1.RemoveEndorsementKeysRequest
-	(*RemoveEndorsementKeysResponse)(nil), // 17: assay.v1.RemoveEndorsementKeysResponse
-	(*PushPolicyRequest)(nil),             // 18: assay.v1.PushPolicyRequest
-	(*PushPolicyResponse)(nil),            // 19: assay.v1.PushPolicyResponse
-	(*PolicyStatusRequest)(nil),           // 20: assay.v1.PolicyStatusRequest
-	(*PolicyStatusResponse)(nil),          // 21: assay.v1.PolicyStatusResponse
-	(*PolicySigners)(nil),                 // 22: assay.v1.PolicySigners
-	(*ListPolicyChangesRequest)(nil),      // 23: assay.v1.ListPolicyChangesRequest
-	(*PolicyChange)(nil),                  // 24: assay.v1.PolicyChange
-	(*GetPolicyRequest)(nil),              // 25: assay.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),             // 26: assay.v1.GetPolicyResponse
-	(*TrustBundle)(nil),                   // 27: assay.v1.TrustBundle
+	(*ListRecordsRequest)(nil),            // 4: assay.v1.ListRecordsRequest
+	(*GetLedgerEntryRequest)(nil),         // 5: assay.v1.GetLedgerEntryRequest
+	(*LedgerEntry)(nil),                   // 6: assay.v1.LedgerEntry
+	(*ListCheckpointsRequest)(nil),        // 7: assay.v1.ListCheckpointsRequest
+	(*Checkpoint)(nil),                    // 8: assay.v1.Checkpoint
+	(*GetEvidenceRequest)(nil),            // 9: assay.v1.GetEvidenceRequest
+	(*GetEvidenceResponse)(nil),           // 10: assay.v1.GetEvidenceResponse
+	(*GetBundleRequest)(nil),              // 11: assay.v1.GetBundleRequest
+	(*GetBundleResponse)(nil),             // 12: assay.v1.GetBundleResponse
+	(*EndorsementKey)(nil),                // 13: assay.v1.EndorsementKey
+	(*ListEndorsementKeysRequest)(nil),    // 14: assay.v1.ListEndorsementKeysRequest
+	(*AddEndorsementKeysRequest)(nil),     // 15: assay.v1.AddEndorsementKeysRequest
+	(*AddEndorsementKeysResponse)(nil),    // 16: assay.v1.AddEndorsementKeysResponse
+	(*RemoveEndorsementKeysRequest)(nil),  // 17: assay.v1.RemoveEndorsementKeysRequest
+	(*RemoveEndorsementKeysResponse)(nil), // 18: assay.v1.RemoveEndorsementKeysResponse
+	(*PushPolicyRequest)(nil),             // 19: assay.v1.PushPolicyRequest
+	(*PushPolicyResponse)(nil),            // 20: assay.v1.PushPolicyResponse
+	(*PolicyStatusRequest)(nil),           // 21: assay.v1.PolicyStatusRequest
+	(*PolicyStatusResponse)(nil),          // 22: assay.v1.PolicyStatusResponse
+	(*PolicySigners)(nil),                 // 23: assay.v1.PolicySigners
+	(*ListPolicyChangesRequest)(nil),      // 24: assay.v1.ListPolicyChangesRequest
+	(*PolicyChange)(nil),                  // 25: assay.v1.PolicyChange
+	(*GetPolicyRequest)(nil),              // 26: assay.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),             // 27: assay.v1.GetPolicyResponse
+	(*TrustBundle)(nil),                   // 28: assay.v1.TrustBundle
 }
 var file_assay_v1_admin_proto_depIdxs = []int32{
 	0,  // 0: assay.v1.ListLedgerRequest.outcome:type_name -> assay.v1.Outcome
-	0,  // 1: assay.v1.LedgerEntry.outcome:type_name -> assay.v1.Outcome
-	27, // 2: assay.v1.GetBundleResponse.bundle:type_name -> assay.v1.TrustBundle
-	12, // 3: assay.v1.AddEndorsementKeysRequest.keys:type_name -> assay.v1.EndorsementKey
-	24, // 4: assay.v1.PolicyStatusResponse.in_force:type_name -> assay.v1.PolicyChange
-	22, // 5: assay.v1.PolicyStatusResponse.signers:type_name -> assay.v1.PolicySigners
-	24, // 6: assay.v1.PolicyStatusResponse.last_refused:type_name -> assay.v1.PolicyChange
-	24, // 7: assay.v1.GetPolicyResponse.change:type_name -> assay.v1.PolicyChange
-	1,  // 8: assay.v1.Admin.Status:input_type -> assay.v1.StatusRequest
-	3,  // 9: assay.v1.Admin.ListLedger:input_type -> assay.v1.ListLedgerRequest
-	4,  // 10: assay.v1.Admin.GetLedgerEntry:input_type -> assay.v1.GetLedgerEntryRequest
-	6,  // 11: assay.v1.Admin.ListCheckpoints:input_type -> assay.v1.ListCheckpointsRequest
-	8,  // 12: assay.v1.Admin.GetEvidence:input_type -> assay.v1.GetEvidenceRequest
-	10, // 13: assay.v1.Admin.GetBundle:input_type -> assay.v1.GetBundleRequest
-	18, // 14: assay.v1.Admin.PushPolicy:input_type -> assay.v1.PushPolicyRequest
-	20, // 15: assay.v1.Admin.PolicyStatus:input_type -> assay.v1.PolicyStatusRequest
-	23, // 16: assay.v1.Admin.ListPolicyChanges:input_type -> assay.v1.ListPolicyChangesRequest
-	25, // 17: assay.v1.Admin.GetPolicy:input_type -> assay.v1.GetPolicyRequest
-	13, // 18: assay.v1.Admin.ListEndorsementKeys:input_type -> assay.v1.ListEndorsementKeysRequest
-	14, // 19: assay.v1.Admin.AddEndorsementKeys:input_type -> assay.v1.AddEndorsementKeysRequest
-	16, // 20: assay.v1.Admin.RemoveEndorsementKeys:input_type -> assay.v1.RemoveEndorsementKeysRequest
-	2,  // 21: assay.v1.Admin.Status:output_type -> assay.v1.StatusResponse
-	5,  // 22: assay.v1.Admin.ListLedger:output_type -> assay.v1.LedgerEntry
-	5,  // 23: assay.v1.Admin.GetLedgerEntry:output_type -> assay.v1.LedgerEntry
-	7,  // 24: assay.v1.Admin.ListCheckpoints:output_type -> assay.v1.Checkpoint
-	9,  // 25: assay.v1.Admin.GetEvidence:output_type -> assay.v1.GetEvidenceResponse
-	11, // 26: assay.v1.Admin.GetBundle:output_type -> assay.v1.GetBundleResponse
-	19, // 27: assay.v1.Admin.PushPolicy:output_type -> assay.v1.PushPolicyResponse
-	21, // 28: assay.v1.Admin.PolicyStatus:output_type -> assay.v1.PolicyStatusResponse
-	24, // 29: assay.v1.Admin.ListPolicyChanges:output_type -> assay.v1.PolicyChange
-	26, // 30: assay.v1.Admin.GetPolicy:output_type -> assay.v1.GetPolicyResponse
-	12, // 31: assay.v1.Admin.ListEndorsementKeys:output_type -> assay.v1.EndorsementKey
-	15, // 32: assay.v1.Admin.AddEndorsementKeys:output_type -> assay.v1.AddEndorsementKeysResponse
-	17, // 33: assay.v1.Admin.RemoveEndorsementKeys:output_type -> assay.v1.RemoveEndorsementKeysResponse
-	21, // [21:34] is the sub-list for method output_type
-	8,  // [8:21] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	0,  // 1: assay.v1.ListRecordsRequest.outcome:type_name -> assay.v1.Outcome
+	0,  // 2: assay.v1.LedgerEntry.outcome:type_name -> assay.v1.Outcome
+	28, // 3: assay.v1.GetBundleResponse.bundle:type_name -> assay.v1.TrustBundle
+	13, // 4: assay.v1.AddEndorsementKeysRequest.keys:type_name -> assay.v1.EndorsementKey
+	25, // 5: assay.v1.PolicyStatusResponse.in_force:type_name -> assay.v1.PolicyChange
+	23, // 6: assay.v1.PolicyStatusResponse.signers:type_name -> assay.v1.PolicySigners
+	25, // 7: assay.v1.PolicyStatusResponse.last_refused:type_name -> assay.v1.PolicyChange
+	25, // 8: assay.v1.GetPolicyResponse.change:type_name -> assay.v1.PolicyChange
+	1,  // 9: assay.v1.Admin.Status:input_type -> assay.v1.StatusRequest
+	3,  // 10: assay.v1.Admin.ListLedger:input_type -> assay.v1.ListLedgerRequest
+	5,  // 11: assay.v1.Admin.GetLedgerEntry:input_type -> assay.v1.GetLedgerEntryRequest
+	4,  // 12: assay.v1.Admin.ListRecords:input_type -> assay.v1.ListRecordsRequest
+	7,  // 13: assay.v1.Admin.ListCheckpoints:input_type -> assay.v1.ListCheckpointsRequest
+	9,  // 14: assay.v1.Admin.GetEvidence:input_type -> assay.v1.GetEvidenceRequest
+	11, // 15: assay.v1.Admin.GetBundle:input_type -> assay.v1.GetBundleRequest
+	19, // 16: assay.v1.Admin.PushPolicy:input_type -> assay.v1.PushPolicyRequest
+	21, // 17: assay.v1.Admin.PolicyStatus:input_type -> assay.v1.PolicyStatusRequest
+	24, // 18: assay.v1.Admin.ListPolicyChanges:input_type -> assay.v1.ListPolicyChangesRequest
+	26, // 19: assay.v1.Admin.GetPolicy:input_type -> assay.v1.GetPolicyRequest
+	14, // 20: assay.v1.Admin.ListEndorsementKeys:input_type -> assay.v1.ListEndorsementKeysRequest
+	15, // 21: assay.v1.Admin.AddEndorsementKeys:input_type -> assay.v1.AddEndorsementKeysRequest
+	17, // 22: assay.v1.Admin.RemoveEndorsementKeys:input_type -> assay.v1.RemoveEndorsementKeysRequest
+	2,  // 23: assay.v1.Admin.Status:output_type -> assay.v1.StatusResponse
+	6,  // 24: assay.v1.Admin.ListLedger:output_type -> assay.v1.LedgerEntry
+	6,  // 25: assay.v1.Admin.GetLedgerEntry:output_type -> assay.v1.LedgerEntry
+	6,  // 26: assay.v1.Admin.ListRecords:output_type -> assay.v1.LedgerEntry
+	8,  // 27: assay.v1.Admin.ListCheckpoints:output_type -> assay.v1.Checkpoint
+	10, // 28: assay.v1.Admin.GetEvidence:output_type -> assay.v1.GetEvidenceResponse
+	12, // 29: assay.v1.Admin.GetBundle:output_type -> assay.v1.GetBundleResponse
+	20, // 30: assay.v1.Admin.PushPolicy:output_type -> assay.v1.PushPolicyResponse
+	22, // 31: assay.v1.Admin.PolicyStatus:output_type -> assay.v1.PolicyStatusResponse
+	25, // 32: assay.v1.Admin.ListPolicyChanges:output_type -> assay.v1.PolicyChange
+	27, // 33: assay.v1.Admin.GetPolicy:output_type -> assay.v1.GetPolicyResponse
+	13, // 34: assay.v1.Admin.ListEndorsementKeys:output_type -> assay.v1.EndorsementKey
+	16, // 35: assay.v1.Admin.AddEndorsementKeys:output_type -> assay.v1.AddEndorsementKeysResponse
+	18, // 36: assay.v1.Admin.RemoveEndorsementKeys:output_type -> assay.v1.RemoveEndorsementKeysResponse
+	23, // [23:37] is the sub-list for method output_type
+	9,  // [9:23] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_assay_v1_admin_proto_init() }
@@ -2082,11 +2175,11 @@ func file_assay_v1_admin_proto_init() {
 		return
 	}
 	file_assay_v1_attestation_proto_init()
-	file_assay_v1_admin_proto_msgTypes[3].OneofWrappers = []any{
+	file_assay_v1_admin_proto_msgTypes[4].OneofWrappers = []any{
 		(*GetLedgerEntryRequest_Reference)(nil),
 		(*GetLedgerEntryRequest_Sequence)(nil),
 	}
-	file_assay_v1_admin_proto_msgTypes[24].OneofWrappers = []any{
+	file_assay_v1_admin_proto_msgTypes[25].OneofWrappers = []any{
 		(*GetPolicyRequest_Revision)(nil),
 		(*GetPolicyRequest_Digest)(nil),
 	}
@@ -2096,7 +2189,7 @@ func file_assay_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_assay_v1_admin_proto_rawDesc), len(file_assay_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

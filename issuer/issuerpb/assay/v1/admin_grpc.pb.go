@@ -25,6 +25,7 @@ const (
 	Admin_Status_FullMethodName                = "/assay.v1.Admin/Status"
 	Admin_ListLedger_FullMethodName            = "/assay.v1.Admin/ListLedger"
 	Admin_GetLedgerEntry_FullMethodName        = "/assay.v1.Admin/GetLedgerEntry"
+	Admin_ListRecords_FullMethodName           = "/assay.v1.Admin/ListRecords"
 	Admin_ListCheckpoints_FullMethodName       = "/assay.v1.Admin/ListCheckpoints"
 	Admin_GetEvidence_FullMethodName           = "/assay.v1.Admin/GetEvidence"
 	Admin_GetBundle_FullMethodName             = "/assay.v1.Admin/GetBundle"
@@ -50,6 +51,10 @@ type AdminClient interface {
 	// GetLedgerEntry finds one entry, issuance or denial, by its reference or
 	// sequence. NOT_FOUND if there is none.
 	GetLedgerEntry(ctx context.Context, in *GetLedgerEntryRequest, opts ...grpc.CallOption) (*LedgerEntry, error)
+	// ListRecords streams what a replay reads: issuances or denials as they are
+	// stored, oldest first, damaged ones too, a page at a time. The client asks for
+	// the next page after the last sequence that it got, until it gets none.
+	ListRecords(ctx context.Context, in *ListRecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LedgerEntry], error)
 	// ListCheckpoints streams the signed checkpoints, oldest first, and the key
 	// that signed them, so that a client can verify the chain by itself.
 	ListCheckpoints(ctx context.Context, in *ListCheckpointsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Checkpoint], error)
@@ -131,9 +136,28 @@ func (c *adminClient) GetLedgerEntry(ctx context.Context, in *GetLedgerEntryRequ
 	return out, nil
 }
 
+func (c *adminClient) ListRecords(ctx context.Context, in *ListRecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LedgerEntry], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[1], Admin_ListRecords_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListRecordsRequest, LedgerEntry]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_ListRecordsClient = grpc.ServerStreamingClient[LedgerEntry]
+
 func (c *adminClient) ListCheckpoints(ctx context.Context, in *ListCheckpointsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Checkpoint], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[1], Admin_ListCheckpoints_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[2], Admin_ListCheckpoints_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -192,7 +216,7 @@ func (c *adminClient) PolicyStatus(ctx context.Context, in *PolicyStatusRequest,
 
 func (c *adminClient) ListPolicyChanges(ctx context.Context, in *ListPolicyChangesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PolicyChange], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[2], Admin_ListPolicyChanges_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[3], Admin_ListPolicyChanges_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -221,7 +245,7 @@ func (c *adminClient) GetPolicy(ctx context.Context, in *GetPolicyRequest, opts 
 
 func (c *adminClient) ListEndorsementKeys(ctx context.Context, in *ListEndorsementKeysRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EndorsementKey], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[3], Admin_ListEndorsementKeys_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[4], Admin_ListEndorsementKeys_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -240,7 +264,7 @@ type Admin_ListEndorsementKeysClient = grpc.ServerStreamingClient[EndorsementKey
 
 func (c *adminClient) AddEndorsementKeys(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[AddEndorsementKeysRequest, AddEndorsementKeysResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[4], Admin_AddEndorsementKeys_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[5], Admin_AddEndorsementKeys_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -274,6 +298,10 @@ type AdminServer interface {
 	// GetLedgerEntry finds one entry, issuance or denial, by its reference or
 	// sequence. NOT_FOUND if there is none.
 	GetLedgerEntry(context.Context, *GetLedgerEntryRequest) (*LedgerEntry, error)
+	// ListRecords streams what a replay reads: issuances or denials as they are
+	// stored, oldest first, damaged ones too, a page at a time. The client asks for
+	// the next page after the last sequence that it got, until it gets none.
+	ListRecords(*ListRecordsRequest, grpc.ServerStreamingServer[LedgerEntry]) error
 	// ListCheckpoints streams the signed checkpoints, oldest first, and the key
 	// that signed them, so that a client can verify the chain by itself.
 	ListCheckpoints(*ListCheckpointsRequest, grpc.ServerStreamingServer[Checkpoint]) error
@@ -324,6 +352,9 @@ func (UnimplementedAdminServer) ListLedger(*ListLedgerRequest, grpc.ServerStream
 }
 func (UnimplementedAdminServer) GetLedgerEntry(context.Context, *GetLedgerEntryRequest) (*LedgerEntry, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method GetLedgerEntry not implemented")
+}
+func (UnimplementedAdminServer) ListRecords(*ListRecordsRequest, grpc.ServerStreamingServer[LedgerEntry]) error {
+	return status.Errorf(codes.Unimplemented, "method ListRecords not implemented")
 }
 func (UnimplementedAdminServer) ListCheckpoints(*ListCheckpointsRequest, grpc.ServerStreamingServer[Checkpoint]) error {
 	return status.Errorf(codes.Unimplemented, "method ListCheckpoints not implemented")
@@ -422,6 +453,17 @@ func _Admin_GetLedgerEntry_Handler(srv interface{}, ctx context.Context, dec fun
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _Admin_ListRecords_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListRecordsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServer).ListRecords(m, &grpc.GenericServerStream[ListRecordsRequest, LedgerEntry]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_ListRecordsServer = grpc.ServerStreamingServer[LedgerEntry]
 
 func _Admin_ListCheckpoints_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(ListCheckpointsRequest)
@@ -615,6 +657,11 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "ListLedger",
 			Handler:       _Admin_ListLedger_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ListRecords",
+			Handler:       _Admin_ListRecords_Handler,
 			ServerStreams: true,
 		},
 		{
