@@ -123,7 +123,12 @@ func formatBundle(b *assayv1.TrustBundle, format string) ([]byte, error) {
 
 // replaceFile writes a file that others may be reading: a reader sees the old
 // one or the new one, whole.
-func replaceFile(path string, content []byte) (err error) {
+func replaceFile(path string, content []byte) error {
+	const public fs.FileMode = 0o644 // bundles and verifier keys are for everybody
+	return replaceFileAs(path, content, public)
+}
+
+func replaceFileAs(path string, content []byte, mode fs.FileMode) (err error) {
 	usage := func(err error) error { return cli.Usagef("", "%s", clean(err)) }
 	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
@@ -134,8 +139,7 @@ func replaceFile(path string, content []byte) (err error) {
 			_ = os.Remove(tmp.Name()) // best effort: the error that matters is returned
 		}
 	}()
-	const public fs.FileMode = 0o644 // bundles and verifier keys are for everybody
-	if err := tmp.Chmod(public); err != nil {
+	if err := tmp.Chmod(mode); err != nil {
 		_ = tmp.Close()
 		return usage(err)
 	}

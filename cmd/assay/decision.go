@@ -44,7 +44,7 @@ func printDecision(p *cli.Page, d policy.Decision) {
 	}
 	if d.Omitted > 0 {
 		p.Title("%s of this platform not listed", cli.Count(d.Omitted, "more workload"))
-		p.Linef("  they have nothing that would tell more; `assay evidence verify --policy` lists all of them")
+		p.Linef("  they have nothing that would tell more; `assay policy explain` lists all of them")
 	}
 }
 

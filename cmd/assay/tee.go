@@ -28,6 +28,8 @@ type tee struct {
 	open func(o opening) (*opened, error)
 	// inspect decodes evidence, and what lies beside it, without verifying any.
 	inspect func(ev attest.Evidence) (*inspection, error)
+	// claimed is what evidence would claim if it verified: for drafts of a policy.
+	claimed func(ev attest.Evidence) (*attest.Claims, error)
 	// print shows verified claims to people, under the title "Claims".
 	print func(p *cli.Page, c attest.Claims)
 	// nonce compares the nonce that a user expects with where evidence of this

@@ -26,6 +26,7 @@ func nitroTEE() tee {
 		},
 		open:     nitroOpen,
 		inspect:  nitroInspect,
+		claimed:  nitroClaimed,
 		print:    nitroPrint,
 		nonce:    nitroNonce,
 		bound:    nitroBound,

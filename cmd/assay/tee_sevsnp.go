@@ -28,6 +28,7 @@ func snpTEE() tee {
 		},
 		open:     snpOpen,
 		inspect:  snpInspect,
+		claimed:  snpClaimed,
 		print:    snpPrint,
 		nonce:    snpNonce,
 		bound:    snpBound,

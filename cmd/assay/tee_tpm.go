@@ -22,6 +22,7 @@ func tpmTEE() tee {
 		normalize: tpmNormalize,
 		open:      tpmOpen,
 		inspect:   tpmInspect,
+		claimed:   tpmClaimed,
 		print:     tpmPrint,
 		nonce:     tpmNonce,
 		bound:     tpmBound,
