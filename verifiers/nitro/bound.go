@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/verifiers/internal/check"
 )
 
 // userDataTag begins the user_data of every document that answers a challenge.
@@ -19,10 +20,10 @@ func UserData(b attest.Binding) []byte { return append([]byte(userDataTag), b.B[
 // public_key are exactly what the challenge demands, at their full length.
 func (v *Verifier) Bound(c *attest.Claims, want attest.Binding) error {
 	if c == nil || c.Nitro == nil || c.Platform != platform {
-		return refuse(CheckBinding, detail{err: errors.New("the claims are not of a Nitro enclave")})
+		return refuse(CheckBinding, detail{Err: errors.New("the claims are not of a Nitro enclave")})
 	}
-	if want.B == [32]byte{} || want.Nonce == [32]byte{} || len(want.Keys) == 0 || len(want.Keys[0].SPKI) == 0 {
-		return refuse(CheckBinding, detail{err: errors.New("the binding lacks B, the nonce or the first key: an empty one means nothing, not anything")})
+	if err := check.Complete(want); err != nil {
+		return refuse(CheckBinding, detail{Err: err})
 	}
 	const hint = "the document answers another challenge: another connection, nonce, key, requested identity, purpose or server"
 	for _, f := range []struct {
@@ -36,8 +37,8 @@ func (v *Verifier) Bound(c *attest.Claims, want attest.Binding) error {
 	} {
 		if !bytes.Equal(f.want, f.got) {
 			return refuse(f.check, detail{
-				err:      fmt.Errorf("%s is not what the challenge demands", f.name),
-				expected: clipHex(f.want), got: clipHex(f.got), hint: hint,
+				Err:      fmt.Errorf("%s is not what the challenge demands", f.name),
+				Expected: clipHex(f.want), Got: clipHex(f.got), Hint: hint,
 			})
 		}
 	}

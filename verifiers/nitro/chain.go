@@ -137,8 +137,8 @@ func (v *Verifier) root(der []byte) (*link, error) {
 		hint = "this verifier knows simulated roots only; check which simulator made the document"
 	}
 	return nil, refuse(CheckChainRoot, detail{
-		err:      errors.New("the chain does not begin with a pinned root"),
-		expected: "SHA-256 " + v.pins, got: fmt.Sprintf("%x", sum), hint: hint,
+		Err:      errors.New("the chain does not begin with a pinned root"),
+		Expected: "SHA-256 " + v.pins, Got: fmt.Sprintf("%x", sum), Hint: hint,
 	})
 }
 
@@ -159,7 +159,7 @@ func parse(ders [][]byte, first int) ([]*x509.Certificate, error) {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
 			return nil, refuse(CheckChainParse, detail{
-				err: fmt.Errorf("certificate %d of the chain does not parse: %w", first+i, err), got: clipHex(der),
+				Err: fmt.Errorf("certificate %d of the chain does not parse: %w", first+i, err), Got: clipHex(der),
 			})
 		}
 		out[i] = c
@@ -172,15 +172,15 @@ func linked(parent, cert *x509.Certificate, pos int, ders [][]byte) error {
 	if bytes.Equal(cert.RawIssuer, parent.RawSubject) {
 		return nil
 	}
-	d := detail{expected: fmt.Sprintf("%.120q", parent.Subject.String()), got: fmt.Sprintf("%.120q", cert.Issuer.String())}
+	d := detail{Expected: fmt.Sprintf("%.120q", parent.Subject.String()), Got: fmt.Sprintf("%.120q", cert.Issuer.String())}
 	for i, der := range ders {
 		// Only for the message: does its issuer stand elsewhere in the document?
 		if other, err := x509.ParseCertificate(der); err == nil && i != pos && bytes.Equal(other.RawSubject, cert.RawIssuer) {
-			d.err = fmt.Errorf("certificate %d of the chain stands at the wrong place: its issuer is certificate %d", pos, i)
+			d.Err = fmt.Errorf("certificate %d of the chain stands at the wrong place: its issuer is certificate %d", pos, i)
 			return refuse(CheckChainOrder, d)
 		}
 	}
-	d.err = fmt.Errorf("certificate %d of the chain was not issued by the one before it", pos)
+	d.Err = fmt.Errorf("certificate %d of the chain was not issued by the one before it", pos)
 	return refuse(CheckChainIssuer, d)
 }
 
@@ -189,11 +189,11 @@ func linked(parent, cert *x509.Certificate, pos int, ders [][]byte) error {
 func (v *Verifier) extend(prefix *link, cert *x509.Certificate, pos int, leaf bool, at time.Time) (*link, error) {
 	if cert.SignatureAlgorithm != x509.ECDSAWithSHA384 {
 		return nil, refuse(CheckChainAlgorithm, detail{
-			err: fmt.Errorf("certificate %d of the chain is signed with another algorithm", pos), expected: x509.ECDSAWithSHA384.String(), got: cert.SignatureAlgorithm.String(),
+			Err: fmt.Errorf("certificate %d of the chain is signed with another algorithm", pos), Expected: x509.ECDSAWithSHA384.String(), Got: cert.SignatureAlgorithm.String(),
 		})
 	}
 	if err := refusedExtension(cert); err != nil {
-		return nil, refuse(CheckChainExtension, detail{err: fmt.Errorf("certificate %d of the chain: %w", pos, err)})
+		return nil, refuse(CheckChainExtension, detail{Err: fmt.Errorf("certificate %d of the chain: %w", pos, err)})
 	}
 	var next *link
 	if leaf {
@@ -211,7 +211,7 @@ func (v *Verifier) extend(prefix *link, cert *x509.Certificate, pos int, leaf bo
 	}
 	v.cache.signatures.Add(1)
 	if err := prefix.cert.CheckSignature(cert.SignatureAlgorithm, cert.RawTBSCertificate, cert.Signature); err != nil {
-		return nil, refuse(CheckChainSignature, detail{err: fmt.Errorf("certificate %d of the chain was not signed by the one before it: %w", pos, err)})
+		return nil, refuse(CheckChainSignature, detail{Err: fmt.Errorf("certificate %d of the chain was not signed by the one before it: %w", pos, err)})
 	}
 	if at.Before(cert.NotBefore) || at.After(cert.NotAfter) {
 		return nil, refuseValidity(cert, pos, at)
@@ -223,17 +223,17 @@ func (v *Verifier) extend(prefix *link, cert *x509.Certificate, pos int, leaf bo
 func checkCA(prefix *link, cert *x509.Certificate, pos int) (below int, err error) {
 	if !isP384(cert) {
 		return 0, refuse(CheckChainAlgorithm, detail{
-			err: fmt.Errorf("certificate %d of the chain has a key of another kind", pos), expected: "ECDSA on P-384", got: keyKind(cert),
+			Err: fmt.Errorf("certificate %d of the chain has a key of another kind", pos), Expected: "ECDSA on P-384", Got: keyKind(cert),
 		})
 	}
 	if !cert.BasicConstraintsValid || !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0 {
 		return 0, refuse(CheckChainCA, detail{
-			err: fmt.Errorf("certificate %d of the chain may not issue certificates", pos), expected: "CA with key usage keyCertSign",
-			got: fmt.Sprintf("CA %t, keyCertSign %t", cert.IsCA, cert.KeyUsage&x509.KeyUsageCertSign != 0),
+			Err: fmt.Errorf("certificate %d of the chain may not issue certificates", pos), Expected: "CA with key usage keyCertSign",
+			Got: fmt.Sprintf("CA %t, keyCertSign %t", cert.IsCA, cert.KeyUsage&x509.KeyUsageCertSign != 0),
 		})
 	}
 	if prefix.below == 0 {
-		return 0, refuse(CheckChainPathLength, detail{err: fmt.Errorf("certificate %d of the chain is a CA where a path length constraint allows only a leaf", pos)})
+		return 0, refuse(CheckChainPathLength, detail{Err: fmt.Errorf("certificate %d of the chain is a CA where a path length constraint allows only a leaf", pos)})
 	}
 	below = prefix.below - 1
 	if cert.MaxPathLen >= 0 {
@@ -244,17 +244,17 @@ func checkCA(prefix *link, cert *x509.Certificate, pos int) (below int, err erro
 
 func checkLeaf(cert *x509.Certificate) error {
 	if cert.IsCA {
-		return refuse(CheckLeafIsCA, detail{err: errors.New("the document's certificate is a CA"), expected: "CA false", got: "CA true"})
+		return refuse(CheckLeafIsCA, detail{Err: errors.New("the document's certificate is a CA"), Expected: "CA false", Got: "CA true"})
 	}
 	const issuing = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 	if cert.KeyUsage&x509.KeyUsageDigitalSignature == 0 || cert.KeyUsage&issuing != 0 {
 		return refuse(CheckLeafKeyUsage, detail{
-			err: errors.New("the document's certificate may not sign documents"), expected: "digitalSignature, and neither keyCertSign nor cRLSign", got: fmt.Sprintf("key usage bits %09b", cert.KeyUsage),
+			Err: errors.New("the document's certificate may not sign documents"), Expected: "digitalSignature, and neither keyCertSign nor cRLSign", Got: fmt.Sprintf("key usage bits %09b", cert.KeyUsage),
 		})
 	}
 	if !isP384(cert) {
 		return refuse(CheckLeafCurve, detail{
-			err: errors.New("the document's key is of another kind"), expected: "ECDSA on P-384", got: keyKind(cert),
+			Err: errors.New("the document's key is of another kind"), Expected: "ECDSA on P-384", Got: keyKind(cert),
 		})
 	}
 	return nil
@@ -285,9 +285,9 @@ func refuseValidity(cert *x509.Certificate, pos int, at time.Time) error {
 		hint = "check the clock of this machine"
 	}
 	return refuse(CheckChainValidity, detail{
-		err:      fmt.Errorf("certificate %d of the chain is not valid at this time", pos),
-		expected: cert.NotBefore.UTC().Format(time.RFC3339) + " to " + cert.NotAfter.UTC().Format(time.RFC3339),
-		got:      at.UTC().Format(time.RFC3339), hint: hint,
+		Err:      fmt.Errorf("certificate %d of the chain is not valid at this time", pos),
+		Expected: cert.NotBefore.UTC().Format(time.RFC3339) + " to " + cert.NotAfter.UTC().Format(time.RFC3339),
+		Got:      at.UTC().Format(time.RFC3339), Hint: hint,
 	})
 }
 

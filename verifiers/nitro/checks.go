@@ -1,9 +1,8 @@
 package nitro
 
 import (
-	"fmt"
-
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/verifiers/internal/check"
 )
 
 // The names of the checks, in the order in which they run. They are stable:
@@ -153,23 +152,7 @@ func Checks() []Check {
 }
 
 // detail is what a refusal may add to its check's name.
-type detail struct {
-	err      error
-	expected string
-	got      string
-	hint     string
-}
+type detail = check.Detail
 
-// refuse makes the error of a check. Its kind comes from the table, so that a
-// check cannot end in two kinds.
-func refuse(check string, d detail) *attest.Error {
-	e := &attest.Error{Check: check, Err: d.err, Expected: d.expected, Got: d.got, Hint: d.hint}
-	for _, c := range Checks() {
-		if c.Name == check {
-			e.Kind = c.Kind
-			return e
-		}
-	}
-	e.Err = fmt.Errorf("check %q is not in the table: %w", check, d.err)
-	return e
-}
+// refuse makes the error of a check, of the kind that the table gives to it.
+func refuse(name string, d detail) *attest.Error { return check.Refuse(Checks(), name, d) }

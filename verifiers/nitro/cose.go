@@ -69,8 +69,8 @@ func newModes() (modes, error) {
 func (m modes) open(body []byte) (envelope, error) {
 	if len(body) == 0 || len(body) > MaxSize {
 		return envelope{}, refuse(CheckSize, detail{
-			err:      errors.New("the document is empty or too large"),
-			expected: fmt.Sprintf("1 to %d bytes", MaxSize), got: fmt.Sprintf("%d bytes", len(body)),
+			Err:      errors.New("the document is empty or too large"),
+			Expected: fmt.Sprintf("1 to %d bytes", MaxSize), Got: fmt.Sprintf("%d bytes", len(body)),
 		})
 	}
 	if body[0] == tagSign1 {
@@ -78,20 +78,20 @@ func (m modes) open(body []byte) (envelope, error) {
 	}
 	if len(body) > 0 && body[0]>>5 == majorTag {
 		return envelope{}, refuse(CheckCOSETag, detail{
-			err:      errors.New("the message has a CBOR tag that is not COSE_Sign1's"),
-			expected: "no tag, or tag 18 once, as d2", got: fmt.Sprintf("first byte %02x", body[0]),
+			Err:      errors.New("the message has a CBOR tag that is not COSE_Sign1's"),
+			Expected: "no tag, or tag 18 once, as d2", Got: fmt.Sprintf("first byte %02x", body[0]),
 		})
 	}
 	var msg sign1
 	if err := m.outer.Unmarshal(body, &msg); err != nil {
 		return envelope{}, refuse(CheckCOSEStructure, detail{
-			err: fmt.Errorf("not a COSE_Sign1 message: %w", err), hint: hintBytes,
+			Err: fmt.Errorf("not a COSE_Sign1 message: %w", err), Hint: hintBytes,
 		})
 	}
 	if body[0] != 0x84 {
 		return envelope{}, refuse(CheckCOSEStructure, detail{
-			err:      errors.New("the message is not an array of four in its shortest form"),
-			expected: "first byte 84", got: fmt.Sprintf("%02x", body[0]),
+			Err:      errors.New("the message is not an array of four in its shortest form"),
+			Expected: "first byte 84", Got: fmt.Sprintf("%02x", body[0]),
 		})
 	}
 	var env envelope
@@ -107,28 +107,28 @@ func (m modes) open(body []byte) (envelope, error) {
 		content, shortest, ok := byteString(f.raw)
 		if !ok || !shortest {
 			return envelope{}, refuse(CheckCOSEStructure, detail{
-				err:      fmt.Errorf("the %s is not a byte string with its length in the shortest form", f.name),
-				expected: "major type 2", got: fmt.Sprintf("first byte %02x", f.raw[0]),
+				Err:      fmt.Errorf("the %s is not a byte string with its length in the shortest form", f.name),
+				Expected: "major type 2", Got: fmt.Sprintf("first byte %02x", f.raw[0]),
 			})
 		}
 		*f.to = content
 	}
 	if len(env.payload) == 0 {
-		return envelope{}, refuse(CheckCOSEStructure, detail{err: errors.New("the payload is empty")})
+		return envelope{}, refuse(CheckCOSEStructure, detail{Err: errors.New("the payload is empty")})
 	}
 	if string(env.protected) != protectedES384 {
 		return envelope{}, m.refuseProtected(env.protected)
 	}
 	if len(msg.Unprotected) != 1 || msg.Unprotected[0] != 0xa0 {
 		return envelope{}, refuse(CheckCOSEUnprotected, detail{
-			err:      errors.New("the unprotected header is not an empty map: nobody signed what is in it"),
-			expected: "a0", got: clipHex(msg.Unprotected),
+			Err:      errors.New("the unprotected header is not an empty map: nobody signed what is in it"),
+			Expected: "a0", Got: clipHex(msg.Unprotected),
 		})
 	}
 	if len(env.signature) != signatureSize {
 		return envelope{}, refuse(CheckCOSESigLength, detail{
-			err:      errors.New("the signature does not have the length of ES384"),
-			expected: fmt.Sprintf("%d bytes", signatureSize), got: fmt.Sprintf("%d bytes", len(env.signature)),
+			Err:      errors.New("the signature does not have the length of ES384"),
+			Expected: fmt.Sprintf("%d bytes", signatureSize), Got: fmt.Sprintf("%d bytes", len(env.signature)),
 		})
 	}
 	return env, nil
@@ -140,31 +140,31 @@ func (m modes) refuseProtected(h []byte) error {
 	var fields map[any]cbor.RawMessage
 	if len(h) == 0 || h[0]>>5 != majorMap {
 		return refuse(CheckCOSEProtected, detail{
-			err:      errors.New("the protected header is not a map"),
-			expected: clipHex([]byte(protectedES384)), got: clipHex(h),
+			Err:      errors.New("the protected header is not a map"),
+			Expected: clipHex([]byte(protectedES384)), Got: clipHex(h),
 		})
 	}
 	if err := m.outer.Unmarshal(h, &fields); err != nil {
 		return refuse(CheckCOSEProtected, detail{
-			err: fmt.Errorf("the protected header: %w", err), expected: clipHex([]byte(protectedES384)), got: clipHex(h),
+			Err: fmt.Errorf("the protected header: %w", err), Expected: clipHex([]byte(protectedES384)), Got: clipHex(h),
 		})
 	}
 	alg, ok := fields[int64(1)]
 	if !ok || len(fields) != 1 {
 		return refuse(CheckCOSEProtected, detail{
-			err:      errors.New("the protected header must hold alg and nothing else: what is not understood cannot be honoured"),
-			expected: clipHex([]byte(protectedES384)), got: clipHex(h),
+			Err:      errors.New("the protected header must hold alg and nothing else: what is not understood cannot be honoured"),
+			Expected: clipHex([]byte(protectedES384)), Got: clipHex(h),
 		})
 	}
 	var n int64
 	if alg[0]>>5 != majorNegative || m.outer.Unmarshal(alg, &n) != nil || n != -35 {
 		return refuse(CheckCOSEAlg, detail{
-			err:      errors.New("the signature algorithm is not ES384"),
-			expected: "-35", got: "CBOR " + clipHex(alg),
+			Err:      errors.New("the signature algorithm is not ES384"),
+			Expected: "-35", Got: "CBOR " + clipHex(alg),
 		})
 	}
 	return refuse(CheckCOSEProtected, detail{
-		err:      errors.New("the protected header is not in its shortest form"),
-		expected: clipHex([]byte(protectedES384)), got: clipHex(h),
+		Err:      errors.New("the protected header is not in its shortest form"),
+		Expected: clipHex([]byte(protectedES384)), Got: clipHex(h),
 	})
 }

@@ -94,7 +94,7 @@ func (m modes) read(payload []byte) (*document, error) {
 func (m modes) fields(payload []byte) (map[string]cbor.RawMessage, error) {
 	if payload[0]>>5 != majorMap {
 		return nil, refuse(CheckDocStructure, detail{
-			err: errors.New("the payload is not a map"), expected: "major type 5", got: fmt.Sprintf("first byte %02x", payload[0]),
+			Err: errors.New("the payload is not a map"), Expected: "major type 5", Got: fmt.Sprintf("first byte %02x", payload[0]),
 		})
 	}
 	fields := make(map[string]cbor.RawMessage, 9)
@@ -103,21 +103,21 @@ func (m modes) fields(payload []byte) (map[string]cbor.RawMessage, error) {
 	}
 	if _, ok := fields[keyNitroTPM]; ok {
 		return nil, refuse(CheckDocPlatform, detail{
-			err:      errors.New("a NitroTPM document: it speaks of an EC2 instance, not of an enclave"),
-			expected: "key " + keyPCRs, got: "key " + keyNitroTPM,
-			hint: "aws-nitro verifies Nitro Enclaves only",
+			Err:      errors.New("a NitroTPM document: it speaks of an EC2 instance, not of an enclave"),
+			Expected: "key " + keyPCRs, Got: "key " + keyNitroTPM,
+			Hint: "aws-nitro verifies Nitro Enclaves only",
 		})
 	}
 	must, may := mandatoryKeys(), optionalKeys()
 	mandatory, optional := count(fields, must[:]), count(fields, may[:])
 	if mandatory+optional != len(fields) {
 		return nil, refuse(CheckDocUnknownKey, detail{
-			err: errors.New("the payload has a key that the specification does not name"), got: unknownKey(fields),
+			Err: errors.New("the payload has a key that the specification does not name"), Got: unknownKey(fields),
 		})
 	}
 	if mandatory != len(must) {
 		return nil, refuse(CheckDocMissingKey, detail{
-			err: errors.New("the payload lacks a mandatory key"), expected: missingKey(fields),
+			Err: errors.New("the payload lacks a mandatory key"), Expected: missingKey(fields),
 		})
 	}
 	return fields, nil
@@ -158,10 +158,10 @@ func refuseCBOR(where string, err error) error {
 	var dup *cbor.DupMapKeyError
 	if errors.As(err, &dup) {
 		return refuse(CheckDocDuplicateKey, detail{
-			err: fmt.Errorf("%s holds one key twice", where), got: fmt.Sprintf("%.40q", fmt.Sprint(dup.Key)),
+			Err: fmt.Errorf("%s holds one key twice", where), Got: fmt.Sprintf("%.40q", fmt.Sprint(dup.Key)),
 		})
 	}
-	return refuse(CheckDocStructure, detail{err: fmt.Errorf("%s: %w", where, err)})
+	return refuse(CheckDocStructure, detail{Err: fmt.Errorf("%s: %w", where, err)})
 }
 
 // reader turns values into Go types, keeping the first error.
@@ -174,7 +174,7 @@ type reader struct {
 func (r *reader) wrong(key, want string, raw []byte) {
 	if r.err == nil {
 		r.err = refuse(CheckDocStructure, detail{
-			err: fmt.Errorf("%s has the wrong type", key), expected: want, got: "CBOR " + clipHex(raw),
+			Err: fmt.Errorf("%s has the wrong type", key), Expected: want, Got: "CBOR " + clipHex(raw),
 		})
 	}
 }
@@ -286,7 +286,7 @@ func (r *reader) registers(key string) registers {
 			out.values[int(at.n)] = b
 		}
 		if !ok && r.err == nil {
-			r.err = refuse(CheckDocDuplicateKey, detail{err: fmt.Errorf("%s holds one index twice", key), got: at.String()})
+			r.err = refuse(CheckDocDuplicateKey, detail{Err: fmt.Errorf("%s holds one index twice", key), Got: at.String()})
 		}
 		return ok
 	})
@@ -309,18 +309,18 @@ func (i index) String() string {
 func (d *document) check(stamp uint64, negative bool, pcrs registers) error {
 	if !printable(d.moduleID) {
 		return refuse(CheckModuleID, detail{
-			err:      errors.New("module_id does not name an enclave"),
-			expected: fmt.Sprintf("1 to %d printable ASCII characters", maxModuleID), got: fmt.Sprintf("%d bytes, %.40q", len(d.moduleID), d.moduleID),
+			Err:      errors.New("module_id does not name an enclave"),
+			Expected: fmt.Sprintf("1 to %d printable ASCII characters", maxModuleID), Got: fmt.Sprintf("%d bytes, %.40q", len(d.moduleID), d.moduleID),
 		})
 	}
 	if d.digest != "SHA384" {
 		return refuse(CheckDigest, detail{
-			err: errors.New("the PCRs are made with another digest"), expected: `"SHA384"`, got: fmt.Sprintf("%.40q", d.digest),
+			Err: errors.New("the PCRs are made with another digest"), Expected: `"SHA384"`, Got: fmt.Sprintf("%.40q", d.digest),
 		})
 	}
 	if negative || stamp == 0 || stamp > maxTimestamp {
 		return refuse(CheckTimestamp, detail{
-			err: errors.New("timestamp is not a time"), expected: fmt.Sprintf("1 to %d milliseconds", int64(maxTimestamp)), got: stampText(stamp, negative),
+			Err: errors.New("timestamp is not a time"), Expected: fmt.Sprintf("1 to %d milliseconds", int64(maxTimestamp)), Got: stampText(stamp, negative),
 		})
 	}
 	d.timestamp = time.UnixMilli(int64(stamp)).UTC()
@@ -332,7 +332,7 @@ func (d *document) check(stamp uint64, negative bool, pcrs registers) error {
 	}
 	if len(d.cabundle) < 1 || len(d.cabundle) > maxBundle {
 		return refuse(CheckCABundleCount, detail{
-			err: errors.New("cabundle holds no chain"), expected: fmt.Sprintf("1 to %d entries", maxBundle), got: fmt.Sprintf("%d", len(d.cabundle)),
+			Err: errors.New("cabundle holds no chain"), Expected: fmt.Sprintf("1 to %d entries", maxBundle), Got: fmt.Sprintf("%d", len(d.cabundle)),
 		})
 	}
 	for i, c := range d.cabundle {
@@ -354,18 +354,18 @@ func (d *document) check(stamp uint64, negative bool, pcrs registers) error {
 func (d *document) checkPCRs(pcrs registers) error {
 	if pcrs.count < 1 || pcrs.count > maxPCRs {
 		return refuse(CheckPCRCount, detail{
-			err: errors.New("pcrs is empty or too large"), expected: fmt.Sprintf("1 to %d entries", maxPCRs), got: fmt.Sprintf("%d", pcrs.count),
+			Err: errors.New("pcrs is empty or too large"), Expected: fmt.Sprintf("1 to %d entries", maxPCRs), Got: fmt.Sprintf("%d", pcrs.count),
 		})
 	}
 	if pcrs.stray != "" {
 		return refuse(CheckPCRIndex, detail{
-			err: errors.New("there is no such PCR"), expected: fmt.Sprintf("0 to %d", maxPCRs-1), got: pcrs.stray,
+			Err: errors.New("there is no such PCR"), Expected: fmt.Sprintf("0 to %d", maxPCRs-1), Got: pcrs.stray,
 		})
 	}
 	for i, v := range pcrs.values {
 		if len(v) != pcrSize {
 			return refuse(CheckPCRLength, detail{
-				err: fmt.Errorf("PCR%d does not have the length of SHA-384", i), expected: fmt.Sprintf("%d bytes", pcrSize), got: fmt.Sprintf("%d bytes", len(v)),
+				Err: fmt.Errorf("PCR%d does not have the length of SHA-384", i), Expected: fmt.Sprintf("%d bytes", pcrSize), Got: fmt.Sprintf("%d bytes", len(v)),
 			})
 		}
 	}
@@ -378,7 +378,7 @@ func checkLength(check, name string, b []byte, least, most int) error {
 		return nil
 	}
 	return refuse(check, detail{
-		err: fmt.Errorf("%s has a length that the specification excludes", name), expected: fmt.Sprintf("%d to %d bytes", least, most), got: fmt.Sprintf("%d bytes", len(b)),
+		Err: fmt.Errorf("%s has a length that the specification excludes", name), Expected: fmt.Sprintf("%d to %d bytes", least, most), Got: fmt.Sprintf("%d bytes", len(b)),
 	})
 }
 

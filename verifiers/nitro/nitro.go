@@ -11,6 +11,7 @@ import (
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/verifiers"
+	"github.com/assay-project/assay/verifiers/internal/check"
 )
 
 // platform is what this package verifies.
@@ -80,7 +81,8 @@ func (v *Verifier) CacheStats() CacheStats { return v.cache.stats() }
 // are never both returned. Endorsements are not looked at: a document carries
 // its own chain.
 func (v *Verifier) Authenticate(ctx context.Context, ev attest.Evidence, at time.Time) (*attest.Claims, error) {
-	if err := v.admit(ctx, ev, at); err != nil {
+	// nitrite takes the zero time for the machine's clock: it must never get it.
+	if err := check.Admit(ctx, ev, at, platform, refuse); err != nil {
 		return nil, err
 	}
 	// 1. Take it apart. Nothing of it is believed yet.
@@ -107,21 +109,4 @@ func (v *Verifier) Authenticate(ctx context.Context, ev attest.Evidence, at time
 		return nil, err
 	}
 	return doc.claims(v.simulated), nil
-}
-
-// admit checks what the caller handed in besides the document.
-func (v *Verifier) admit(ctx context.Context, ev attest.Evidence, at time.Time) error {
-	if err := ctx.Err(); err != nil {
-		return refuse(CheckContext, detail{err: err})
-	}
-	if ev.Platform != platform {
-		return refuse(CheckPlatform, detail{
-			err: errors.New("the evidence is of another platform"), expected: string(platform), got: fmt.Sprintf("%.40q", string(ev.Platform)),
-		})
-	}
-	// nitrite takes the zero time for the machine's clock: it must never get it.
-	if at.IsZero() {
-		return refuse(CheckTime, detail{err: errors.New("no time to verify at")})
-	}
-	return nil
 }

@@ -25,7 +25,7 @@ const maxFile = 4 * MaxSize
 func Normalize(raw []byte) ([]byte, error) {
 	if len(raw) > maxFile {
 		return nil, refuse(CheckEncoding, detail{
-			err: errors.New("too large for a document"), expected: fmt.Sprintf("at most %d bytes", maxFile), got: fmt.Sprintf("%d bytes", len(raw)),
+			Err: errors.New("too large for a document"), Expected: fmt.Sprintf("at most %d bytes", maxFile), Got: fmt.Sprintf("%d bytes", len(raw)),
 		})
 	}
 	if !isText(raw) {
@@ -34,7 +34,7 @@ func Normalize(raw []byte) ([]byte, error) {
 	text := strings.Join(strings.Fields(string(raw)), "")
 	text = strings.TrimPrefix(strings.TrimPrefix(text, "0x"), "0X")
 	if text == "" {
-		return nil, refuse(CheckEncoding, detail{err: errors.New("nothing there")})
+		return nil, refuse(CheckEncoding, detail{Err: errors.New("nothing there")})
 	}
 	// A hex text is a base64 text too, so hex goes first; whichever yields a
 	// document is right.
@@ -50,7 +50,7 @@ func Normalize(raw []byte) ([]byte, error) {
 		}
 	}
 	return nil, refuse(CheckEncoding, detail{
-		err: errors.New("the text is neither hex nor base64 of a document"), got: fmt.Sprintf("%.40q", text),
+		Err: errors.New("the text is neither hex nor base64 of a document"), Got: fmt.Sprintf("%.40q", text),
 	})
 }
 
@@ -83,8 +83,8 @@ func unwrap(b []byte) ([]byte, error) {
 		return fromResponse(b)
 	}
 	return nil, refuse(CheckEncoding, detail{
-		err:      errors.New("no document and no NSM response"),
-		expected: "first byte 84 (COSE_Sign1), d2 (the same, tagged) or a1 (NSM response)", got: clipHex(b), hint: hintBytes,
+		Err:      errors.New("no document and no NSM response"),
+		Expected: "first byte 84 (COSE_Sign1), d2 (the same, tagged) or a1 (NSM response)", Got: clipHex(b), Hint: hintBytes,
 	})
 }
 
@@ -111,22 +111,22 @@ const maxTags = 4
 func fromResponse(b []byte) ([]byte, error) {
 	var r map[string]cbor.RawMessage
 	if err := cbor.Unmarshal(b, &r); err != nil {
-		return nil, refuse(CheckEncoding, detail{err: fmt.Errorf("not an NSM response: %w", err), got: clipHex(b)})
+		return nil, refuse(CheckEncoding, detail{Err: fmt.Errorf("not an NSM response: %w", err), Got: clipHex(b)})
 	}
 	if raw, ok := r["Error"]; ok {
 		var code string
 		_ = cbor.Unmarshal(raw, &code) // the code is for the message only
-		return nil, refuse(CheckEncoding, detail{err: errors.New("the NSM answered with an error, not with a document"), got: fmt.Sprintf("%.40q", code)})
+		return nil, refuse(CheckEncoding, detail{Err: errors.New("the NSM answered with an error, not with a document"), Got: fmt.Sprintf("%.40q", code)})
 	}
 	var a map[string]cbor.RawMessage
 	if err := cbor.Unmarshal(r["Attestation"], &a); err != nil || len(r) != 1 {
 		return nil, refuse(CheckEncoding, detail{
-			err: errors.New("the NSM response is not an answer to Attestation"), expected: `{"Attestation": {"document": …}}`, got: clipHex(b),
+			Err: errors.New("the NSM response is not an answer to Attestation"), Expected: `{"Attestation": {"document": …}}`, Got: clipHex(b),
 		})
 	}
 	doc, _, ok := byteString(a["document"])
 	if !ok || !isDocument(doc) {
-		return nil, refuse(CheckEncoding, detail{err: errors.New("the NSM response holds no document"), got: clipHex(a["document"])})
+		return nil, refuse(CheckEncoding, detail{Err: errors.New("the NSM response holds no document"), Got: clipHex(a["document"])})
 	}
 	return doc, nil
 }

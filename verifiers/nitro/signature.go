@@ -4,12 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"time"
 
 	"github.com/hf/nitrite"
 
-	"github.com/assay-project/assay/verifiers"
+	"github.com/assay-project/assay/verifiers/internal/check"
 )
 
 // checkSignature is the COSE signature check of record: hf/nitrite over the
@@ -30,17 +29,12 @@ func (v *Verifier) checkSignature(body []byte, env envelope, d *document, leaf *
 // nitrite runs the library behind a recover: it has panicked on documents of
 // strangers, and assayd must go on.
 func (v *Verifier) nitrite(body []byte, leaf *link, at time.Time) (res *nitrite.Result, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			v.cache.panics.Add(1)
-			res, err = nil, refuse(CheckPanic, detail{err: &verifiers.PanicError{Value: r, Stack: debug.Stack()}})
-		}
-	}()
+	defer check.Recover(&err, &v.cache.panics, refuse)
 	res, err = nitrite.Verify(body, nitrite.VerifyOptions{Roots: leaf.pool, CurrentTime: at})
 	if err != nil {
 		return nil, refuse(CheckCOSESignature, detail{
-			err:  fmt.Errorf("the document is not signed by its certificate: %w", err),
-			hint: "the document was changed after the NSM signed it, or cut together from two",
+			Err:  fmt.Errorf("the document is not signed by its certificate: %w", err),
+			Hint: "the document was changed after the NSM signed it, or cut together from two",
 		})
 	}
 	return res, nil
@@ -56,7 +50,7 @@ func agree(res *nitrite.Result, env envelope, d *document) error {
 		bytes.Equal(res.Document.Certificate, d.certificate) {
 		return nil
 	}
-	return refuse(CheckCOSESignature, detail{err: errors.New("two decoders read the document differently")})
+	return refuse(CheckCOSESignature, detail{Err: errors.New("two decoders read the document differently")})
 }
 
 // clockSkew is how far a document's time and the server's may lie apart.
@@ -68,17 +62,17 @@ func checkTimes(d *document, leaf *link, at time.Time) error {
 	nb, na := leaf.cert.NotBefore, leaf.cert.NotAfter
 	if d.timestamp.Before(nb) || d.timestamp.After(na) {
 		return refuse(CheckTimestampLeaf, detail{
-			err:      errors.New("the document was made outside the validity of its own certificate"),
-			expected: nb.UTC().Format(time.RFC3339) + " to " + na.UTC().Format(time.RFC3339),
-			got:      d.timestamp.Format(time.RFC3339Nano),
+			Err:      errors.New("the document was made outside the validity of its own certificate"),
+			Expected: nb.UTC().Format(time.RFC3339) + " to " + na.UTC().Format(time.RFC3339),
+			Got:      d.timestamp.Format(time.RFC3339Nano),
 		})
 	}
 	if off := at.Sub(d.timestamp).Abs(); off > clockSkew {
 		return refuse(CheckTimestampWindow, detail{
-			err:      errors.New("the document was not made now"),
-			expected: fmt.Sprintf("within %s of %s", clockSkew, at.UTC().Format(time.RFC3339)),
-			got:      d.timestamp.Format(time.RFC3339Nano),
-			hint:     "ask for a fresh document; a recorded one is verified with the time at which it was recorded",
+			Err:      errors.New("the document was not made now"),
+			Expected: fmt.Sprintf("within %s of %s", clockSkew, at.UTC().Format(time.RFC3339)),
+			Got:      d.timestamp.Format(time.RFC3339Nano),
+			Hint:     "ask for a fresh document; a recorded one is verified with the time at which it was recorded",
 		})
 	}
 	return nil

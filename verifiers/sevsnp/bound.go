@@ -6,6 +6,7 @@ import (
 	"errors"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/verifiers/internal/check"
 )
 
 // reportDataTag fills the second half of the REPORT_DATA of every report that
@@ -26,15 +27,15 @@ func ReportData(b attest.Binding) [64]byte {
 // REPORT_DATA are what the challenge demands.
 func (v *Verifier) Bound(c *attest.Claims, want attest.Binding) error {
 	if c == nil || c.SNP == nil || c.Platform != platform {
-		return refuse(CheckBinding, detail{err: errors.New("the claims are not of an SEV-SNP guest")})
+		return refuse(CheckBinding, detail{Err: errors.New("the claims are not of an SEV-SNP guest")})
 	}
-	if want.B == [32]byte{} || want.Nonce == [32]byte{} || len(want.Keys) == 0 || len(want.Keys[0].SPKI) == 0 {
-		return refuse(CheckBinding, detail{err: errors.New("the binding lacks B, the nonce or the first key: an empty one means nothing, not anything")})
+	if err := check.Complete(want); err != nil {
+		return refuse(CheckBinding, detail{Err: err})
 	}
 	if data := ReportData(want); !bytes.Equal(data[:], c.SNP.ReportData) {
 		return refuse(CheckBindingReportData, detail{
-			err: errors.New("REPORT_DATA is not what the challenge demands"), expected: clipHex(data[:]), got: clipHex(c.SNP.ReportData),
-			hint: "the report answers another challenge: another connection, nonce, key, requested identity, purpose or server",
+			Err: errors.New("REPORT_DATA is not what the challenge demands"), Expected: check.ClipHex(data[:]), Got: check.ClipHex(c.SNP.ReportData),
+			Hint: "the report answers another challenge: another connection, nonce, key, requested identity, purpose or server",
 		})
 	}
 	return nil

@@ -121,14 +121,14 @@ type freshCRL struct {
 func bring(ders [][]byte) (*bundle, error) {
 	if len(ders) > maxEndorsements {
 		return nil, refuse(CheckEndorsements, detail{
-			err: errors.New("too many endorsements"), expected: fmt.Sprintf("at most %d", maxEndorsements), got: fmt.Sprint(len(ders)),
+			Err: errors.New("too many endorsements"), Expected: fmt.Sprintf("at most %d", maxEndorsements), Got: fmt.Sprint(len(ders)),
 		})
 	}
 	b := &bundle{items: make([]item, len(ders))}
 	for i, der := range ders {
 		if len(der) > maxEndorsementSize {
 			return nil, refuse(CheckEndorsements, detail{
-				err: fmt.Errorf("endorsement %d is too large", i), expected: fmt.Sprintf("at most %d bytes", maxEndorsementSize), got: fmt.Sprintf("%d bytes", len(der)),
+				Err: fmt.Errorf("endorsement %d is too large", i), Expected: fmt.Sprintf("at most %d bytes", maxEndorsementSize), Got: fmt.Sprintf("%d bytes", len(der)),
 			})
 		}
 		b.items[i].der = der

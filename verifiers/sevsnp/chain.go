@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/verifiers/internal/check"
 )
 
 // maxAttempts bounds the RSA verifications that one report's endorsements can
@@ -42,8 +43,8 @@ func (v *Verifier) endorse(ctx context.Context, r *report, b *bundle, at time.Ti
 		return nil, held
 	}
 	return nil, refuse(CheckEndorsementMissing, detail{
-		err: fmt.Errorf("no %s certificate for this report", amdKind(r.signingKey)), got: fmt.Sprintf("%d endorsements, none of them a certificate of this kind", len(b.items)),
-		hint: "let the host fill the certificate table, bring the certificate along, or add the chip to the server's collateral",
+		Err: fmt.Errorf("no %s certificate for this report", amdKind(r.signingKey)), Got: fmt.Sprintf("%d endorsements, none of them a certificate of this kind", len(b.items)),
+		Hint: "let the host fill the certificate table, bring the certificate along, or add the chip to the server's collateral",
 	})
 }
 
@@ -87,7 +88,7 @@ func (v *Verifier) pick(ctx context.Context, r *report, b *bundle, at time.Time)
 		c := b.items[i].certificate()
 		if c == nil {
 			if id, dup := twice(b.items[i].der); dup {
-				note(stageForm, refuse(CheckEndorsementExtensions, detail{err: fmt.Errorf("endorsement %d has extension %s twice", i, id)}))
+				note(stageForm, refuse(CheckEndorsementExtensions, detail{Err: fmt.Errorf("endorsement %d has extension %s twice", i, id)}))
 			}
 			continue
 		}
@@ -139,7 +140,7 @@ func (v *Verifier) consider(ctx context.Context, r *report, it *item, b *bundle)
 	product := cand.issuers[0].line.product
 	if cand.ext.Product != product {
 		return nil, stageIssuer, refuse(CheckProductMismatch, detail{
-			err: errors.New("the endorsement's product is not of its issuer's line"), expected: amdName(product), got: fmt.Sprintf("%.40q", cand.ext.ProductName),
+			Err: errors.New("the endorsement's product is not of its issuer's line"), Expected: amdName(product), Got: fmt.Sprintf("%.40q", cand.ext.ProductName),
 		})
 	}
 	if err = fits(r, r.signingKey, product, cand.ext.raw, cand.ext.HWID); err != nil {
@@ -153,13 +154,13 @@ func (v *Verifier) consider(ctx context.Context, r *report, it *item, b *bundle)
 func checkNames(kind string, e *Extensions) error {
 	switch {
 	case kind == VCEK && e.hasCSP:
-		return refuse(CheckCSPID, detail{err: errors.New("a VCEK names no cloud provider"), expected: "no csp_id", got: fmt.Sprintf("%.60q", e.CSPID)})
+		return refuse(CheckCSPID, detail{Err: errors.New("a VCEK names no cloud provider"), Expected: "no csp_id", Got: fmt.Sprintf("%.60q", e.CSPID)})
 	case kind == VLEK && e.CSPID == "":
-		return refuse(CheckCSPID, detail{err: errors.New("the VLEK does not say which cloud provider it was loaded for"), expected: "csp_id"})
+		return refuse(CheckCSPID, detail{Err: errors.New("the VLEK does not say which cloud provider it was loaded for"), Expected: "csp_id"})
 	case kind == VLEK && e.HWID != nil:
-		return refuse(CheckCSPID, detail{err: errors.New("a VLEK names no chip"), expected: "no hwid", got: clipHex(e.HWID)})
+		return refuse(CheckCSPID, detail{Err: errors.New("a VLEK names no chip"), Expected: "no hwid", Got: check.ClipHex(e.HWID)})
 	case kind == VCEK && e.HWID == nil:
-		return refuse(CheckEndorsementExtensions, detail{err: fmt.Errorf("the VCEK does not name its chip: %s.%s is missing", amdArc, extHWID)})
+		return refuse(CheckEndorsementExtensions, detail{Err: fmt.Errorf("the VCEK does not name its chip: %s.%s is missing", amdArc, extHWID)})
 	}
 	return nil
 }
@@ -167,19 +168,19 @@ func checkNames(kind string, e *Extensions) error {
 // checkLeaf demands what every VCEK and VLEK has in common.
 func checkLeaf(c *x509.Certificate) (*x509.Certificate, error) {
 	if c.IsCA || c.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
-		return nil, refuse(CheckChainCA, detail{err: errors.New("the endorsement is a CA"), expected: "CA false", got: fmt.Sprintf("CA %t", c.IsCA)})
+		return nil, refuse(CheckChainCA, detail{Err: errors.New("the endorsement is a CA"), Expected: "CA false", Got: fmt.Sprintf("CA %t", c.IsCA)})
 	}
 	if c.SignatureAlgorithm != x509.SHA384WithRSAPSS {
 		return nil, refuse(CheckChainAlgorithm, detail{
-			err: errors.New("the endorsement is signed with another algorithm"), expected: x509.SHA384WithRSAPSS.String(), got: c.SignatureAlgorithm.String(),
+			Err: errors.New("the endorsement is signed with another algorithm"), Expected: x509.SHA384WithRSAPSS.String(), Got: c.SignatureAlgorithm.String(),
 		})
 	}
 	key, err := leafKey(c)
 	if err != nil {
-		return nil, refuse(CheckChainAlgorithm, detail{err: err})
+		return nil, refuse(CheckChainAlgorithm, detail{Err: err})
 	}
 	if err := refusedExtension(c); err != nil {
-		return nil, refuse(CheckChainExtension, detail{err: fmt.Errorf("the endorsement: %w", err)})
+		return nil, refuse(CheckChainExtension, detail{Err: fmt.Errorf("the endorsement: %w", err)})
 	}
 	return key, nil
 }
@@ -228,7 +229,7 @@ func (v *Verifier) findIssuers(ctx context.Context, cand *candidate, kind string
 		return nil
 	case otherKind:
 		return refuse(CheckChainIssuer, detail{
-			err: fmt.Errorf("a %s was issued by the wrong kind of key", amdKind(kind)), expected: "an ASK for a VCEK, an ASVK for a VLEK", got: fmt.Sprintf("%.120q", cand.cert.Issuer.String()),
+			Err: fmt.Errorf("a %s was issued by the wrong kind of key", amdKind(kind)), Expected: "an ASK for a VCEK, an ASVK for a VLEK", Got: fmt.Sprintf("%.120q", cand.cert.Issuer.String()),
 		})
 	}
 	hint := "the report comes from a simulator or from an unknown product; a root is pinned, never taken from the evidence"
@@ -236,7 +237,7 @@ func (v *Verifier) findIssuers(ctx context.Context, cand *candidate, kind string
 		hint = "this verifier knows simulated roots only; check which simulator made the report"
 	}
 	return refuse(CheckChainRoot, detail{
-		err: errors.New("the endorsement's issuer is not under a pinned root"), expected: v.pins, got: fmt.Sprintf("%.160q", cand.cert.Issuer.String()), hint: hint,
+		Err: errors.New("the endorsement's issuer is not under a pinned root"), Expected: v.pins, Got: fmt.Sprintf("%.160q", cand.cert.Issuer.String()), Hint: hint,
 	})
 }
 
@@ -281,7 +282,7 @@ func (v *Verifier) verifyChain(r *report, cand *candidate, b *bundle, at time.Ti
 		v.cache.signatures.Add(1)
 		if err := i.cert.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature); err != nil {
 			if refused == nil {
-				refused = refuse(CheckChainSignature, detail{err: fmt.Errorf("the endorsement was not signed by its issuer: %w", err), got: fmt.Sprintf("%.120q", c.Issuer.String())})
+				refused = refuse(CheckChainSignature, detail{Err: fmt.Errorf("the endorsement was not signed by its issuer: %w", err), Got: fmt.Sprintf("%.120q", c.Issuer.String())})
 			}
 			continue
 		}
@@ -319,16 +320,16 @@ func (v *Verifier) issuer(p possible, at time.Time) (i *issuer, fresh bool, err 
 		return i, false, nil
 	}
 	c := p.item.certificate()
-	if check, err := checkIssuer(p.line, c); err != nil {
-		return nil, false, refuse(check, detail{err: fmt.Errorf("the issuer that came along: %w", err), got: fmt.Sprintf("%.120q", c.Subject.String())})
+	if name, err := checkIssuer(p.line, c); err != nil {
+		return nil, false, refuse(name, detail{Err: fmt.Errorf("the issuer that came along: %w", err), Got: fmt.Sprintf("%.120q", c.Subject.String())})
 	}
 	v.cache.signatures.Add(1)
 	if err := p.line.ark.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature); err != nil {
-		return nil, false, refuse(CheckChainSignature, detail{err: fmt.Errorf("the issuer that came along was not signed by the pinned ARK: %w", err), got: fmt.Sprintf("%.120q", c.Subject.String())})
+		return nil, false, refuse(CheckChainSignature, detail{Err: fmt.Errorf("the issuer that came along was not signed by the pinned ARK: %w", err), Got: fmt.Sprintf("%.120q", c.Subject.String())})
 	}
 	_, kind, err := roleOf(c)
 	if err != nil {
-		return nil, false, refuse(CheckChainIssuer, detail{err: err})
+		return nil, false, refuse(CheckChainIssuer, detail{Err: err})
 	}
 	return newIssuer(p.line, kind, c), true, nil
 }
@@ -353,7 +354,7 @@ func (v *Verifier) fromCollateral(ctx context.Context, r *report, b *bundle, at 
 		key := Key{Product: product, SigningKey: r.signingKey, ChipID: bytes.Clone(r.chipID()), TCB: r.tcb(offReportedTCB).decode(hasFMC(product))}
 		der, err := v.collateral.Endorsement(ctx, key)
 		if err != nil && attest.KindOf(err) == attest.Unavailable {
-			failed = refuse(CheckEndorsementUnavailable, detail{err: fmt.Errorf("the source of endorsements failed: %w", err), hint: "try again later, or bring the certificate along"})
+			failed = refuse(CheckEndorsementUnavailable, detail{Err: fmt.Errorf("the source of endorsements failed: %w", err), Hint: "try again later, or bring the certificate along"})
 			continue
 		}
 		if err != nil || der == nil {
@@ -366,7 +367,7 @@ func (v *Verifier) fromCollateral(ctx context.Context, r *report, b *bundle, at 
 			return e, nil
 		}
 		if c := it.certificate(); c == nil || kindOf(c) != r.signingKey {
-			last = refuse(CheckEndorsementMissing, detail{err: fmt.Errorf("the collateral holds no %s certificate under this name", amdKind(r.signingKey)), got: clipHex(der)})
+			last = refuse(CheckEndorsementMissing, detail{Err: fmt.Errorf("the collateral holds no %s certificate under this name", amdKind(r.signingKey)), Got: check.ClipHex(der)})
 			continue
 		}
 		cand, _, err := v.consider(ctx, r, it, b)
@@ -420,8 +421,8 @@ func refuseValidity(what string, c *x509.Certificate, at time.Time) error {
 		hint = "check the clock of this machine"
 	}
 	return refuse(CheckChainValidity, detail{
-		err:      fmt.Errorf("%s is not valid at this time", what),
-		expected: c.NotBefore.UTC().Format(time.RFC3339) + " to " + c.NotAfter.UTC().Format(time.RFC3339),
-		got:      at.UTC().Format(time.RFC3339), hint: hint,
+		Err:      fmt.Errorf("%s is not valid at this time", what),
+		Expected: c.NotBefore.UTC().Format(time.RFC3339) + " to " + c.NotAfter.UTC().Format(time.RFC3339),
+		Got:      at.UTC().Format(time.RFC3339), Hint: hint,
 	})
 }

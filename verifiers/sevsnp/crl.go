@@ -115,7 +115,7 @@ func (v *Verifier) revocation(ctx context.Context, e *endorsement, b *bundle, at
 		return "", state.stale
 	}
 	return "", refuse(CheckCRLMissing, detail{
-		err: fmt.Errorf("no CRL of the ARK of %s", l.product), hint: "bring the CRL along, or let the server's collateral hold it",
+		Err: fmt.Errorf("no CRL of the ARK of %s", l.product), Hint: "bring the CRL along, or let the server's collateral hold it",
 	})
 }
 
@@ -133,14 +133,14 @@ type crlState struct {
 func (s *crlState) consult(c *crl, e *endorsement, newest *crl) error {
 	if c.names(string(e.issuer.cert.SerialNumber.Bytes())) {
 		return refuse(CheckCRLRevokedASK, detail{
-			err: errors.New("the endorsement's issuer is revoked by the ARK"), got: fmt.Sprintf("%.80q, serial %x", e.issuer.cert.Subject.CommonName, e.issuer.cert.SerialNumber),
-			hint: "AMD has withdrawn this key: update the host's firmware and fetch a new certificate",
+			Err: errors.New("the endorsement's issuer is revoked by the ARK"), Got: fmt.Sprintf("%.80q, serial %x", e.issuer.cert.Subject.CommonName, e.issuer.cert.SerialNumber),
+			Hint: "AMD has withdrawn this key: update the host's firmware and fetch a new certificate",
 		})
 	}
 	if c.names(e.serial) {
 		return refuse(CheckCRLRevokedEndorsement, detail{
-			err: fmt.Errorf("the %s is revoked by the ARK", amdKind(e.kind)), got: fmt.Sprintf("serial %x", e.serial),
-			hint: "AMD has withdrawn this key: update the host's firmware and fetch a new certificate",
+			Err: fmt.Errorf("the %s is revoked by the ARK", amdKind(e.kind)), Got: fmt.Sprintf("serial %x", e.serial),
+			Hint: "AMD has withdrawn this key: update the host's firmware and fetch a new certificate",
 		})
 	}
 	if !c.covers(e.issuer) || (newest != nil && newest.covers(e.issuer) && c.olderThan(newest)) {
@@ -157,9 +157,9 @@ func (s *crlState) consult(c *crl, e *endorsement, newest *crl) error {
 		return nil
 	}
 	s.stale = refuse(CheckCRLValidity, detail{
-		err:      errors.New("the newest CRL is not current"),
-		expected: fmt.Sprintf("%s to %s, and %s of grace", c.thisUpdate.UTC().Format(time.RFC3339), until.UTC().Format(time.RFC3339), s.grace),
-		got:      s.at.UTC().Format(time.RFC3339), hint: "fetch the CRL again",
+		Err:      errors.New("the newest CRL is not current"),
+		Expected: fmt.Sprintf("%s to %s, and %s of grace", c.thisUpdate.UTC().Format(time.RFC3339), until.UTC().Format(time.RFC3339), s.grace),
+		Got:      s.at.UTC().Format(time.RFC3339), Hint: "fetch the CRL again",
 	})
 	return nil
 }
@@ -171,7 +171,7 @@ func (v *Verifier) collateralCRL(ctx context.Context, e *endorsement) (*crl, []b
 	der, err := v.collateral.CRL(ctx, l.product, e.kind)
 	if err != nil {
 		if attest.KindOf(err) == attest.Unavailable {
-			return nil, nil, refuse(CheckCRLUnavailable, detail{err: fmt.Errorf("the source of CRLs failed: %w", err), hint: "try again later, or bring the CRL along"})
+			return nil, nil, refuse(CheckCRLUnavailable, detail{Err: fmt.Errorf("the source of CRLs failed: %w", err), Hint: "try again later, or bring the CRL along"})
 		}
 		return nil, nil, nil
 	}
@@ -204,13 +204,13 @@ func (v *Verifier) crl(it *item, l *line) (c *crl, fresh bool, err error) {
 	}
 	v.cache.signatures.Add(1)
 	if list.SignatureAlgorithm != x509.SHA384WithRSAPSS {
-		return nil, false, refuse(CheckCRLSignature, detail{err: errors.New("the CRL is signed with another algorithm"), expected: x509.SHA384WithRSAPSS.String(), got: list.SignatureAlgorithm.String()})
+		return nil, false, refuse(CheckCRLSignature, detail{Err: errors.New("the CRL is signed with another algorithm"), Expected: x509.SHA384WithRSAPSS.String(), Got: list.SignatureAlgorithm.String()})
 	}
 	if err := list.CheckSignatureFrom(l.ark); err != nil {
-		return nil, false, refuse(CheckCRLSignature, detail{err: fmt.Errorf("the CRL was not signed by the pinned ARK: %w", err)})
+		return nil, false, refuse(CheckCRLSignature, detail{Err: fmt.Errorf("the CRL was not signed by the pinned ARK: %w", err)})
 	}
 	if c, err = newCRL(l, list); err != nil {
-		return nil, false, refuse(CheckCRLExtension, detail{err: fmt.Errorf("the CRL: %w", err)})
+		return nil, false, refuse(CheckCRLExtension, detail{Err: fmt.Errorf("the CRL: %w", err)})
 	}
 	return c, true, nil
 }

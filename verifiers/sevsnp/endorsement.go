@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/verifiers/internal/check"
 )
 
 // Extensions of a VCEK or VLEK are 1.3.6.1.4.1.3704.1.n (publication 57230,
@@ -63,7 +64,7 @@ func ParseExtensions(c *x509.Certificate) (*Extensions, error) {
 	e, err := parseExtensions(c.Extensions)
 	if err != nil {
 		return nil, refuse(CheckEndorsementExtensions, detail{
-			err: fmt.Errorf("the endorsement's AMD extensions: %w", err), hint: "only certificates as the KDS issues them are accepted",
+			Err: fmt.Errorf("the endorsement's AMD extensions: %w", err), Hint: "only certificates as the KDS issues them are accepted",
 		})
 	}
 	return e, nil
@@ -178,7 +179,7 @@ func smallInt(found map[string][]byte, n string) (byte, error) {
 	var v int
 	rest, err := asn1.Unmarshal(raw, &v)
 	if err != nil || len(rest) != 0 || v < 0 || v > 255 {
-		return 0, fmt.Errorf("%s.%s is %s, want an INTEGER of 0 to 255", amdArc, n, clipHex(raw))
+		return 0, fmt.Errorf("%s.%s is %s, want an INTEGER of 0 to 255", amdArc, n, check.ClipHex(raw))
 	}
 	return byte(v), nil
 }
@@ -193,7 +194,7 @@ func ia5(found map[string][]byte, n string) (string, error) {
 	var s string
 	rest, err := asn1.UnmarshalWithParams(raw, &s, "ia5")
 	if err != nil || len(rest) != 0 || raw[0] != asn1.TagIA5String {
-		return "", fmt.Errorf("%s.%s is %s, want an IA5String", amdArc, n, clipHex(raw))
+		return "", fmt.Errorf("%s.%s is %s, want an IA5String", amdArc, n, check.ClipHex(raw))
 	}
 	return s, nil
 }
@@ -246,7 +247,7 @@ func fits(r *report, kind, product string, tcb rawTCB, hwid []byte) error {
 	if r.version >= cpuidVersion {
 		if p, ok := r.cpu.product(); !ok || p != product {
 			return refuse(CheckProduct, detail{
-				err: errors.New("the report comes from a processor that the endorsement is not for"), expected: "a processor of " + product, got: r.cpu.String(),
+				Err: errors.New("the report comes from a processor that the endorsement is not for"), Expected: "a processor of " + product, Got: r.cpu.String(),
 			})
 		}
 		if err := r.checkTCBs(product); err != nil {
@@ -256,15 +257,15 @@ func fits(r *report, kind, product string, tcb rawTCB, hwid []byte) error {
 	if got := r.tcb(offReportedTCB); got != tcb {
 		fmc := hasFMC(product)
 		return refuse(CheckTCBCertificate, detail{
-			err: errors.New("the endorsement is for another TCB than the one reported"), expected: tcb.decode(fmc).String(), got: got.decode(fmc).String(),
-			hint: "bring the endorsement for the reported TCB: each TCB has a key of its own",
+			Err: errors.New("the endorsement is for another TCB than the one reported"), Expected: tcb.decode(fmc).String(), Got: got.decode(fmc).String(),
+			Hint: "bring the endorsement for the reported TCB: each TCB has a key of its own",
 		})
 	}
 	if kind == VCEK && !r.masked() {
 		id := r.chipID()
 		if !bytes.Equal(id[:len(hwid)], hwid) || !allZero(id[len(hwid):]) {
 			return refuse(CheckChipID, detail{
-				err: errors.New("the endorsement is for another chip"), expected: clipHex(hwid), got: clipHex(id),
+				Err: errors.New("the endorsement is for another chip"), Expected: check.ClipHex(hwid), Got: check.ClipHex(id),
 			})
 		}
 	}

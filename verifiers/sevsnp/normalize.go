@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-sev-guest/abi"
 	spb "github.com/google/go-sev-guest/proto/sevsnp"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/assay-project/assay/verifiers/internal/check"
 )
 
 // maxFile is the largest input of Normalize, in bytes: an extended report in hex,
@@ -34,7 +36,7 @@ const (
 func Normalize(raw []byte) (body []byte, endorsements [][]byte, err error) {
 	if len(raw) > maxFile {
 		return nil, nil, refuse(CheckEncoding, detail{
-			err: errors.New("too large for a report"), expected: fmt.Sprintf("at most %d bytes", maxFile), got: fmt.Sprintf("%d bytes", len(raw)),
+			Err: errors.New("too large for a report"), Expected: fmt.Sprintf("at most %d bytes", maxFile), Got: fmt.Sprintf("%d bytes", len(raw)),
 		})
 	}
 	if !isText(raw) {
@@ -43,7 +45,7 @@ func Normalize(raw []byte) (body []byte, endorsements [][]byte, err error) {
 	text := strings.Join(strings.Fields(string(raw)), "")
 	text = strings.TrimPrefix(strings.TrimPrefix(text, "0x"), "0X")
 	if text == "" {
-		return nil, nil, refuse(CheckEncoding, detail{err: errors.New("nothing there")})
+		return nil, nil, refuse(CheckEncoding, detail{Err: errors.New("nothing there")})
 	}
 	// A hex text is a base64 text too, so hex goes first; whichever yields a report
 	// is right.
@@ -58,7 +60,7 @@ func Normalize(raw []byte) (body []byte, endorsements [][]byte, err error) {
 			return unwrap(b)
 		}
 	}
-	return nil, nil, refuse(CheckEncoding, detail{err: errors.New("the text is neither hex nor base64 of a report"), got: fmt.Sprintf("%.40q", text)})
+	return nil, nil, refuse(CheckEncoding, detail{Err: errors.New("the text is neither hex nor base64 of a report"), Got: fmt.Sprintf("%.40q", text)})
 }
 
 // isText reports ASCII text. No report in binary is that: its reserved bytes are
@@ -84,7 +86,7 @@ func unwrap(b []byte) (body []byte, endorsements [][]byte, err error) {
 		return body, endorsements, nil
 	}
 	return nil, nil, refuse(CheckEncoding, detail{
-		err: errors.New("no report and no extended report"), expected: fmt.Sprintf("%d bytes that begin with a version, and a certificate table or nothing behind them", ReportSize), got: clipHex(b),
+		Err: errors.New("no report and no extended report"), Expected: fmt.Sprintf("%d bytes that begin with a version, and a certificate table or nothing behind them", ReportSize), Got: check.ClipHex(b),
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/verifiers/internal/check"
 )
 
 // ReportSize is the size of an attestation report, in bytes.
@@ -84,19 +85,19 @@ type report struct {
 func read(raw []byte) (*report, error) {
 	if len(raw) != ReportSize {
 		return nil, refuse(CheckSize, detail{
-			err: errors.New("not an attestation report"), expected: fmt.Sprintf("%d bytes", ReportSize), got: fmt.Sprintf("%d bytes", len(raw)),
-			hint: "an extended report is taken apart into the report and its certificate table",
+			Err: errors.New("not an attestation report"), Expected: fmt.Sprintf("%d bytes", ReportSize), Got: fmt.Sprintf("%d bytes", len(raw)),
+			Hint: "an extended report is taken apart into the report and its certificate table",
 		})
 	}
 	r := &report{raw: raw, version: binary.LittleEndian.Uint32(raw[offVersion:])}
 	if r.version < minVersion || r.version > maxVersion {
 		return nil, refuse(CheckReportVersion, detail{
-			err: errors.New("unknown version of the report"), expected: fmt.Sprintf("%d to %d", minVersion, maxVersion), got: fmt.Sprint(r.version),
+			Err: errors.New("unknown version of the report"), Expected: fmt.Sprintf("%d to %d", minVersion, maxVersion), Got: fmt.Sprint(r.version),
 		})
 	}
 	if a := binary.LittleEndian.Uint32(raw[offSigAlgorithm:]); a != algorithmP384 {
 		return nil, refuse(CheckReportAlgorithm, detail{
-			err: errors.New("unknown signature algorithm"), expected: "1 (ECDSA P-384 with SHA-384)", got: fmt.Sprint(a),
+			Err: errors.New("unknown signature algorithm"), Expected: "1 (ECDSA P-384 with SHA-384)", Got: fmt.Sprint(a),
 		})
 	}
 	if err := r.readSigningKey(); err != nil {
@@ -121,11 +122,11 @@ func (r *report) readSigningKey() error {
 		r.signingKey = VLEK
 	case 7:
 		return refuse(CheckReportSigningKey, detail{
-			err: errors.New("the report says that nobody signed it"), expected: "0 (VCEK) or 1 (VLEK)", got: "7 (none)",
-			hint: "the host has masked the chip's key and loaded no other: nothing this guest says can be verified",
+			Err: errors.New("the report says that nobody signed it"), Expected: "0 (VCEK) or 1 (VLEK)", Got: "7 (none)",
+			Hint: "the host has masked the chip's key and loaded no other: nothing this guest says can be verified",
 		})
 	default:
-		return refuse(CheckReportSigningKey, detail{err: errors.New("reserved signing key"), expected: "0 (VCEK) or 1 (VLEK)", got: fmt.Sprint(k)})
+		return refuse(CheckReportSigningKey, detail{Err: errors.New("reserved signing key"), Expected: "0 (VCEK) or 1 (VLEK)", Got: fmt.Sprint(k)})
 	}
 	return nil
 }
@@ -134,13 +135,13 @@ func (r *report) readSigningKey() error {
 func (r *report) checkFields() error {
 	if p := r.policy(); p&policyMustBeOne == 0 || p>>policyBits != 0 {
 		return refuse(CheckReportPolicy, detail{
-			err: errors.New("reserved bits of the guest policy"), expected: fmt.Sprintf("bit 17 set, bits 63:%d zero", policyBits), got: fmt.Sprintf("%#x", p),
+			Err: errors.New("reserved bits of the guest policy"), Expected: fmt.Sprintf("bit 17 set, bits 63:%d zero", policyBits), Got: fmt.Sprintf("%#x", p),
 		})
 	}
 	if l := r.vmpl(); l > maxVMPL {
 		return refuse(CheckReportVMPL, detail{
-			err: errors.New("the report was not requested by a guest"), expected: "VMPL 0 to 3", got: fmt.Sprintf("%#x", l),
-			hint: "the firmware writes FFFFFFFFh into a report that the host requested",
+			Err: errors.New("the report was not requested by a guest"), Expected: "VMPL 0 to 3", Got: fmt.Sprintf("%#x", l),
+			Hint: "the firmware writes FFFFFFFFh into a report that the host requested",
 		})
 	}
 	for _, s := range reserved {
@@ -159,10 +160,10 @@ func (r *report) checkFields() error {
 		}
 	}
 	if p := r.platform(); p>>platformBits != 0 {
-		return refuse(CheckReportReserved, detail{err: fmt.Errorf("bits 63:%d of PLATFORM_INFO are reserved", platformBits), expected: "zero", got: fmt.Sprintf("%#x", p)})
+		return refuse(CheckReportReserved, detail{Err: fmt.Errorf("bits 63:%d of PLATFORM_INFO are reserved", platformBits), Expected: "zero", Got: fmt.Sprintf("%#x", p)})
 	}
 	if i := r.signerInfo(); i>>5 != 0 {
-		return refuse(CheckReportReserved, detail{err: errors.New("bits 31:5 of the signer information are reserved"), expected: "zero", got: fmt.Sprintf("%#x", i)})
+		return refuse(CheckReportReserved, detail{Err: errors.New("bits 31:5 of the signer information are reserved"), Expected: "zero", Got: fmt.Sprintf("%#x", i)})
 	}
 	return r.checkSignatureEncoding()
 }
@@ -178,7 +179,7 @@ func (r *report) checkSignatureEncoding() error {
 	} {
 		if r.zero(s) != nil {
 			return refuse(CheckSignatureEncoding, detail{
-				err: fmt.Errorf("bytes %#x to %#x of the report lie outside R and S", s.from, s.to-1), expected: "zero", got: clipHex(r.raw[s.from:s.to]),
+				Err: fmt.Errorf("bytes %#x to %#x of the report lie outside R and S", s.from, s.to-1), Expected: "zero", Got: check.ClipHex(r.raw[s.from:s.to]),
 			})
 		}
 	}
@@ -190,7 +191,7 @@ func (r *report) checkTCBs(product string) error {
 	for _, off := range [...]int{offCurrentTCB, offReportedTCB, offCommittedTCB, offLaunchTCB} {
 		if t := r.tcb(off); !t.reservedZero(hasFMC(product)) {
 			return refuse(CheckReportReserved, detail{
-				err: fmt.Errorf("reserved bytes of the TCB at %#x", off), expected: "zero", got: clipHex(t[:]),
+				Err: fmt.Errorf("reserved bytes of the TCB at %#x", off), Expected: "zero", Got: check.ClipHex(t[:]),
 			})
 		}
 	}
@@ -207,7 +208,7 @@ func (r *report) zero(s span) error {
 		return nil
 	}
 	return refuse(CheckReportReserved, detail{
-		err: fmt.Errorf("bytes %#x to %#x are reserved in version %d", s.from, s.to-1, r.version), expected: "zero", got: clipHex(r.raw[s.from:s.to]),
+		Err: fmt.Errorf("bytes %#x to %#x are reserved in version %d", s.from, s.to-1, r.version), Expected: "zero", Got: check.ClipHex(r.raw[s.from:s.to]),
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/verifiers"
+	"github.com/assay-project/assay/verifiers/internal/check"
 )
 
 // platform is what this package verifies.
@@ -113,7 +114,7 @@ func (v *Verifier) AuthenticateWithUse(ctx context.Context, ev attest.Evidence, 
 }
 
 func (v *Verifier) authenticate(ctx context.Context, ev attest.Evidence, at time.Time) (*attest.Claims, *endorsement, *bundle, error) {
-	if err := v.admit(ctx, ev, at); err != nil {
+	if err := check.Admit(ctx, ev, at, platform, refuse); err != nil {
 		return nil, nil, nil, err
 	}
 	// 1. Take it apart. Nothing of it is believed yet.
@@ -161,20 +162,4 @@ func (v *Verifier) remember(ctx context.Context, b *bundle) {
 	if k, ok := v.collateral.(Keeper); ok && b.lent != nil {
 		k.Keep(ctx, b.lentFor, b.lent)
 	}
-}
-
-// admit checks what the caller handed in besides the report.
-func (v *Verifier) admit(ctx context.Context, ev attest.Evidence, at time.Time) error {
-	if err := ctx.Err(); err != nil {
-		return refuse(CheckContext, detail{err: err})
-	}
-	if ev.Platform != platform {
-		return refuse(CheckPlatform, detail{
-			err: errors.New("the evidence is of another platform"), expected: string(platform), got: fmt.Sprintf("%.40q", string(ev.Platform)),
-		})
-	}
-	if at.IsZero() {
-		return refuse(CheckTime, detail{err: errors.New("no time to verify at")})
-	}
-	return nil
 }

@@ -3,12 +3,11 @@ package sevsnp
 import (
 	"errors"
 	"fmt"
-	"runtime/debug"
 
 	"github.com/google/go-sev-guest/verify"
 
 	"github.com/assay-project/assay/attest"
-	"github.com/assay-project/assay/verifiers"
+	"github.com/assay-project/assay/verifiers/internal/check"
 )
 
 // checkSignature is the signature check of record: go-sev-guest over the bytes
@@ -19,16 +18,11 @@ import (
 // without decoding a TCB or a product. Its wider functions are not called: they
 // re-encode the report, and know neither Turin nor Bergamo.
 func (v *Verifier) checkSignature(r *report, e *endorsement) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			v.cache.panics.Add(1)
-			err = refuse(CheckPanic, detail{err: &verifiers.PanicError{Value: p, Stack: debug.Stack()}})
-		}
-	}()
+	defer check.Recover(&err, &v.cache.panics, refuse)
 	if err := verify.SnpReportSignature(r.raw, e.key); err != nil {
 		return refuse(CheckReportSignature, detail{
-			err:  fmt.Errorf("the report is not signed by its endorsement's key: %w", err),
-			hint: "the report was changed after the AMD-SP signed it, or the endorsement is of another chip or TCB",
+			Err:  fmt.Errorf("the report is not signed by its endorsement's key: %w", err),
+			Hint: "the report was changed after the AMD-SP signed it, or the endorsement is of another chip or TCB",
 		})
 	}
 	return nil
@@ -45,18 +39,18 @@ func checkRelations(r *report, product string) error {
 	}{{CheckTCBReported, "reported", offReportedTCB}, {CheckTCBCommitted, "committed", offCommittedTCB}} {
 		if t := r.tcb(c.off); !t.atMost(current) {
 			return refuse(c.check, detail{
-				err: fmt.Errorf("the %s TCB is above the current one", c.name), expected: "at most " + current.decode(fmc).String(), got: t.decode(fmc).String(),
+				Err: fmt.Errorf("the %s TCB is above the current one", c.name), Expected: "at most " + current.decode(fmc).String(), Got: t.decode(fmc).String(),
 			})
 		}
 	}
 	if r.tcb(offLaunchTCB) == (rawTCB{}) {
-		return refuse(CheckTCBLaunch, detail{err: errors.New("the TCB at launch is not known"), expected: "not all zero", got: "all zero", hint: "update the host's firmware"})
+		return refuse(CheckTCBLaunch, detail{Err: errors.New("the TCB at launch is not known"), Expected: "not all zero", Got: "all zero", Hint: "update the host's firmware"})
 	}
 	p, fw := guestPolicy(r.policy()), r.firmware(offCurrentFW)
 	if p.ABIMajor > fw.Major || p.ABIMajor == fw.Major && p.ABIMinor > fw.Minor {
 		return refuse(CheckABI, detail{
-			err:      errors.New("the guest policy demands a newer firmware ABI than the firmware has"),
-			expected: fmt.Sprintf("at most %d.%d", fw.Major, fw.Minor), got: fmt.Sprintf("%d.%d", p.ABIMajor, p.ABIMinor),
+			Err:      errors.New("the guest policy demands a newer firmware ABI than the firmware has"),
+			Expected: fmt.Sprintf("at most %d.%d", fw.Major, fw.Minor), Got: fmt.Sprintf("%d.%d", p.ABIMajor, p.ABIMinor),
 		})
 	}
 	return nil

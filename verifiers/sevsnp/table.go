@@ -7,6 +7,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+
+	"github.com/assay-project/assay/verifiers/internal/check"
 )
 
 // The certificate table of an extended report (AMD 56421, GHCB standardization):
@@ -35,7 +37,7 @@ const (
 // The error is an *attest.Error, check "cert_table".
 func ParseCertTable(table []byte) ([][]byte, error) {
 	if len(table) > maxTableSize {
-		return nil, refuse(CheckCertTable, detail{err: errors.New("the table is too large"), expected: fmt.Sprintf("at most %d bytes", maxTableSize), got: fmt.Sprintf("%d bytes", len(table))})
+		return nil, refuse(CheckCertTable, detail{Err: errors.New("the table is too large"), Expected: fmt.Sprintf("at most %d bytes", maxTableSize), Got: fmt.Sprintf("%d bytes", len(table))})
 	}
 	if len(table) == 0 {
 		return nil, nil
@@ -53,15 +55,15 @@ func ParseCertTable(table []byte) ([][]byte, error) {
 		}
 		if from < uint64(end+tableEntrySize) || from+size > uint64(len(table)) {
 			return nil, refuse(CheckCertTable, detail{
-				err:      fmt.Errorf("entry %d lies outside the table's certificates", at/tableEntrySize),
-				expected: fmt.Sprintf("between %d and %d", end+tableEntrySize, len(table)), got: fmt.Sprintf("%d to %d", from, from+size),
+				Err:      fmt.Errorf("entry %d lies outside the table's certificates", at/tableEntrySize),
+				Expected: fmt.Sprintf("between %d and %d", end+tableEntrySize, len(table)), Got: fmt.Sprintf("%d to %d", from, from+size),
 			})
 		}
 		switch hex.EncodeToString(entry[:16]) {
 		case guidARK, guidASK, guidVCEK, guidVLEK, guidCRL:
 			items, err := ders(table[from : from+size])
 			if err != nil {
-				return nil, refuse(CheckCertTable, detail{err: fmt.Errorf("entry %d: %w", at/tableEntrySize, err)})
+				return nil, refuse(CheckCertTable, detail{Err: fmt.Errorf("entry %d: %w", at/tableEntrySize, err)})
 			}
 			out = append(out, items...)
 		}
@@ -73,13 +75,13 @@ func ParseCertTable(table []byte) ([][]byte, error) {
 func tableHeader(table []byte) (end int, err error) {
 	for end = 0; ; end += tableEntrySize {
 		if end+tableEntrySize > len(table) {
-			return 0, refuse(CheckCertTable, detail{err: errors.New("the table's header is not closed by an entry of zeros")})
+			return 0, refuse(CheckCertTable, detail{Err: errors.New("the table's header is not closed by an entry of zeros")})
 		}
 		if allZero(table[end : end+tableEntrySize]) {
 			return end, nil
 		}
 		if end/tableEntrySize == maxTableItems {
-			return 0, refuse(CheckCertTable, detail{err: errors.New("too many entries"), expected: fmt.Sprintf("at most %d", maxTableItems)})
+			return 0, refuse(CheckCertTable, detail{Err: errors.New("too many entries"), Expected: fmt.Sprintf("at most %d", maxTableItems)})
 		}
 	}
 }
@@ -127,7 +129,7 @@ func ParseEndorsements(file []byte) ([][]byte, error) {
 	}
 	if err != nil {
 		return nil, refuse(CheckEncoding, detail{
-			err: fmt.Errorf("no certificate and no CRL: %w", err), expected: "DER, or PEM blocks CERTIFICATE and X509 CRL", got: clipHex(file),
+			Err: fmt.Errorf("no certificate and no CRL: %w", err), Expected: "DER, or PEM blocks CERTIFICATE and X509 CRL", Got: check.ClipHex(file),
 		})
 	}
 	return items, nil
@@ -143,7 +145,7 @@ const tagSequence = 0x30
 // The error is an *attest.Error, check "size" or "cert_table".
 func ParseExtendedReport(b []byte) (report []byte, endorsements [][]byte, err error) {
 	if len(b) < ReportSize {
-		return nil, nil, refuse(CheckSize, detail{err: errors.New("no report"), expected: fmt.Sprintf("at least %d bytes", ReportSize), got: fmt.Sprintf("%d bytes", len(b))})
+		return nil, nil, refuse(CheckSize, detail{Err: errors.New("no report"), Expected: fmt.Sprintf("at least %d bytes", ReportSize), Got: fmt.Sprintf("%d bytes", len(b))})
 	}
 	endorsements, err = ParseCertTable(b[ReportSize:])
 	if err != nil {

@@ -51,7 +51,7 @@ func (v *Verifier) Activate(ctx context.Context, ev attest.Evidence, c *attest.C
 
 func (v *Verifier) activate(ctx context.Context, ev attest.Evidence, c *attest.Claims, want attest.Binding, x verifiers.Exchange, at time.Time) error {
 	if c == nil || c.TPM == nil || c.Platform != platform || want.B == [32]byte{} || at.IsZero() {
-		return refuse(CheckActivation, detail{err: errors.New("no claims of a TPM, no binding or no time")})
+		return refuse(CheckActivation, detail{Err: errors.New("no claims of a TPM, no binding or no time")})
 	}
 	t := c.TPM
 	if t.AKTrust == attest.AKCertificate && t.EK == nil {
@@ -59,7 +59,7 @@ func (v *Verifier) activate(ctx context.Context, ev attest.Evidence, c *attest.C
 	}
 	if t.AKTrust != "" || len(t.EK) != sha256.Size {
 		return refuse(CheckAKUnactivated, detail{
-			err: errors.New("nothing binds the AK to a TPM"), expected: "claims that await activation", got: fmt.Sprintf("AK trusted by %.20q", t.AKTrust),
+			Err: errors.New("nothing binds the AK to a TPM"), Expected: "claims that await activation", Got: fmt.Sprintf("AK trusted by %.20q", t.AKTrust),
 		})
 	}
 	now := Binding{EK: [32]byte(t.EK), AK: t.AK, At: at}
@@ -90,7 +90,7 @@ func (v *Verifier) recall(ctx context.Context, now Binding) (known, cleared bool
 	}
 	old, ok, err := v.bindings.Lookup(ctx, now.EK)
 	if err != nil {
-		return false, false, refuse(CheckEKBinding, detail{err: fmt.Errorf("the memory of AKs cannot be asked: %w", err)})
+		return false, false, refuse(CheckEKBinding, detail{Err: fmt.Errorf("the memory of AKs cannot be asked: %w", err)})
 	}
 	if !ok {
 		return false, false, nil
@@ -118,7 +118,7 @@ func (v *Verifier) remember(ctx context.Context, b Binding) error {
 		return nil
 	}
 	if err := v.bindings.Remember(ctx, b); err != nil {
-		return refuse(CheckEKBinding, detail{err: fmt.Errorf("the memory of AKs cannot be told: %w", err)})
+		return refuse(CheckEKBinding, detail{Err: fmt.Errorf("the memory of AKs cannot be told: %w", err)})
 	}
 	return nil
 }
@@ -127,12 +127,12 @@ func (v *Verifier) remember(ctx context.Context, b Binding) error {
 func (v *Verifier) challenge(ctx context.Context, ev attest.Evidence, now Binding, want attest.Binding, x verifiers.Exchange) error {
 	if x == nil {
 		return refuse(CheckAKUnactivated, detail{
-			err: errors.New("the AK must be activated, and there is no second round here"), hint: "attest in a stream that takes a credential challenge",
+			Err: errors.New("the AK must be activated, and there is no second round here"), Hint: "attest in a stream that takes a credential challenge",
 		})
 	}
 	secret := make([]byte, secretSize)
 	if _, err := rand.Read(secret); err != nil {
-		return refuse(CheckActivation, detail{err: err})
+		return refuse(CheckActivation, detail{Err: err})
 	}
 	credential, err := v.credential(ev, now, secret)
 	if err != nil {
@@ -143,11 +143,11 @@ func (v *Verifier) challenge(ctx context.Context, ev attest.Evidence, now Bindin
 		if attest.CheckOf(err) != "" {
 			return err
 		}
-		return refuse(CheckActivationExchange, detail{err: fmt.Errorf("the second round failed: %w", err)})
+		return refuse(CheckActivationExchange, detail{Err: fmt.Errorf("the second round failed: %w", err)})
 	}
 	if !hmac.Equal(proof, Proof(secret, want.B)) {
 		return refuse(CheckCredentialProof, detail{
-			err: errors.New("the attester could not open the credential"), got: fmt.Sprintf("%d bytes", len(proof)), hint: "AK and EK are not in one TPM",
+			Err: errors.New("the attester could not open the credential"), Got: fmt.Sprintf("%d bytes", len(proof)), Hint: "AK and EK are not in one TPM",
 		})
 	}
 	return v.remember(ctx, now)
@@ -163,14 +163,14 @@ func (v *Verifier) credential(ev attest.Evidence, now Binding, secret []byte) ([
 	}
 	ek, err := parsePublic(body.EKPublic)
 	if err != nil {
-		return nil, refuse(CheckActivation, detail{err: fmt.Errorf("the EK: %w", err)})
+		return nil, refuse(CheckActivation, detail{Err: fmt.Errorf("the EK: %w", err)})
 	}
 	ak, err := parsePublic(body.AKPublic)
 	if err != nil {
-		return nil, refuse(CheckActivation, detail{err: fmt.Errorf("the AK: %w", err)})
+		return nil, refuse(CheckActivation, detail{Err: fmt.Errorf("the AK: %w", err)})
 	}
 	if ek.digest() != now.EK || !bytes.Equal(ak.name, now.AK) || checkEK(ek) != nil {
-		return nil, refuse(CheckActivation, detail{err: errors.New("the claims are not those of the evidence")})
+		return nil, refuse(CheckActivation, detail{Err: errors.New("the claims are not those of the evidence")})
 	}
 	var out []byte
 	err = v.guard(func() error {
@@ -197,5 +197,5 @@ func (v *Verifier) credential(ev attest.Evidence, now Binding, secret []byte) ([
 	if attest.CheckOf(err) != "" {
 		return nil, err
 	}
-	return nil, refuse(CheckActivation, detail{err: fmt.Errorf("no credential can be made for the EK: %w", err)})
+	return nil, refuse(CheckActivation, detail{Err: fmt.Errorf("no credential can be made for the EK: %w", err)})
 }

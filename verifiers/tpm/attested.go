@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/verifiers/internal/check"
 )
 
 // TPMS_ATTEST, Part 2, section 10.12: what a TPM signs about itself.
@@ -118,11 +119,11 @@ func parseQuote(b []byte) (*attested, error) {
 	q, err := parseAttested(b, typeQuote)
 	switch {
 	case errors.Is(err, errMagic):
-		return nil, refuse(CheckQuoteMagic, detail{err: err, expected: "ff544347", got: clipHex(b[:min(4, len(b))])})
+		return nil, refuse(CheckQuoteMagic, detail{Err: err, Expected: "ff544347", Got: check.ClipHex(b[:min(4, len(b))])})
 	case errors.Is(err, errKind):
-		return nil, refuse(CheckQuoteType, detail{err: err, expected: "0x8018, a quote"})
+		return nil, refuse(CheckQuoteType, detail{Err: err, Expected: "0x8018, a quote"})
 	case err != nil:
-		return nil, refuse(CheckQuoteStructure, detail{err: err, expected: "a TPMS_ATTEST and nothing behind it", got: fmt.Sprintf("%d bytes", len(b))})
+		return nil, refuse(CheckQuoteStructure, detail{Err: err, Expected: "a TPMS_ATTEST and nothing behind it", Got: fmt.Sprintf("%d bytes", len(b))})
 	}
 	return q, nil
 }

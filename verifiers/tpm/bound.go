@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/verifiers/internal/check"
 )
 
 // Bound checks that verified claims carry the binding: B is the quote's
@@ -13,31 +14,31 @@ import (
 // keys that live in the TPM are those of the challenge, all of them, or none.
 func (v *Verifier) Bound(c *attest.Claims, want attest.Binding) error {
 	if c == nil || c.TPM == nil || c.Platform != platform {
-		return refuse(CheckBinding, detail{err: errors.New("the claims are not of a TPM")})
+		return refuse(CheckBinding, detail{Err: errors.New("the claims are not of a TPM")})
 	}
-	if want.B == [32]byte{} || want.Nonce == [32]byte{} || len(want.Keys) == 0 || len(want.Keys[0].SPKI) == 0 {
-		return refuse(CheckBinding, detail{err: errors.New("the binding lacks B, the nonce or the first key: an empty one means nothing, not anything")})
+	if err := check.Complete(want); err != nil {
+		return refuse(CheckBinding, detail{Err: err})
 	}
 	t := c.TPM
 	if len(t.ExtraData) == 0 {
 		return refuse(CheckBindingEmpty, detail{
-			err: errors.New("the quote answers no challenge: its qualifyingData is empty"), expected: clipHex(want.B[:]),
+			Err: errors.New("the quote answers no challenge: its qualifyingData is empty"), Expected: check.ClipHex(want.B[:]),
 		})
 	}
 	if !bytes.Equal(t.ExtraData, want.B[:]) {
 		return refuse(CheckBindingExtraData, detail{
-			err: errors.New("the quote's qualifyingData is not what the challenge demands"), expected: clipHex(want.B[:]), got: clipHex(t.ExtraData),
-			hint: "the quote answers another challenge: another connection, nonce, key, requested identity, purpose or server",
+			Err: errors.New("the quote's qualifyingData is not what the challenge demands"), Expected: check.ClipHex(want.B[:]), Got: check.ClipHex(t.ExtraData),
+			Hint: "the quote answers another challenge: another connection, nonce, key, requested identity, purpose or server",
 		})
 	}
 	if n := len(t.Certified); n != 0 && n != len(want.Keys) || (n != 0) != (t.KeyResidency == attest.ResidentTPM) {
 		return refuse(CheckKeyResidency, detail{
-			err: errors.New("some keys live in the TPM and some do not"), expected: fmt.Sprintf("none or %d resident keys", len(want.Keys)), got: fmt.Sprintf("%d, residency %.20q", n, t.KeyResidency),
+			Err: errors.New("some keys live in the TPM and some do not"), Expected: fmt.Sprintf("none or %d resident keys", len(want.Keys)), Got: fmt.Sprintf("%d, residency %.20q", n, t.KeyResidency),
 		})
 	}
 	for i, k := range t.Certified {
 		if !bytes.Equal(k, want.Keys[i].SPKI) {
-			return refuse(CheckBindingKey, detail{err: fmt.Errorf("resident key %d is not key %d of the challenge", i, i)})
+			return refuse(CheckBindingKey, detail{Err: fmt.Errorf("resident key %d is not key %d of the challenge", i, i)})
 		}
 	}
 	return nil

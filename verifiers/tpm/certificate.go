@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/verifiers/internal/check"
 )
 
 // ekCertificate verifies the certificate of an EK: that it is this key's, what it
@@ -25,26 +26,26 @@ func (v *Verifier) ekCertificate(der []byte, ek *public, along *along, inventori
 	}
 	c, err := parseDER(der)
 	if err != nil {
-		return nil, refuse(CheckChainParse, detail{err: fmt.Errorf("the EK certificate: %w", err), got: clipHex(der)})
+		return nil, refuse(CheckChainParse, detail{Err: fmt.Errorf("the EK certificate: %w", err), Got: check.ClipHex(der)})
 	}
 	if !sameKey(c, ek) {
-		return nil, refuse(CheckEKCertificateKey, detail{err: errors.New("the EK certificate is for another key"), got: fmt.Sprintf("%.120q", c.Subject.String())})
+		return nil, refuse(CheckEKCertificateKey, detail{Err: errors.New("the EK certificate is for another key"), Got: fmt.Sprintf("%.120q", c.Subject.String())})
 	}
 	if c.IsCA || !hasUsage(c, oidEKCert) {
 		if inventoried {
 			return nil, nil
 		}
-		return nil, refuse(CheckEKEKU, detail{err: errors.New("the certificate is not one of an endorsement key"), expected: "not a CA, extended key usage 2.23.133.8.1"})
+		return nil, refuse(CheckEKEKU, detail{Err: errors.New("the certificate is not one of an endorsement key"), Expected: "not a CA, extended key usage 2.23.133.8.1"})
 	}
 	says, err := tpmNames(c)
 	if err != nil {
 		if inventoried {
 			return nil, nil
 		}
-		return nil, refuse(CheckEKSAN, detail{err: err, expected: "manufacturer, model and version in a directory name"})
+		return nil, refuse(CheckEKSAN, detail{Err: err, Expected: "manufacturer, model and version in a directory name"})
 	}
 	if err := checkExtensions(c, true); err != nil {
-		return nil, refuse(CheckEKChain, detail{err: fmt.Errorf("the EK certificate: %w", err)})
+		return nil, refuse(CheckEKChain, detail{Err: fmt.Errorf("the EK certificate: %w", err)})
 	}
 	certs, err := along.parsed()
 	if err != nil {
@@ -56,11 +57,11 @@ func (v *Verifier) ekCertificate(der []byte, ek *public, along *along, inventori
 		return nil, nil
 	case wrong != nil:
 		return nil, refuse(CheckEKChain, detail{
-			err: fmt.Errorf("the EK certificate: %w", wrong), expected: "a chain to a pinned manufacturer's root", got: fmt.Sprintf("issued by %.120q", c.Issuer.String()),
-			hint: "add the manufacturer's root to the server's directory of TPM roots, or the EK to the inventory; bring the intermediates along as endorsements",
+			Err: fmt.Errorf("the EK certificate: %w", wrong), Expected: "a chain to a pinned manufacturer's root", Got: fmt.Sprintf("issued by %.120q", c.Issuer.String()),
+			Hint: "add the manufacturer's root to the server's directory of TPM roots, or the EK to the inventory; bring the intermediates along as endorsements",
 		})
 	case stale != nil:
-		return nil, refuse(CheckEKChainValidity, detail{err: stale, hint: "a recorded quote is verified with the time at which it was recorded"})
+		return nil, refuse(CheckEKChainValidity, detail{Err: stale, Hint: "a recorded quote is verified with the time at which it was recorded"})
 	}
 	says.Issuer = res.root.Subject.CommonName
 	f.certificate(sum, &vouched{key: ek.digest(), ek: says, notBefore: res.notBefore, notAfter: res.notAfter})
@@ -76,22 +77,22 @@ func (v *Verifier) akCertificate(der []byte, ak *public, along *along, at time.T
 	}
 	c, err := parseDER(der)
 	if err != nil {
-		return nil, refuse(CheckChainParse, detail{err: fmt.Errorf("the AK certificate: %w", err), got: clipHex(der)})
+		return nil, refuse(CheckChainParse, detail{Err: fmt.Errorf("the AK certificate: %w", err), Got: check.ClipHex(der)})
 	}
 	if !sameKey(c, ak) {
 		return nil, refuse(CheckAKCertificateKey, detail{
-			err: errors.New("the AK certificate is for another key"), got: fmt.Sprintf("%.120q", c.Subject.String()), hint: "quote with the key that the cloud certified, or activate this one",
+			Err: errors.New("the AK certificate is for another key"), Got: fmt.Sprintf("%.120q", c.Subject.String()), Hint: "quote with the key that the cloud certified, or activate this one",
 		})
 	}
 	// Google's certificates for AKs have the usage of EK certificates, or none.
 	aik := len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) == 0 || hasUsage(c, oidAIKCert) || hasUsage(c, oidEKCert)
 	if c.IsCA || c.KeyUsage&x509.KeyUsageDigitalSignature == 0 || !aik {
 		return nil, refuse(CheckAKCertificateUsage, detail{
-			err: errors.New("the certificate is not one of an attestation key"), expected: "not a CA, key usage digitalSignature, no extended key usage, or 2.23.133.8.3 or 2.23.133.8.1",
+			Err: errors.New("the certificate is not one of an attestation key"), Expected: "not a CA, key usage digitalSignature, no extended key usage, or 2.23.133.8.3 or 2.23.133.8.1",
 		})
 	}
 	if err := checkExtensions(c, true); err != nil {
-		return nil, refuse(CheckAKChain, detail{err: fmt.Errorf("the AK certificate: %w", err)})
+		return nil, refuse(CheckAKChain, detail{Err: fmt.Errorf("the AK certificate: %w", err)})
 	}
 	certs, err := along.parsed()
 	if err != nil {
@@ -108,7 +109,7 @@ func (v *Verifier) akCertificate(der []byte, ak *public, along *along, at time.T
 	}); attest.CheckOf(err) == CheckPanic {
 		return nil, err
 	} else if err != nil {
-		return nil, refuse(CheckAKCertificateInstance, detail{err: err, got: fmt.Sprintf("%.120q", c.Subject.String())})
+		return nil, refuse(CheckAKCertificateInstance, detail{Err: err, Got: fmt.Sprintf("%.120q", c.Subject.String())})
 	}
 	f.certificate(sum, &vouched{key: ak.digest(), cloud: cloud, notBefore: res.notBefore, notAfter: res.notAfter})
 	return cloud, nil
@@ -125,14 +126,14 @@ func (v *Verifier) cloudChain(c *x509.Certificate, certs []*x509.Certificate, at
 		case bad == nil && stale == nil:
 			return res, provider, nil
 		case stale != nil:
-			return chainResult{}, "", refuse(CheckAKChainValidity, detail{err: stale, hint: "renew the certificate; a recorded quote is verified with the time at which it was recorded"})
+			return chainResult{}, "", refuse(CheckAKChainValidity, detail{Err: stale, Hint: "renew the certificate; a recorded quote is verified with the time at which it was recorded"})
 		case !errors.Is(bad, errNoAnchor):
 			wrong = bad
 		}
 	}
 	return chainResult{}, "", refuse(CheckAKChain, detail{
-		err: fmt.Errorf("the AK certificate: %w", wrong), expected: "a chain to a pinned root of a cloud", got: fmt.Sprintf("issued by %.120q", c.Issuer.String()),
-		hint: "add the cloud's root to the server's directory of TPM roots; bring the intermediates along as endorsements",
+		Err: fmt.Errorf("the AK certificate: %w", wrong), Expected: "a chain to a pinned root of a cloud", Got: fmt.Sprintf("issued by %.120q", c.Issuer.String()),
+		Hint: "add the cloud's root to the server's directory of TPM roots; bring the intermediates along as endorsements",
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/verifiers/internal/check"
 )
 
 // certified is a key that lives in the TPM, with the AK's word for it.
@@ -20,7 +21,7 @@ func parseCertified(in []attest.TPMCertified) ([]certified, error) {
 	out := make([]certified, 0, len(in))
 	for i, c := range in {
 		wrong := func(what string, err error) error {
-			return refuse(CheckCertifiedStructure, detail{err: fmt.Errorf("resident key %d: %s: %w", i, what, err)})
+			return refuse(CheckCertifiedStructure, detail{Err: fmt.Errorf("resident key %d: %s: %w", i, what, err)})
 		}
 		p, err := parsePublic(c.Public)
 		if err != nil {
@@ -29,7 +30,7 @@ func parseCertified(in []attest.TPMCertified) ([]certified, error) {
 		a, err := parseAttested(c.Attest, typeCertify)
 		switch {
 		case errors.Is(err, errKind):
-			return nil, refuse(CheckCertifyType, detail{err: fmt.Errorf("resident key %d: %w", i, err), expected: "0x8017, a certification"})
+			return nil, refuse(CheckCertifyType, detail{Err: fmt.Errorf("resident key %d: %w", i, err), Expected: "0x8017, a certification"})
 		case err != nil:
 			return nil, wrong("attestation", err)
 		}
@@ -46,8 +47,8 @@ func parseCertified(in []attest.TPMCertified) ([]certified, error) {
 // boot and for the same qualifyingData, and that the key cannot outlive the boot.
 func checkCertified(keys []certified, ak *public, q *attested) error {
 	for i, c := range keys {
-		fail := func(check string, err error, expected, got string) error {
-			return refuse(check, detail{err: fmt.Errorf("resident key %d: %w", i, err), expected: expected, got: got})
+		fail := func(name string, err error, expected, got string) error {
+			return refuse(name, detail{Err: fmt.Errorf("resident key %d: %w", i, err), Expected: expected, Got: got})
 		}
 		a, p := c.attested, c.public
 		if !c.signature.schemeOf(ak) {
@@ -57,14 +58,14 @@ func checkCertified(keys []certified, ak *public, q *attested) error {
 			return fail(CheckCertifySignature, fmt.Errorf("the AK did not sign the certification: %w", err), "", "")
 		}
 		if !bytes.Equal(a.extra, q.extra) {
-			return fail(CheckBindingCertify, errors.New("the certification was made for something else than the quote"), clipHex(q.extra), clipHex(a.extra))
+			return fail(CheckBindingCertify, errors.New("the certification was made for something else than the quote"), check.ClipHex(q.extra), check.ClipHex(a.extra))
 		}
 		if !bytes.Equal(a.name, p.name) {
-			return fail(CheckCertifyName, errors.New("the AK certified another key"), clipHex(p.name), clipHex(a.name))
+			return fail(CheckCertifyName, errors.New("the AK certified another key"), check.ClipHex(p.name), check.ClipHex(a.name))
 		}
 		if !p.primaryOf(handleNull, a.qualified) {
 			return fail(CheckCertifyHierarchy, errors.New("the key is not a primary of the NULL hierarchy: it could be loaded again after a reboot into something else"),
-				clipHex(primaryName(p.nameAlg, p.name, handleNull)), clipHex(a.qualified))
+				check.ClipHex(primaryName(p.nameAlg, p.name, handleNull)), check.ClipHex(a.qualified))
 		}
 		const demanded = attrFixedTPM | attrFixedParent | attrSensitiveDataOrigin | attrSign
 		if !p.has(demanded) || p.attrs&(attrDecrypt|attrRestricted) != 0 {

@@ -277,7 +277,7 @@ func parseAlong(in [][]byte) ([]*x509.Certificate, error) {
 	for i, der := range in {
 		c, err := parseDER(der)
 		if err != nil {
-			return nil, refuse(CheckChainParse, detail{err: fmt.Errorf("endorsement %d: %w", i, err)})
+			return nil, refuse(CheckChainParse, detail{Err: fmt.Errorf("endorsement %d: %w", i, err)})
 		}
 		out = append(out, c)
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/verifiers/internal/check"
 	"github.com/assay-project/assay/verifiers/tpm/eventlog"
 )
 
@@ -18,16 +19,16 @@ import (
 func checkEventLog(ev attest.Evidence, e *attest.TPMEvidence) error {
 	if len(ev.EventLog) > attest.MaxTPMEventLog {
 		return refuse(CheckEventLogSize, detail{
-			err: errors.New("the event log is too large"), expected: fmt.Sprintf("at most %d bytes", attest.MaxTPMEventLog), got: fmt.Sprintf("%d bytes", len(ev.EventLog)),
+			Err: errors.New("the event log is too large"), Expected: fmt.Sprintf("at most %d bytes", attest.MaxTPMEventLog), Got: fmt.Sprintf("%d bytes", len(ev.EventLog)),
 		})
 	}
 	switch sum := sha256.Sum256(ev.EventLog); {
 	case len(ev.EventLog) == 0 && len(e.EventLogDigest) == 0:
 		return nil
 	case len(ev.EventLog) == 0:
-		return refuse(CheckEventLogDigest, detail{err: errors.New("the body names an event log that did not come along"), expected: clipHex(e.EventLogDigest)})
+		return refuse(CheckEventLogDigest, detail{Err: errors.New("the body names an event log that did not come along"), Expected: check.ClipHex(e.EventLogDigest)})
 	case !bytes.Equal(sum[:], e.EventLogDigest):
-		return refuse(CheckEventLogDigest, detail{err: errors.New("the event log is not the one that the body names"), expected: clipHex(e.EventLogDigest), got: clipHex(sum[:])})
+		return refuse(CheckEventLogDigest, detail{Err: errors.New("the event log is not the one that the body names"), Expected: check.ClipHex(e.EventLogDigest), Got: check.ClipHex(sum[:])})
 	}
 	return nil
 }

@@ -15,16 +15,16 @@ type names struct{ curve, size, roca string }
 func checkStrength(what string, p *public, n names) error {
 	if p.alg == algECC {
 		if p.curve != curveP256 && p.curve != curveP384 || p.key == nil {
-			return refuse(n.curve, detail{err: fmt.Errorf("%s is on another curve", what), expected: "P-256 or P-384", got: curveName(p.curve)})
+			return refuse(n.curve, detail{Err: fmt.Errorf("%s is on another curve", what), Expected: "P-256 or P-384", Got: curveName(p.curve)})
 		}
 		return nil
 	}
 	if p.bits < minRSABits {
-		return refuse(n.size, detail{err: fmt.Errorf("%s is too short", what), expected: fmt.Sprintf("%d bits or more", minRSABits), got: fmt.Sprintf("%d bits", p.bits)})
+		return refuse(n.size, detail{Err: fmt.Errorf("%s is too short", what), Expected: fmt.Sprintf("%d bits or more", minRSABits), Got: fmt.Sprintf("%d bits", p.bits)})
 	}
 	if k, ok := p.key.(*rsa.PublicKey); !ok || rocaWeak(k) {
 		return refuse(n.roca, detail{
-			err: fmt.Errorf("%s was made by the key generator of CVE-2017-15361: its private key can be computed", what), hint: "update the TPM's firmware and make new keys, or use ECC keys",
+			Err: fmt.Errorf("%s was made by the key generator of CVE-2017-15361: its private key can be computed", what), Hint: "update the TPM's firmware and make new keys, or use ECC keys",
 		})
 	}
 	return nil
@@ -44,11 +44,11 @@ func checkAK(p *public) error {
 		{attrSensitiveDataOrigin, CheckAKSensitiveDataOrigin, "the AK was imported: somebody else has had it"},
 	} {
 		if !p.has(a.attr) {
-			return refuse(a.check, detail{err: errors.New(a.err), got: fmt.Sprintf("attributes 0x%08x", p.attrs)})
+			return refuse(a.check, detail{Err: errors.New(a.err), Got: fmt.Sprintf("attributes 0x%08x", p.attrs)})
 		}
 	}
 	if p.attrs&attrDecrypt != 0 {
-		return refuse(CheckAKNotDecrypt, detail{err: errors.New("the AK is a decryption key too"), got: fmt.Sprintf("attributes 0x%08x", p.attrs)})
+		return refuse(CheckAKNotDecrypt, detail{Err: errors.New("the AK is a decryption key too"), Got: fmt.Sprintf("attributes 0x%08x", p.attrs)})
 	}
 	return checkStrength("the AK", p, names{CheckAKCurve, CheckAKKeySize, CheckAKROCA})
 }
@@ -60,9 +60,9 @@ func checkEK(p *public) error {
 	const demanded = attrRestricted | attrDecrypt | attrFixedTPM | attrFixedParent | attrSensitiveDataOrigin
 	if !p.has(demanded) || p.attrs&attrSign != 0 || p.symmetric != algAES {
 		return refuse(CheckEKAttributes, detail{
-			err:      errors.New("the EK is not of a template for endorsement keys"),
-			expected: "restricted, decrypt, not sign, fixedTPM, fixedParent, sensitiveDataOrigin; with AES",
-			got:      fmt.Sprintf("attributes 0x%08x, symmetric %s", p.attrs, algName(p.symmetric)),
+			Err:      errors.New("the EK is not of a template for endorsement keys"),
+			Expected: "restricted, decrypt, not sign, fixedTPM, fixedParent, sensitiveDataOrigin; with AES",
+			Got:      fmt.Sprintf("attributes 0x%08x, symmetric %s", p.attrs, algName(p.symmetric)),
 		})
 	}
 	return checkStrength("the EK", p, names{CheckEKCurve, CheckEKKeySize, CheckEKROCA})

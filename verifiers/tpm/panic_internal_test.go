@@ -19,9 +19,3 @@ func TestAPanicOfALibraryIsAMalformedError(t *testing.T) {
 		t.Errorf("%d panics counted", n)
 	}
 }
-
-func TestEveryRefusalIsInTheTable(t *testing.T) {
-	if err := refuse("no such check", detail{err: errStructure}); attest.KindOf(err) != attest.Internal {
-		t.Errorf("%v", err)
-	}
-}

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/verifiers/internal/check"
 )
 
 // staticPCRs are the registers that only a reset of the machine resets (PC Client
@@ -28,7 +29,7 @@ type bank struct {
 func checkSelection(q *attested) (*bank, error) {
 	if len(q.selection) != 1 {
 		return nil, refuse(CheckPCRBankCount, detail{
-			err: errors.New("the quote is not over exactly one bank"), expected: "1 selection", got: fmt.Sprintf("%d", len(q.selection)),
+			Err: errors.New("the quote is not over exactly one bank"), Expected: "1 selection", Got: fmt.Sprintf("%d", len(q.selection)),
 		})
 	}
 	s := q.selection[0]
@@ -40,15 +41,15 @@ func checkSelection(q *attested) (*bank, error) {
 		b.name, b.hash = "sha384", crypto.SHA384
 	default:
 		return nil, refuse(CheckPCRBank, detail{
-			err: errors.New("the quote is over a bank that proves nothing"), expected: "SHA-256 or SHA-384", got: algName(s.bank), hint: "activate the SHA-256 bank in the firmware's settings",
+			Err: errors.New("the quote is over a bank that proves nothing"), Expected: "SHA-256 or SHA-384", Got: algName(s.bank), Hint: "activate the SHA-256 bank in the firmware's settings",
 		})
 	}
 	if s.pcrs == 0 {
-		return nil, refuse(CheckPCREmpty, detail{err: errors.New("the quote is over no register"), expected: "one of PCR 0 to 15"})
+		return nil, refuse(CheckPCREmpty, detail{Err: errors.New("the quote is over no register"), Expected: "one of PCR 0 to 15"})
 	}
 	if s.pcrs&staticPCRs == 0 {
 		return nil, refuse(CheckPCRResettable, detail{
-			err: errors.New("the quote is only over registers that can be reset while the machine runs"), expected: "one of PCR 0 to 15", got: fmt.Sprintf("PCRs %v", s.indexes()),
+			Err: errors.New("the quote is only over registers that can be reset while the machine runs"), Expected: "one of PCR 0 to 15", Got: fmt.Sprintf("PCRs %v", s.indexes()),
 		})
 	}
 	return b, nil
@@ -67,15 +68,15 @@ func (b *bank) checkValues(values map[uint32][]byte) error {
 	}
 	if !complete {
 		return refuse(CheckPCRValues, detail{
-			err:      errors.New("the registers' values are not exactly those that are quoted"),
-			expected: fmt.Sprintf("PCRs %v", want), got: fmt.Sprintf("PCRs %v", slices.Sorted(maps.Keys(values))),
+			Err:      errors.New("the registers' values are not exactly those that are quoted"),
+			Expected: fmt.Sprintf("PCRs %v", want), Got: fmt.Sprintf("PCRs %v", slices.Sorted(maps.Keys(values))),
 		})
 	}
 	for _, i := range want {
 		if v := values[uint32(i)]; len(v) != b.hash.Size() {
 			return refuse(CheckPCRValueLength, detail{
-				err:      fmt.Errorf("the value of PCR %d has another length than the bank's digests", i),
-				expected: fmt.Sprintf("%d bytes", b.hash.Size()), got: fmt.Sprintf("%d bytes", len(v)),
+				Err:      fmt.Errorf("the value of PCR %d has another length than the bank's digests", i),
+				Expected: fmt.Sprintf("%d bytes", b.hash.Size()), Got: fmt.Sprintf("%d bytes", len(v)),
 			})
 		}
 	}
@@ -87,7 +88,7 @@ func (b *bank) checkValues(values map[uint32][]byte) error {
 func (b *bank) checkDigest(q *attested, values map[uint32][]byte, hash uint16) error {
 	h, ok := hashOf(hash)
 	if !ok {
-		return refuse(CheckQuoteHash, detail{err: errNotSupported, got: algName(hash)})
+		return refuse(CheckQuoteHash, detail{Err: errNotSupported, Got: algName(hash)})
 	}
 	d := h.New()
 	for _, i := range b.chosen.indexes() {
@@ -95,7 +96,7 @@ func (b *bank) checkDigest(q *attested, values map[uint32][]byte, hash uint16) e
 	}
 	if sum := d.Sum(nil); !bytes.Equal(sum, q.digest) {
 		return refuse(CheckPCRDigest, detail{
-			err: errors.New("the registers' values are not those that were quoted"), expected: clipHex(q.digest), got: clipHex(sum),
+			Err: errors.New("the registers' values are not those that were quoted"), Expected: check.ClipHex(q.digest), Got: check.ClipHex(sum),
 		})
 	}
 	return nil

@@ -6,11 +6,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"time"
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/verifiers"
+	"github.com/assay-project/assay/verifiers/internal/check"
 )
 
 // platform is what this package verifies.
@@ -131,7 +131,7 @@ type parts struct {
 }
 
 func (v *Verifier) authenticate(ctx context.Context, ev attest.Evidence, at time.Time, pending bool) (*attest.Claims, error) {
-	if err := v.admit(ctx, ev, at); err != nil {
+	if err := check.Admit(ctx, ev, at, platform, refuse); err != nil {
 		return nil, err
 	}
 	// 1. Take it apart. Nothing of it is believed yet.
@@ -169,27 +169,11 @@ func (v *Verifier) authenticate(ctx context.Context, ev attest.Evidence, at time
 	return &attest.Claims{Platform: platform, Simulated: v.roots.simulated, TPM: t}, nil
 }
 
-// admit checks what the caller handed in besides the body.
-func (v *Verifier) admit(ctx context.Context, ev attest.Evidence, at time.Time) error {
-	if err := ctx.Err(); err != nil {
-		return refuse(CheckContext, detail{err: err})
-	}
-	if ev.Platform != platform {
-		return refuse(CheckPlatform, detail{
-			err: errors.New("the evidence is of another platform"), expected: string(platform), got: fmt.Sprintf("%.40q", string(ev.Platform)),
-		})
-	}
-	if at.IsZero() {
-		return refuse(CheckTime, detail{err: errors.New("no time to verify at")})
-	}
-	return nil
-}
-
 // read takes the evidence apart, to the last byte.
 func (v *Verifier) read(ev attest.Evidence) (*parts, error) {
 	if len(ev.Body) > attest.MaxTPMBody {
 		return nil, refuse(CheckSize, detail{
-			err: errors.New("the body is too large"), expected: fmt.Sprintf("at most %d bytes", attest.MaxTPMBody), got: fmt.Sprintf("%d bytes", len(ev.Body)),
+			Err: errors.New("the body is too large"), Expected: fmt.Sprintf("at most %d bytes", attest.MaxTPMBody), Got: fmt.Sprintf("%d bytes", len(ev.Body)),
 		})
 	}
 	body, err := attest.DecodeTPMEvidence(ev.Body)
@@ -200,18 +184,18 @@ func (v *Verifier) read(ev attest.Evidence) (*parts, error) {
 		return nil, err
 	}
 	if n := len(ev.Endorsements); n > maxEndorsements {
-		return nil, refuse(CheckEndorsements, detail{err: errors.New("too many endorsements"), expected: fmt.Sprintf("at most %d", maxEndorsements), got: fmt.Sprint(n)})
+		return nil, refuse(CheckEndorsements, detail{Err: errors.New("too many endorsements"), Expected: fmt.Sprintf("at most %d", maxEndorsements), Got: fmt.Sprint(n)})
 	}
 	for i, e := range ev.Endorsements {
 		if len(e) > maxEndorsementSize {
 			return nil, refuse(CheckEndorsements, detail{
-				err: fmt.Errorf("endorsement %d is too large", i), expected: fmt.Sprintf("at most %d bytes", maxEndorsementSize), got: fmt.Sprintf("%d bytes", len(e)),
+				Err: fmt.Errorf("endorsement %d is too large", i), Expected: fmt.Sprintf("at most %d bytes", maxEndorsementSize), Got: fmt.Sprintf("%d bytes", len(e)),
 			})
 		}
 	}
 	p := &parts{body: body, along: &along{der: ev.Endorsements}}
 	if p.ak, p.akKnown, err = v.cache.key("ak", body.AKPublic, &p.fresh); err != nil {
-		return nil, refuse(CheckAKStructure, detail{err: fmt.Errorf("the AK's public area: %w", err)})
+		return nil, refuse(CheckAKStructure, detail{Err: fmt.Errorf("the AK's public area: %w", err)})
 	}
 	if p.quote, err = parseQuote(body.Quote); err != nil {
 		return nil, err
@@ -223,7 +207,7 @@ func (v *Verifier) read(ev attest.Evidence) (*parts, error) {
 		return nil, err
 	}
 	if p.signature, err = parseSignature(body.Signature); err != nil {
-		return nil, refuse(CheckSignatureStructure, detail{err: fmt.Errorf("the quote's signature: %w", err)})
+		return nil, refuse(CheckSignatureStructure, detail{Err: fmt.Errorf("the quote's signature: %w", err)})
 	}
 	if p.certified, err = parseCertified(body.Certified); err != nil {
 		return nil, err
@@ -231,10 +215,10 @@ func (v *Verifier) read(ev attest.Evidence) (*parts, error) {
 	switch {
 	case len(body.EKPublic) > 0:
 		if p.ek, p.ekKnown, err = v.cache.key("ek", body.EKPublic, &p.fresh); err != nil {
-			return nil, refuse(CheckEKStructure, detail{err: fmt.Errorf("the EK's public area: %w", err)})
+			return nil, refuse(CheckEKStructure, detail{Err: fmt.Errorf("the EK's public area: %w", err)})
 		}
 	case len(body.EKCertificate) > 0:
-		return nil, refuse(CheckEKStructure, detail{err: errors.New("an EK certificate without the EK's public area")})
+		return nil, refuse(CheckEKStructure, detail{Err: errors.New("an EK certificate without the EK's public area")})
 	}
 	return p, nil
 }
@@ -248,15 +232,15 @@ func (v *Verifier) checkQuote(p *parts) error {
 	}
 	if !p.signature.schemeOf(p.ak) {
 		return refuse(CheckQuoteScheme, detail{
-			err:      errors.New("the quote is signed with another scheme than the AK's"),
-			expected: algName(p.ak.scheme) + " with " + algName(p.ak.schemeHash), got: algName(p.signature.scheme) + " with " + algName(p.signature.hash),
+			Err:      errors.New("the quote is signed with another scheme than the AK's"),
+			Expected: algName(p.ak.scheme) + " with " + algName(p.ak.schemeHash), Got: algName(p.signature.scheme) + " with " + algName(p.signature.hash),
 		})
 	}
 	if _, ok := hashOf(p.signature.hash); !ok {
-		return refuse(CheckQuoteHash, detail{err: errors.New("the quote is signed with a hash that proves nothing"), expected: "SHA-256 or better", got: algName(p.signature.hash)})
+		return refuse(CheckQuoteHash, detail{Err: errors.New("the quote is signed with a hash that proves nothing"), Expected: "SHA-256 or better", Got: algName(p.signature.hash)})
 	}
 	if err := p.signature.verify(p.ak.key, p.quote.raw); err != nil {
-		return refuse(CheckQuoteSignature, detail{err: fmt.Errorf("the AK did not sign the quote: %w", err), hint: "the quote was changed after the TPM signed it, or the AK is another one"})
+		return refuse(CheckQuoteSignature, detail{Err: fmt.Errorf("the AK did not sign the quote: %w", err), Hint: "the quote was changed after the TPM signed it, or the AK is another one"})
 	}
 	return p.bank.checkDigest(p.quote, p.body.PCRs, p.signature.hash)
 }
@@ -272,7 +256,7 @@ func (v *Verifier) vouch(ctx context.Context, p *parts, t *attest.TPM, at time.T
 		// the key is seen from its name, which the TPM signs as that of a primary.
 		if !p.ak.primary(p.quote.signer) {
 			return refuse(CheckAKName, detail{
-				err: errors.New("the quote's signer is not this public area"), expected: clipHex(primaryName(p.ak.nameAlg, p.ak.name, handleEndorsement)), got: clipHex(p.quote.signer),
+				Err: errors.New("the quote's signer is not this public area"), Expected: check.ClipHex(primaryName(p.ak.nameAlg, p.ak.name, handleEndorsement)), Got: check.ClipHex(p.quote.signer),
 			})
 		}
 		t.Cloud, t.AKTrust = cloud, attest.AKCertificate
@@ -287,8 +271,8 @@ func (v *Verifier) vouch(ctx context.Context, p *parts, t *attest.TPM, at time.T
 	switch {
 	case pending && p.ek != nil && !vouched:
 		return refuse(CheckEKCertificate, detail{
-			err: errors.New("nobody vouches for the EK"), expected: "a certificate to a pinned manufacturer's root, or an entry in the inventory",
-			hint: "let the agent read the EK certificate from the TPM, or add the EK with `assay ek add`",
+			Err: errors.New("nobody vouches for the EK"), Expected: "a certificate to a pinned manufacturer's root, or an entry in the inventory",
+			Hint: "let the agent read the EK certificate from the TPM, or add the EK with `assay ek add`",
 		})
 	case pending && p.ek != nil:
 		t.AKTrust = "" // until it is activated
@@ -308,8 +292,8 @@ func (v *Verifier) vouch(ctx context.Context, p *parts, t *attest.TPM, at time.T
 		return nil
 	}
 	return refuse(CheckAKUnactivated, detail{
-		err: errors.New("nothing binds the AK to a TPM"), expected: "a cloud's certificate for the AK, or credential activation with the EK",
-		hint: "offline, name the AK: --ak FILE",
+		Err: errors.New("nothing binds the AK to a TPM"), Expected: "a cloud's certificate for the AK, or credential activation with the EK",
+		Hint: "offline, name the AK: --ak FILE",
 	})
 }
 
@@ -326,7 +310,7 @@ func (v *Verifier) endorse(ctx context.Context, p *parts, t *attest.TPM, at time
 	if v.inventory != nil {
 		var err error
 		if group, listed, err = v.inventory.Group(ctx, ek); err != nil {
-			return false, refuse(CheckEKInventory, detail{err: fmt.Errorf("the inventory cannot be asked: %w", err)})
+			return false, refuse(CheckEKInventory, detail{Err: fmt.Errorf("the inventory cannot be asked: %w", err)})
 		}
 	}
 	t.EK = ek[:]
@@ -346,11 +330,6 @@ func (v *Verifier) endorse(ctx context.Context, p *parts, t *attest.TPM, at time
 // guard turns a library's panic into a Malformed error: evidence comes from
 // strangers.
 func (v *Verifier) guard(f func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			v.cache.panics.Add(1)
-			err = refuse(CheckPanic, detail{err: &verifiers.PanicError{Value: p, Stack: debug.Stack()}})
-		}
-	}()
+	defer check.Recover(&err, &v.cache.panics, refuse)
 	return f()
 }
