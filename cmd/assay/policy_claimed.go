@@ -4,9 +4,6 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/verifiers/nitro"
@@ -70,12 +67,17 @@ func tpmClaimed(ev attest.Evidence) (*attest.Claims, error) {
 	if u.Quote == nil || u.AK == nil {
 		return nil, &attest.Error{Kind: attest.Malformed, Check: "quote", Err: errors.New("there is no quote, or no key to it")}
 	}
-	banks := slices.Sorted(maps.Keys(u.Quote.Selection))
-	if len(banks) != 1 || banks[0] != "sha256" && banks[0] != "sha384" {
-		return nil, &attest.Error{Kind: attest.Malformed, Check: "quote_selection", Err: fmt.Errorf("the quote is over the banks %s, want sha256 or sha384", strings.Join(banks, ", "))}
+	bank, hash := "sha256", crypto.SHA256
+	if _, ok := u.Quote.Selection["SHA-384"]; ok {
+		bank, hash = "sha384", crypto.SHA384
+	}
+	for i, v := range u.PCRs {
+		if len(v) != hash.Size() || len(u.Quote.Selection) != 1 {
+			return nil, &attest.Error{Kind: attest.Malformed, Check: "quote_selection", Err: fmt.Errorf("PCR %d is not of the one bank that a policy reads, sha256 or sha384", i)}
+		}
 	}
 	c := &attest.TPM{
-		Bank: banks[0], PCRs: map[int]attest.Bytes{}, ExtraData: u.Quote.ExtraData,
+		Bank: bank, PCRs: map[int]attest.Bytes{}, ExtraData: u.Quote.ExtraData,
 		AK: u.AK.Name, AKTrust: attest.AKActivated, Safe: u.Quote.Safe, KeyResidency: attest.ResidentSoftware,
 	}
 	for i, v := range u.PCRs {
@@ -93,10 +95,6 @@ func tpmClaimed(ev attest.Evidence) (*attest.Claims, error) {
 		c.AKTrust, c.Cloud = attest.AKCertificate, u.AKCertificate.Instance
 	}
 	if len(ev.EventLog) > 0 {
-		hash := crypto.SHA256
-		if c.Bank == "sha384" {
-			hash = crypto.SHA384
-		}
 		if c.Boot, err = eventlog.Replay(ev.EventLog, hash, c.PCRs); err != nil {
 			return nil, err
 		}

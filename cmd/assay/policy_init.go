@@ -140,6 +140,9 @@ func (in *initFlags) starter(c *cobra.Command, args []string, evidence *subjectF
 		if err != nil {
 			return nil, err
 		}
+		for _, w := range x.warnings {
+			cli.Warn(c.ErrOrStderr(), "%s", w)
+		}
 		if err := s.ofClaims(x); err != nil {
 			return nil, err
 		}

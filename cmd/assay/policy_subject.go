@@ -135,10 +135,10 @@ func readClaims(raw []byte) (*attest.Claims, error) {
 		return nil, nil
 	}
 	var outer struct {
-		Platform *json.RawMessage `json:"platform"`
-		Claims   *json.RawMessage `json:"claims"`
-		Entry    *struct {
-			Claims *json.RawMessage `json:"claims"`
+		Platform json.RawMessage `json:"platform"`
+		Claims   json.RawMessage `json:"claims"`
+		Entry    struct {
+			Claims json.RawMessage `json:"claims"`
 		} `json:"entry"`
 	}
 	if err := json.Unmarshal(raw, &outer); err != nil {
@@ -146,10 +146,10 @@ func readClaims(raw []byte) (*attest.Claims, error) {
 	}
 	found := json.RawMessage(raw)
 	switch {
-	case outer.Entry != nil && outer.Entry.Claims != nil:
-		found = *outer.Entry.Claims
+	case outer.Entry.Claims != nil:
+		found = outer.Entry.Claims
 	case outer.Claims != nil:
-		found = *outer.Claims
+		found = outer.Claims
 	case outer.Platform == nil:
 		return nil, nil
 	}
