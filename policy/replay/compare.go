@@ -81,6 +81,11 @@ func (o *Options) Compare(r *Record) Transition {
 	}
 	t.conclude()
 	o.explain(&t, r, at, againstAt)
+	// What was compared is not kept: there are many transitions.
+	t.After.forget()
+	if t.Before != nil {
+		t.Before.forget()
+	}
 	return t
 }
 

@@ -30,6 +30,9 @@ type Standing struct {
 	decision    func() (policy.Decision, error)
 }
 
+// forget drops what is large.
+func (s *Standing) forget() { s.entitlement, s.decision = policy.Entitlement{}, nil }
+
 func policyVersion(name string, revision uint64) string {
 	return name + "@" + strconv.FormatUint(revision, 10)
 }
