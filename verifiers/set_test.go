@@ -36,7 +36,7 @@ type activating struct {
 }
 
 func (a activating) AuthenticatePending(context.Context, attest.Evidence, time.Time) (*attest.Claims, error) {
-	return a.hostile.authenticate()
+	return a.authenticate()
 }
 
 // Authenticate refuses: without the second round nothing is known.

@@ -2,11 +2,6 @@ package nitro_test
 
 import (
 	"context"
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"os"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,14 +10,12 @@ import (
 
 	"github.com/assay-project/assay/attest"
 	simnitro "github.com/assay-project/assay/simulators/nitro"
+	"github.com/assay-project/assay/verifiers/internal/checktest"
 	"github.com/assay-project/assay/verifiers/nitro"
 )
 
 // negative is one case that must end in its check.
-type negative struct {
-	name, check string
-	run         func(t *testing.T) (*attest.Claims, error)
-}
+type negative checktest.Case
 
 // faultCases are the simulator's faults: each document is right but for one
 // thing. They run cold, each with a verifier of its own.
@@ -108,23 +101,7 @@ var coveredElsewhere = map[string]string{
 
 func TestEveryCheckRefusesForItsOwnReasonAlone(t *testing.T) {
 	cases := append(faultCases(t), callerCases(t)...)
-	covered := make(map[string]int)
-	for _, c := range cases {
-		covered[c.check]++
-		t.Run(c.check+"/"+c.name, func(t *testing.T) {
-			got, err := c.run(t)
-			wantRefusal(t, got, err, c.check)
-			if err.Error() == c.check {
-				t.Error("the error says nothing beyond the name of its check")
-			}
-		})
-	}
-	for _, c := range nitro.Checks() {
-		if covered[c.Name] == 0 && coveredElsewhere[c.Name] == "" {
-			t.Errorf("check %s has no negative case", c.Name)
-		}
-	}
-	t.Logf("%d cases for %d checks", len(cases), len(covered))
+	checktest.EachRefuses(t, nitro.Checks(), cases, coveredElsewhere)
 }
 
 // The same faults with everything warm: a known chain must not excuse anything.
@@ -248,46 +225,8 @@ func TestClaimsDoNotShareMemoryWithTheEvidence(t *testing.T) {
 	}
 }
 
-func TestTheTableOfChecksIsComplete(t *testing.T) {
-	f, err := parser.ParseFile(token.NewFileSet(), "checks.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	constants := make(map[string]bool)
-	ast.Inspect(f, func(n ast.Node) bool {
-		s, ok := n.(*ast.ValueSpec)
-		if ok && strings.HasPrefix(s.Names[0].Name, "Check") && len(s.Values) == 1 {
-			name, err := strconv.Unquote(s.Values[0].(*ast.BasicLit).Value)
-			if err != nil {
-				t.Fatal(err)
-			}
-			constants[name] = true
-		}
-		return true
-	})
-	table := make(map[string]bool)
-	for _, c := range nitro.Checks() {
-		if table[c.Name] {
-			t.Errorf("%s is in the table twice", c.Name)
-		}
-		if c.Demands == "" || c.Source == "" {
-			t.Errorf("%s is not explained", c.Name)
-		}
-		table[c.Name] = true
-	}
-	if diff := cmp.Diff(constants, table); diff != "" {
-		t.Errorf("(-constants +table):\n%s", diff)
-	}
-}
+func TestTheTableOfChecksIsComplete(t *testing.T) { checktest.Whole(t, nitro.Checks()) }
 
 func TestTheSpecificationListsEveryCheckWithItsKind(t *testing.T) {
-	b, err := os.ReadFile("../../docs/spec/nitro-checks.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range nitro.Checks() {
-		if row := "| `" + c.Name + "` | " + c.Kind.String() + " |"; !strings.Contains(string(b), row) {
-			t.Errorf("docs/spec/nitro-checks.md has no row %q", row)
-		}
-	}
+	checktest.Specified(t, nitro.Checks(), "nitro-checks.md", checktest.NameAndKind)
 }

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/verifiers/internal/checktest"
 	"github.com/assay-project/assay/verifiers/sevsnp"
 )
 
@@ -24,29 +25,12 @@ func evidence(body []byte, endorsements ...[]byte) attest.Evidence {
 // kindOf is the kind that the table gives to a check.
 func kindOf(t testing.TB, check string) attest.Kind {
 	t.Helper()
-	for _, c := range sevsnp.Checks() {
-		if c.Name == check {
-			return c.Kind
-		}
-	}
-	t.Fatalf("no check is named %q", check)
-	return 0
+	return checktest.KindOf(t, sevsnp.Checks(), check)
 }
 
 // wantRefusal fails unless the verifier returned an error of exactly this check,
 // of the kind that the table gives to it, and nothing beside it.
 func wantRefusal(t testing.TB, got *attest.Claims, err error, check string) {
 	t.Helper()
-	if err == nil {
-		t.Fatalf("verified, want a refusal by %s", check)
-	}
-	if got != nil {
-		t.Error("claims beside an error")
-	}
-	if c := attest.CheckOf(err); c != check {
-		t.Fatalf("refused by %q, want %q: %v", c, check, err)
-	}
-	if k, want := attest.KindOf(err), kindOf(t, check); k != want {
-		t.Errorf("kind %s, want %s", k, want)
-	}
+	checktest.Refused(t, sevsnp.Checks(), got, err, check)
 }

@@ -8,29 +8,20 @@ import (
 	"encoding/asn1"
 	"encoding/binary"
 	"errors"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"math/big"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/verifiers/internal/checktest"
 	"github.com/assay-project/assay/verifiers/sevsnp"
 )
 
 // negative is one case that must end in its check, and differs from a good one
 // in one thing.
-type negative struct {
-	name, check string
-	run         func(t *testing.T) (*attest.Claims, error)
-}
+type negative checktest.Case
 
 // put writes bytes at an offset.
 func put(off int, b ...byte) func([]byte) { return func(r []byte) { copy(r[off:], b) } }
@@ -409,23 +400,7 @@ var coveredElsewhere = map[string]string{
 func TestEveryCheckRefusesForItsOwnReasonAlone(t *testing.T) {
 	w := newWorld(t, fakeOrg, sharedKeys())
 	cases := slices.Concat(mintedCases(w), endorsementCases(w), callerCases(t, w))
-	covered := make(map[string]int)
-	for _, c := range cases {
-		covered[c.check]++
-		t.Run(c.check+"/"+c.name, func(t *testing.T) {
-			got, err := c.run(t)
-			wantRefusal(t, got, err, c.check)
-			if err.Error() == c.check {
-				t.Error("the error says nothing beyond the name of its check")
-			}
-		})
-	}
-	for _, c := range sevsnp.Checks() {
-		if covered[c.Name] == 0 && coveredElsewhere[c.Name] == "" {
-			t.Errorf("check %s has no negative case", c.Name)
-		}
-	}
-	t.Logf("%d cases for %d checks", len(cases), len(covered))
+	checktest.EachRefuses(t, sevsnp.Checks(), cases, coveredElsewhere)
 }
 
 // What every case above differs from: without this, a minter that makes nothing
@@ -446,50 +421,12 @@ func TestWhatTheNegativeCasesStartFromVerifies(t *testing.T) {
 	}
 }
 
-func TestTheTableOfChecksIsComplete(t *testing.T) {
-	f, err := parser.ParseFile(token.NewFileSet(), "checks.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	constants := make(map[string]bool)
-	ast.Inspect(f, func(n ast.Node) bool {
-		s, ok := n.(*ast.ValueSpec)
-		if ok && strings.HasPrefix(s.Names[0].Name, "Check") && len(s.Values) == 1 {
-			name, err := strconv.Unquote(s.Values[0].(*ast.BasicLit).Value)
-			if err != nil {
-				t.Fatal(err)
-			}
-			constants[name] = true
-		}
-		return true
-	})
-	table := make(map[string]bool)
-	for _, c := range sevsnp.Checks() {
-		if table[c.Name] {
-			t.Errorf("%s is in the table twice", c.Name)
-		}
-		if c.Demands == "" || c.Source == "" {
-			t.Errorf("%s is not explained", c.Name)
-		}
-		table[c.Name] = true
-	}
-	if diff := cmp.Diff(constants, table); diff != "" {
-		t.Errorf("(-constants +table):\n%s", diff)
-	}
-}
+func TestTheTableOfChecksIsComplete(t *testing.T) { checktest.Whole(t, sevsnp.Checks()) }
 
 func TestTheSpecificationListsEveryCheckWithItsKind(t *testing.T) {
-	b, err := os.ReadFile("../../docs/spec/sevsnp-checks.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range sevsnp.Checks() {
-		if row := "| `" + c.Name + "` | " + c.Kind.String() + " |"; !strings.Contains(string(b), row) {
-			t.Errorf("docs/spec/sevsnp-checks.md has no row %q", row)
-		}
-	}
+	spec := checktest.Specified(t, sevsnp.Checks(), "sevsnp-checks.md", checktest.NameAndKind)
 	for product, pin := range sevsnp.HardwareRoots().Fingerprints() {
-		if !strings.Contains(string(b), pin) {
+		if !strings.Contains(spec, pin) {
 			t.Errorf("docs/spec/sevsnp-checks.md does not name the ARK of %s, %s", product, pin)
 		}
 	}

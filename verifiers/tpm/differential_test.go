@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/verifiers/internal/checktest"
 	"github.com/assay-project/assay/verifiers/tpm"
 )
 
@@ -94,7 +95,7 @@ func TestWeAdmitNothingThatTheLibraryRefuses(t *testing.T) {
 	if admitted < 36 || refused < 120 || pss != 1 {
 		t.Errorf("%d admitted, %d refused: the comparison shows little", admitted, refused)
 	}
-	t.Logf("%d admitted by both, %d refused here; of those the library passes the quote of: %s", admitted, refused, tally(more))
+	t.Logf("%d admitted by both, %d refused here; of those the library passes the quote of: %s", admitted, refused, checktest.Tally(more))
 	t.Run("recorded", func(t *testing.T) {
 		for _, r := range recordings(t) {
 			v := hardware(t, tpm.WithTrustedAK(r.key))

@@ -4,19 +4,14 @@ package tpm_test
 
 import (
 	"bytes"
-	"fmt"
-	"runtime"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/verifiers"
+	"github.com/assay-project/assay/verifiers/internal/checktest"
 	"github.com/assay-project/assay/verifiers/tpm"
 )
 
@@ -47,7 +42,7 @@ func TestEveryBitOfAnAttestationCounts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			flipEveryBit(t, m, unusedBits(t, m), func(body []byte) (*attest.Claims, error) {
+			checktest.EveryBitCounts(t, m.evidence.Body, unusedBits(t, m), func(body []byte) (*attest.Claims, error) {
 				ev := m.evidence
 				ev.Body = body
 				got, err := s.Verify(t.Context(), ev, ch, nil, epoch)
@@ -69,11 +64,7 @@ func TestEveryBitOfARealAttestationCounts(t *testing.T) {
 	ev := attestationEvidence(t, moduleAttestation(t, "gce-cos-85-nonce9009"), tpm2.TPMAlgSHA256)
 	v := hardware(t)
 	accept(t, v, ev, cosTime)
-	body, err := attest.DecodeTPMEvidence(ev.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	flipEveryBit(t, minted{evidence: ev, body: *body}, nil, func(flipped []byte) (*attest.Claims, error) {
+	checktest.EveryBitCounts(t, ev.Body, nil, func(flipped []byte) (*attest.Claims, error) {
 		e := ev
 		e.Body = flipped
 		return v.Authenticate(t.Context(), e, cosTime)
@@ -101,54 +92,4 @@ func unusedBits(t *testing.T, m minted) []int {
 	}
 	slices.Sort(out)
 	return out
-}
-
-func flipEveryBit(t *testing.T, m minted, unused []int, verify func(body []byte) (*attest.Claims, error)) {
-	t.Helper()
-	want, err := verify(m.evidence.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var next atomic.Int64
-	var mu sync.Mutex
-	refused := make(map[string]int)
-	var admitted []int
-	var wg sync.WaitGroup
-	start := time.Now()
-	for range runtime.GOMAXPROCS(0) {
-		wg.Go(func() {
-			flip := slices.Clone(m.evidence.Body)
-			mine := make(map[string]int)
-			for {
-				bit := int(next.Add(1) - 1)
-				if bit >= 8*len(flip) {
-					break
-				}
-				flip[bit/8] ^= 1 << (bit % 8)
-				got, err := verify(flip)
-				if err == nil {
-					mu.Lock()
-					admitted = append(admitted, bit)
-					mu.Unlock()
-					if diff := cmp.Diff(want, got); diff != "" {
-						t.Errorf("bit %d flipped: it verifies with other claims:\n%s", bit, diff)
-					}
-				} else if mine[attest.CheckOf(err)]++; got != nil {
-					t.Errorf("bit %d flipped: claims beside an error", bit)
-				}
-				flip[bit/8] ^= 1 << (bit % 8)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			for k, n := range mine {
-				refused[k] += n
-			}
-		})
-	}
-	wg.Wait()
-	slices.Sort(admitted)
-	if diff := cmp.Diff(append([]int{}, unused...), append([]int{}, admitted...)); diff != "" {
-		t.Errorf("flipped bits that verify (-listed +found): %s\nthe EK's area begins at bit %d\n%s", fmt.Sprint(admitted), 8*bytes.Index(m.evidence.Body, append([]byte{}, m.body.EKPublic...)), diff)
-	}
-	t.Logf("%d bits flipped in %s: %d verify, refused by %s", 8*len(m.evidence.Body), time.Since(start).Round(time.Second), len(admitted), tally(refused))
 }

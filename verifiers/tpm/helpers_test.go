@@ -3,17 +3,16 @@ package tpm_test
 import (
 	"crypto/x509"
 	"encoding/pem"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/verifiers/internal/checktest"
 	"github.com/assay-project/assay/verifiers/tpm"
 )
 
@@ -54,31 +53,14 @@ func accept(t testing.TB, v *tpm.Verifier, ev attest.Evidence, at time.Time) *at
 // kindOf is the kind that the table gives to a check.
 func kindOf(t testing.TB, check string) attest.Kind {
 	t.Helper()
-	for _, c := range tpm.Checks() {
-		if c.Name == check {
-			return c.Kind
-		}
-	}
-	t.Fatalf("no check is named %q", check)
-	return 0
+	return checktest.KindOf(t, tpm.Checks(), check)
 }
 
 // wantRefusal fails unless the verifier returned an error of exactly this check,
 // of the kind that the table gives to it, and nothing beside it.
 func wantRefusal(t testing.TB, got *attest.Claims, err error, check string) {
 	t.Helper()
-	if err == nil {
-		t.Fatalf("verified, want a refusal by %s", check)
-	}
-	if got != nil {
-		t.Error("claims beside an error")
-	}
-	if c := attest.CheckOf(err); c != check {
-		t.Fatalf("refused by %q, want %q: %v", c, check, err)
-	}
-	if k, want := attest.KindOf(err), kindOf(t, check); k != want {
-		t.Errorf("kind %s, want %s", k, want)
-	}
+	checktest.Refused(t, tpm.Checks(), got, err, check)
 }
 
 var toolsDir = sync.OnceValues(func() (string, error) {
@@ -154,13 +136,4 @@ func TestTheBuiltInRootsAreThoseOfTheLibrary(t *testing.T) {
 			t.Errorf("%s is not in the module", f)
 		}
 	}
-}
-
-func tally(m map[string]int) string {
-	out := make([]string, 0, len(m))
-	for k, n := range m {
-		out = append(out, fmt.Sprintf("%s %d", k, n))
-	}
-	slices.Sort(out)
-	return strings.Join(out, ", ")
 }

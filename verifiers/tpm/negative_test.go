@@ -8,30 +8,23 @@ import (
 	"encoding/asn1"
 	"encoding/binary"
 	"errors"
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/verifiers"
+	"github.com/assay-project/assay/verifiers/internal/check"
+	"github.com/assay-project/assay/verifiers/internal/checktest"
 	"github.com/assay-project/assay/verifiers/tpm"
 )
 
 // negative is one case that must end in its check, and differs from a good one
 // in one thing.
-type negative struct {
-	name, check string
-	run         func(t *testing.T) (*attest.Claims, error)
-}
+type negative checktest.Case
 
 // pendingCase is evidence with one fault, before a second round.
 type pendingCase struct {
@@ -476,69 +469,17 @@ func TestEveryCheckRefusesForItsOwnReasonAlone(t *testing.T) {
 			return w.verifier(t).AuthenticatePending(t.Context(), w.mint(t, c.o).evidence, epoch)
 		}})
 	}
-	covered := make(map[string]int)
-	for _, c := range cases {
-		covered[c.check]++
-		t.Run(c.check+"/"+c.name, func(t *testing.T) {
-			got, err := c.run(t)
-			wantRefusal(t, got, err, c.check)
-			if err.Error() == c.check {
-				t.Error("the error says nothing beyond the name of its check")
-			}
-		})
-	}
-	for _, c := range tpm.Checks() {
-		if covered[c.Name] == 0 && coveredElsewhere[c.Name] == "" {
-			t.Errorf("check %s has no negative case", c.Name)
-		}
-	}
-	t.Logf("%d cases for %d checks", len(cases), len(covered))
+	checktest.EachRefuses(t, tpm.Checks(), cases, coveredElsewhere)
 }
 
-func TestTheTableOfChecksIsComplete(t *testing.T) {
-	f, err := parser.ParseFile(token.NewFileSet(), "checks.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	constants := make(map[string]bool)
-	ast.Inspect(f, func(n ast.Node) bool {
-		s, ok := n.(*ast.ValueSpec)
-		if ok && strings.HasPrefix(s.Names[0].Name, "Check") && len(s.Values) == 1 {
-			name, err := strconv.Unquote(s.Values[0].(*ast.BasicLit).Value)
-			if err != nil {
-				t.Fatal(err)
-			}
-			constants[name] = true
-		}
-		return true
-	})
-	table := make(map[string]bool)
-	for _, c := range tpm.Checks() {
-		if table[c.Name] {
-			t.Errorf("%s is in the table twice", c.Name)
-		}
-		if c.Demands == "" || c.Source == "" {
-			t.Errorf("%s is not explained", c.Name)
-		}
-		table[c.Name] = true
-	}
-	if diff := cmp.Diff(constants, table); diff != "" {
-		t.Errorf("(-constants +table):\n%s", diff)
-	}
-}
+func TestTheTableOfChecksIsComplete(t *testing.T) { checktest.Whole(t, tpm.Checks()) }
 
 func TestTheSpecificationListsEveryCheckWithItsKind(t *testing.T) {
-	b, err := os.ReadFile("../../docs/spec/tpm-checks.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range tpm.Checks() {
-		if row := "| `" + c.Name + "` | " + c.Kind.String() + " | " + c.Demands + " |"; !strings.Contains(string(b), row) {
-			t.Errorf("docs/spec/tpm-checks.md has no row %q", row)
-		}
-	}
+	spec := checktest.Specified(t, tpm.Checks(), "tpm-checks.md", func(c check.Check) string {
+		return checktest.NameAndKind(c) + " " + c.Demands + " |"
+	})
 	for _, k := range tpm.KnownRoots() {
-		if !strings.Contains(string(b), k.SHA256) || !strings.Contains(string(b), k.URL) {
+		if !strings.Contains(spec, k.SHA256) || !strings.Contains(spec, k.URL) {
 			t.Errorf("docs/spec/tpm-checks.md does not name %s's %s", k.Vendor, k.Name)
 		}
 	}
