@@ -36,8 +36,7 @@ type ModelWorkload struct {
 	Expires    time.Time
 	Identities []ModelIdentity // in the order of the file
 	Publish    []string        // sorted
-	// Pinned are the claims that results say they rest on, sorted, without those
-	// whose rule is what an implicit one says.
+	// Pinned are the claims that the tiers of results rest on, sorted.
 	Pinned    []string
 	Ownership bool
 }
@@ -210,6 +209,39 @@ func (t ModelTest) Frozen(at time.Time) (ModelTest, string) {
 	return t, key(fmt.Sprintf("%T", t.test), t.test.expected())
 }
 
+// Key is the same for all tests that are written as the same demand, windows
+// included, over the claim.
+func (t ModelTest) Key() string {
+	s := t.finite()
+	if s == nil {
+		_, k := t.Frozen(time.Time{})
+		return k
+	}
+	all := make([]string, len(s.entries))
+	for i, e := range s.entries {
+		all[i] = fmt.Sprintf("%x %s %s", string(e.value), stamp(e.notBefore), stamp(e.notAfter))
+	}
+	slices.Sort(all)
+	h := sha256.Sum256([]byte(strings.Join(all, "\n")))
+	return fmt.Sprintf("%s\x00%T\x00%x", t.Claim.f.name, t.test, h)
+}
+
+// Only is the test that a claim has one value.
+func Only(c ModelClaim, v Value) ModelTest {
+	return ModelTest{c, newSet("", true, []entry{{value: v, text: c.f.kind.format(v)}})}
+}
+
+// Draw is an environment's draw for a workload in mode rollout, in hundredths of a
+// percent, with the secret that the bundle has; false where nothing names the
+// environment, or the bundle has none.
+func (b *Bundle) Draw(workload string, c attest.Claims) (uint64, bool) {
+	id, ok := hardware(&c)
+	if !ok || b.rollout == nil || b.rollout.secret == nil {
+		return 0, false
+	}
+	return share(b.rollout.value(b.name, workload, id)), true
+}
+
 // ModelExpr is an expression.
 type ModelExpr struct {
 	Source string
@@ -299,20 +331,12 @@ func (w *workload) model() *ModelWorkload {
 	return out
 }
 
-// pinned is what [Decision.Pinned] names, without explicit rules that say what an
-// implicit one says.
+// pinned is what [Decision.Pinned] names, of the claims that tiers speak of.
 func (w *workload) pinned() []string {
 	out := []string{}
 	for _, r := range w.rules {
-		if r.implicit || r.op != "eq" && r.op != "in" && r.op != "gte" && r.op != "every" {
+		if r.implicit || r.op != "eq" && r.op != "in" && r.op != "gte" && r.op != "every" || !slices.Contains(w.tee.model.tiers, r.field.name) {
 			continue
-		}
-		i := slices.IndexFunc(w.tee.implicit, func(i implicitRule) bool { return i.claim == r.field.name })
-		if i >= 0 {
-			s, ok := r.test.(*set)
-			if ok && !slices.ContainsFunc(s.entries, func(e entry) bool { return !slices.Contains(w.tee.implicit[i].values, e.value) }) {
-				continue
-			}
 		}
 		out = append(out, r.field.name)
 	}

@@ -25,6 +25,9 @@ type model struct {
 	fits func(hub func(name string) (value, bool), f *field, v value, ok bool) bool
 	// always reports whether verified evidence always carries the claim.
 	always func(name string) bool
+	// tiers are the claims whose approval the tiers of an attestation result speak
+	// of (docs/spec/attested-svid.md).
+	tiers []string
 	// spelled reports whether a text that the kind admits can be the claim's; nil
 	// where all can.
 	spelled func(name string, v value) bool

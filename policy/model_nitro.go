@@ -30,7 +30,8 @@ var nitroModel = &model{
 		c.Nitro.PCRs[i] = attest.Bytes(v)
 		return len(v) == 48
 	},
-	hubs: []string{"debug"},
+	tiers: []string{"pcr0", "pcr1", "pcr2", "pcr8"},
+	hubs:  []string{"debug"},
 	fits: func(hub func(string) (value, bool), f *field, v value, ok bool) bool {
 		if f.name != "pcr0" && f.name != "pcr1" && f.name != "pcr2" {
 			return true

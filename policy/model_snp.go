@@ -14,6 +14,7 @@ import (
 var snpModel = &model{
 	blank: func() attest.Claims { return attest.Claims{Platform: attest.AMDSEVSNP, SNP: &attest.SNP{}} },
 	put:   func(c *attest.Claims, f *field, v value, ok bool) bool { return putSNP(c.SNP, f, v, ok) },
+	tiers: []string{"measurement", "id_key_digest", "author_key_digest", "reported_tcb", "committed_tcb"},
 	hubs:  []string{"product", "signing_key", "chip_id", "version"},
 	fits:  fitsSNP,
 	always: func(name string) bool {

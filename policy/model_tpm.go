@@ -17,13 +17,17 @@ var tpmModel = &model{
 	blank: func() attest.Claims {
 		return attest.Claims{Platform: attest.TPM2, TPM: &attest.TPM{PCRs: map[int]attest.Bytes{}, AK: make(attest.Bytes, 34)}}
 	},
-	put:  func(c *attest.Claims, f *field, v value, ok bool) bool { return putTPM(c.TPM, f, v, ok) },
-	hubs: []string{"bank", "ek_certified", "clock.firmware"},
-	fits: fitsTPM,
+	put:   func(c *attest.Claims, f *field, v value, ok bool) bool { return putTPM(c.TPM, f, v, ok) },
+	tiers: []string{"pcr4", "pcr7", "pcr9", "pcr11", "secure_boot", "boot.loaders", "boot.grub_files", "boot.unified.linux", "clock.firmware"},
+	hubs:  []string{"bank", "ek_certified", "clock.firmware"},
+	fits:  fitsTPM,
 	always: func(name string) bool {
 		return slices.Contains([]string{"bank", "ek_certified", "ak_trust", "key_residency", "tpm_cleared", "safe"}, name)
 	},
 	spelled: func(name string, v value) bool {
+		if name == "ak_trust" {
+			return v != attest.AKOperator // is for offline tools, never in an attestation
+		}
 		n, err := strconv.ParseUint(string(v), 10, 64)
 		return name != "cloud.project_number" || err == nil && strconv.FormatUint(n, 10) == string(v) && n > 0
 	},
