@@ -47,6 +47,10 @@ type Challenge struct {
 	Nonce       Nonce
 	Keys        []BoundKey
 	Purpose     Purpose
+	// PCRBank is the bank that a TPM has to quote, "sha256" or "sha384"; empty for
+	// other platforms. B does not cover it: the quote itself says which bank it
+	// is of.
+	PCRBank string
 }
 
 // Binding is what the evidence must carry, in the place that the platform has
@@ -55,6 +59,8 @@ type Binding struct {
 	B     [32]byte   // SHA-256 over the deterministic CBOR of the challenge
 	Nonce [32]byte   // the nonce, for platforms with a field of their own for it
 	Keys  []BoundKey // in the order of the challenge
+
+	PCRBank string // a TPM's bank, as the challenge demands it
 }
 
 // bindingTag is the domain separator of B. Evidence that is collected outside
@@ -92,7 +98,7 @@ func (c Challenge) Binding() (Binding, error) {
 	if err != nil {
 		return Binding{}, &Error{Kind: Internal, Check: "challenge", Err: err}
 	}
-	return Binding{B: sha256.Sum256(enc), Nonce: c.Nonce, Keys: c.Keys}, nil
+	return Binding{B: sha256.Sum256(enc), Nonce: c.Nonce, Keys: c.Keys, PCRBank: c.PCRBank}, nil
 }
 
 func (c Challenge) check() error {

@@ -36,7 +36,8 @@ func (a *attestation) challenge(h *hello, state tls.ConnectionState) (attest.Cha
 		DeadlineUnixMs: deadline.UnixMilli(),
 	}
 	if h.platform == attest.TPM2 {
-		demand.PcrBank, demand.Pcrs = a.cfg.TPM.PCRBank, staticPCRs()
+		ch.PCRBank = a.cfg.TPM.PCRBank
+		demand.PcrBank, demand.Pcrs = ch.PCRBank, staticPCRs()
 	}
 	err = a.stream.Send(&assayv1.AttestResponse{Message: &assayv1.AttestResponse_Challenge{Challenge: demand}})
 	return ch, deadline, err

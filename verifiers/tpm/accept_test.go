@@ -24,7 +24,7 @@ func challenge(t testing.TB, keys [][]byte) (attest.Challenge, attest.Binding) {
 	}
 	ch := attest.Challenge{
 		Platform: attest.TPM2, TrustDomain: "simulated.example.org", ServerID: "spiffe://simulated.example.org/assay/server",
-		Exporter: [32]byte{1}, Nonce: attest.Nonce{2}, Purpose: attest.Boot,
+		Exporter: [32]byte{1}, Nonce: attest.Nonce{2}, Purpose: attest.Boot, PCRBank: "sha256",
 	}
 	for _, k := range keys {
 		ch.Keys = append(ch.Keys, attest.BoundKey{SPKI: k})
@@ -91,6 +91,7 @@ func TestWhatTheNegativeCasesStartFromVerifies(t *testing.T) {
 						keys := [][]byte{spkiOf(t, keyOf(t, p256, "resident a").Public()), spkiOf(t, keyOf(t, p256, "resident b").Public())}[:max(1, resident)]
 						ch, b := challenge(t, keys)
 						m := w.mint(t, order{ekKind: ekKind, akKind: akKind, bank: bank, resident: resident, extra: b.B[:], hash: or(map[bool]tpm2.TPMAlgID{true: tpm2.TPMAlgSHA384}[akKind == p384], tpm2.TPMAlgSHA256)})
+						ch.PCRBank = map[tpm2.TPMAlgID]string{tpm2.TPMAlgSHA256: "sha256", tpm2.TPMAlgSHA384: "sha384"}[bank]
 						c, err := enrol(t, w.verifier(t), m, ch, m.exchange(b))
 						if err != nil {
 							t.Fatal(err)

@@ -28,8 +28,7 @@ import (
 //
 //	ecc        AK on P-256, software keys: 1 P-256. Wanted: at most 1.3
 //	resident   and a resident key: 2 P-256. Wanted: at most 1.3
-//	rsa        AK of RSA-2048: 1 RSA-2048, which is a third of a P-256: about 1.5, of
-//	           which the body's CBOR is the most
+//	rsa        AK of RSA-2048: 1 RSA-2048, which is a third of a P-256. Wanted: at most 1.3
 //	cold       ecc, nothing is known: 1 P-256, EK certificate and its CA, no second round
 //	log        the recorded attestation of a GCE machine with its event log, known
 //	log-cold   the same, replayed each time

@@ -31,6 +31,13 @@ func (v *Verifier) Bound(c *attest.Claims, want attest.Binding) error {
 			Hint: "the quote answers another challenge: another connection, nonce, key, requested identity, purpose or server",
 		})
 	}
+	// The attester chooses what it quotes, and a bank that the firmware does not
+	// measure into is empty after boot: its whole story could be made up.
+	if t.Bank != want.PCRBank || t.Bank == "" {
+		return refuse(CheckBindingBank, detail{
+			Err: errors.New("the quote is of another bank than the challenge demands"), Expected: fmt.Sprintf("%.20q", want.PCRBank), Got: fmt.Sprintf("%.20q", t.Bank),
+		})
+	}
 	if n := len(t.Certified); n != 0 && n != len(want.Keys) || (n != 0) != (t.KeyResidency == attest.ResidentTPM) {
 		return refuse(CheckKeyResidency, detail{
 			Err: errors.New("some keys live in the TPM and some do not"), Expected: fmt.Sprintf("none or %d resident keys", len(want.Keys)), Got: fmt.Sprintf("%d, residency %.20q", n, t.KeyResidency),

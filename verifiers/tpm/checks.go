@@ -86,6 +86,7 @@ const (
 	CheckBindingExtraData = "binding_extra_data"
 	CheckKeyResidency     = "key_residency"
 	CheckBindingKey       = "binding_key"
+	CheckBindingBank      = "binding_bank"
 
 	CheckActivation         = "activation"
 	CheckEKBinding          = "ek_binding"
@@ -202,6 +203,7 @@ func Checks() []Check {
 		{CheckBinding, internal, "the caller compares claims of this platform with a complete binding", srcOwn},
 		{CheckBindingEmpty, untrusted, "the quote carries qualifyingData", srcBinding},
 		{CheckBindingExtraData, untrusted, "the quote's qualifyingData is B, all 32 bytes", srcBinding},
+		{CheckBindingBank, untrusted, "the quote is of the bank that the challenge demands", srcBinding},
 		{CheckKeyResidency, untrusted, "every key of the challenge is resident, or none is", srcBinding},
 		{CheckBindingKey, untrusted, "resident key i is key i of the challenge", srcBinding},
 

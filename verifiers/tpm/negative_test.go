@@ -333,7 +333,8 @@ func callerCases(t *testing.T, w *world) []negative {
 	}
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
-	noKeys, noB, noNonce, noSPKI := b, b, b, b
+	noKeys, noB, noNonce, noSPKI, noBank := b, b, b, b, b
+	noBank.PCRBank = ""
 	noKeys.Keys, noB.B, noNonce.Nonce, noSPKI.Keys = nil, [32]byte{}, [32]byte{}, []attest.BoundKey{{}}
 	resident := func(keys ...[]byte) *attest.Claims {
 		return with(func(c *attest.TPM) {
@@ -360,6 +361,8 @@ func callerCases(t *testing.T, w *world) []negative {
 		{"first byte of qualifyingData", tpm.CheckBindingExtraData, bound(with(func(c *attest.TPM) { c.ExtraData = at(0, 0xff^b.B[0])(c.ExtraData) }), b)},
 		{"last byte of qualifyingData", tpm.CheckBindingExtraData, bound(with(func(c *attest.TPM) { c.ExtraData = flipLast(c.ExtraData) }), b)},
 		{"something behind B", tpm.CheckBindingExtraData, bound(with(func(c *attest.TPM) { c.ExtraData = longer(c.ExtraData) }), b)},
+		{"the other bank", tpm.CheckBindingBank, bound(with(func(c *attest.TPM) { c.Bank = "sha384" }), b)},
+		{"no bank demanded", tpm.CheckBindingBank, bound(claims, noBank)},
 		{"one key of two is resident", tpm.CheckKeyResidency, bound(resident(b.Keys[0].SPKI), b)},
 		{"three resident keys for two", tpm.CheckKeyResidency, bound(resident(b.Keys[0].SPKI, b.Keys[1].SPKI, b.Keys[1].SPKI), b)},
 		{"key not resident, though the claims say so", tpm.CheckKeyResidency, bound(resident(), b)},
