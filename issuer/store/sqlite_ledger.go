@@ -59,7 +59,7 @@ func (s *SQLite) Append(ctx context.Context, b Batch) error {
 		for _, d := range b.Denials {
 			if _, err := tx.StmtContext(ctx, s.insert.denial).ExecContext(ctx, b.TrustDomain, micros(d.At), d.Reference, d.Instance,
 				d.EvidenceDigest[:], nonNil(d.Payload)); err != nil {
-				return fmt.Errorf("store: denial: %w", err)
+				return fmt.Errorf("store: denial: %w", onRecord(err))
 			}
 		}
 		for _, c := range b.Certificates {
@@ -110,16 +110,26 @@ func (s *SQLite) appendEntries(ctx context.Context, tx *sql.Tx, b Batch) error {
 		}
 		if _, err := entry.ExecContext(ctx, b.TrustDomain, b.Chain, int64(e.Sequence), e.Hash[:], nonNil(e.Payload), micros(e.At),
 			e.Reference, e.Instance, e.EvidenceDigest[:]); err != nil {
-			return fmt.Errorf("store: entry %d: %w", e.Sequence, err)
+			return fmt.Errorf("store: entry %d: %w", e.Sequence, onRecord(err))
 		}
 		for j, id := range e.Identities {
 			if _, err := identity.ExecContext(ctx, b.TrustDomain, id.Serial, b.Chain, int64(e.Sequence), j, id.SPIFFEID,
 				id.KeyThumbprint[:], micros(id.NotAfter)); err != nil {
-				return fmt.Errorf("store: identity %d of entry %d: %w", j, e.Sequence, err)
+				return fmt.Errorf("store: identity %d of entry %d: %w", j, e.Sequence, onRecord(err))
 			}
 		}
 	}
 	return nil
+}
+
+// onRecord makes ErrDuplicate of what a unique index refuses (SQLite's extended
+// result codes SQLITE_CONSTRAINT_PRIMARYKEY and SQLITE_CONSTRAINT_UNIQUE).
+func onRecord(err error) error {
+	var code interface{ Code() int }
+	if errors.As(err, &code) && (code.Code() == 1555 || code.Code() == 2067) {
+		return fmt.Errorf("%w: %w", ErrDuplicate, err)
+	}
+	return err
 }
 
 // nonNil: a nil slice would be NULL.
