@@ -124,7 +124,11 @@ func (g *groups) fold(s *seen) {
 		x.Newest, x.Example, x.Transition = s.newest, s.reference, *s.t
 		x.After = s.t.After.name() // where groups were merged, that of the example
 		if s.t.Before != nil {
-			x.Before = s.t.Before.name()
+			before := *s.t.Before
+			if g.o.Against == nil { // judged once, for all records that say the same
+				before.At = s.at.UTC()
+			}
+			x.Before, x.Transition.Before = before.name(), &before
 		}
 	}
 	m := x.members[s.instance]

@@ -16,9 +16,14 @@ type seen struct {
 	instance  attest.Instance
 	n         uint64
 	newest    time.Time
-	reference string   // of the newest
-	then      [16]byte // what was decided by the newest, see decided
+	reference string    // of the newest
+	at        time.Time // of the newest: when it was decided
+	then      [16]byte  // what was decided by the newest, see decided
 	t         *Transition
+}
+
+func (m *memory) seen(r *Record, then [16]byte, t *Transition) *seen {
+	return &seen{instance: r.Instance, n: 1, newest: r.Time, reference: r.Reference, at: r.moment(), then: then, t: t}
 }
 
 // shards is how many parts the memory has, so that cores seldom wait for each
@@ -54,7 +59,7 @@ func newMemory(o *Options) *memory {
 func (m *memory) add(r *Record) {
 	key := policy.Fingerprint(r.Claims)
 	if m.o.Each {
-		m.fold(&seen{instance: r.Instance, n: 1, newest: r.Time, reference: r.Reference, t: m.compare(r)})
+		m.fold(m.seen(r, [16]byte{}, m.compare(r)))
 		return
 	}
 	then := r.decided()
@@ -75,7 +80,9 @@ func (m *memory) add(r *Record) {
 		defer p.mu.Unlock()
 		s.n++
 		if r.newer(s.newest, s.reference) {
-			s.newest, s.reference, s.then, s.t = r.Time, r.Reference, then, t
+			n := s.n
+			*s = *m.seen(r, then, t)
+			s.n = n
 		}
 		return
 	}
@@ -87,7 +94,7 @@ func (m *memory) add(r *Record) {
 			break
 		}
 	}
-	p.known[key] = &seen{instance: r.Instance, n: 1, newest: r.Time, reference: r.Reference, then: then, t: t}
+	p.known[key] = m.seen(r, then, t)
 	p.mu.Unlock()
 	if old != nil {
 		m.mu.Lock()
@@ -104,12 +111,18 @@ func (s *seen) counts(o *Options, r *Record, then [16]byte) bool {
 		s.n++
 		return true
 	}
-	if o.AtRecorded || o.Against == nil && then != s.then {
+	if o.AtRecorded || o.Against == nil && (then != s.then || !s.steady(r.moment())) {
 		return false
 	}
 	s.n++
-	s.newest, s.reference, s.then = r.Time, r.Reference, then
+	s.newest, s.reference, s.at, s.then = r.Time, r.Reference, r.moment(), then
 	return true
+}
+
+// steady reports whether what was decided would be the same at another time.
+func (s *seen) steady(at time.Time) bool {
+	b := s.t.Before
+	return b == nil || b.steady == nil || at.Before(*b.steady) && s.at.Before(*b.steady)
 }
 
 func (m *memory) compare(r *Record) *Transition {

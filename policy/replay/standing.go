@@ -25,6 +25,7 @@ type Standing struct {
 	// would have: lifetimes, attributes, audiences, further identities.
 	Known bool `json:"known"`
 
+	steady      *time.Time // before then the entitlement depends on no time; nil: never
 	detail      string
 	entitlement policy.Entitlement
 	decision    func() (policy.Decision, error)
@@ -44,6 +45,9 @@ func judged(b *policy.Bundle, c attest.Claims, at time.Time) Standing {
 		Policy: b.Version(), At: at.UTC(), Outcome: d.Outcome, Reason: d.Reason, Workload: d.Workload, Known: true, detail: d.Detail,
 		entitlement: e, SPIFFEIDs: idsOf(e), decision: func() (policy.Decision, error) { return d, nil },
 	}
+	if d.ValidUntil != nil {
+		s.steady = steady(*d.ValidUntil, e)
+	}
 	switch {
 	case undecided(d):
 		s.Outcome = Undecided
@@ -52,6 +56,17 @@ func judged(b *policy.Bundle, c attest.Claims, at time.Time) Standing {
 		s.Outcome, s.Reason, s.Workload = policy.Refused, policy.ReasonPolicyExpired, ""
 	}
 	return s
+}
+
+// steady is the time from which on identities end with what they rest on, before
+// their own lifetime has passed.
+func steady(until time.Time, e policy.Entitlement) *time.Time {
+	var longest time.Duration
+	for _, id := range e.Identities {
+		longest = max(longest, min(id.X509TTL, id.MaxEvidenceAge))
+	}
+	until = until.Add(-longest)
+	return &until
 }
 
 // undecided reports whether the secret of rollouts might make another decision.
