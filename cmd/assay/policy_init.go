@@ -38,6 +38,7 @@ type initFlags struct {
 	id                             string
 	role, instance, group          string
 	dedicated, force               bool
+	revision                       uint64
 	waiveReason, waiveOwner, waive string
 	out                            string
 }
@@ -74,6 +75,7 @@ What it writes passes 'assay policy check'.`,
 	f.Var(&in.bank, "bank", "the bank of PCRs, with --from-event-log: sha256, sha384")
 	f.StringVar(&in.trustDomain, "trust-domain", "", "`NAME` of the trust domain, such as attested.example.org")
 	f.StringVar(&in.bundle, "bundle", "prod", "`NAME` of the policy")
+	f.Uint64Var(&in.revision, "revision", 1, "`REVISION` of the policy: more than the one in force")
 	f.StringVar(&in.workload, "workload", "", "`NAME` of the workload; default: the image's")
 	f.StringVar(&in.id, "spiffe-id", "spiffe://{td}/{workload}", "`TEMPLATE` of the identity")
 	f.StringVar(&in.role, "role", "", "Nitro: `ARN` of the IAM role of the instances that launch it")
@@ -117,7 +119,7 @@ func (in *initFlags) starter(c *cobra.Command, args []string, evidence *subjectF
 	if given != 1 {
 		return nil, cli.Usagef("for example: assay policy init --from payments.eif --trust-domain attested.example.org", "give evidence, or an image with --from, or a boot log with --from-event-log, and only one of them")
 	}
-	s := &starter{bundle: in.bundle, trustDomain: in.trustDomain, id: in.id}
+	s := &starter{bundle: in.bundle, revision: in.revision, trustDomain: in.trustDomain, id: in.id}
 	var err error
 	switch {
 	case in.from != "":

@@ -16,6 +16,7 @@ type starter struct {
 	from, image         string
 	bundle, trustDomain string
 	workload, id        string
+	revision            uint64
 	verified            bool
 	sets                []starterSet
 	rules               []starterRule
@@ -236,7 +237,7 @@ func (s *starter) text(file string) string {
 	line("# The language is in docs/spec/policy.md, a guide in docs/guides/policy.md.")
 	line("version: 1")
 	line("bundle: %s", yamlWord(s.bundle))
-	line("revision: 1 # grows with every change")
+	line("revision: %d # grows with every change", s.revision)
 	line("trust_domain: %s", yamlWord(s.trustDomain))
 	line("")
 	line("references:")

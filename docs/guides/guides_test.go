@@ -202,6 +202,9 @@ func nitroCLI(args []string) error {
 		if err != nil {
 			return err
 		}
+		if strings.HasPrefix(string(uri), ".eif") {
+			return runEIF(dir, flagValue(args, "--eif-path"), flagValue(args, "--enclave-name"))
+		}
 		nsm := exec.Command("teesim", "nitro", "run", "--authority", filepath.Join(dir, "aws"), "--socket", filepath.Join(dir, "nsm.sock"),
 			"--image", string(uri), "--role", "arn:aws:iam::123456789012:role/payments")
 		if err := nsm.Start(); err != nil {
