@@ -93,7 +93,9 @@ With --fail-on the exit code is 6 where somebody loses, gains, … (a list): for
 	c.MarkFlagsMutuallyExclusive("rollout-secret", "assume-rollout")
 	c.MarkFlagsMutuallyExclusive("explain", "fail-on")
 	output := cli.OutputFlag(c)
-	c.RunE = func(c *cobra.Command, args []string) error { return o.run(c, args[0], now().UTC(), *output) }
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return o.run(c, args[0], now().UTC().Truncate(time.Second), *output)
+	}
 	return c
 }
 

@@ -73,7 +73,7 @@ func (o *Options) Compare(r *Record) Transition {
 		t.Before = &s
 	case r.Then != nil:
 		var then *policy.Bundle
-		if o.Policies != nil && r.Then.Outcome == policy.Granted {
+		if o.Policies != nil && (r.Then.Outcome == policy.Granted || slices.Contains(requests, r.Then.Reason)) {
 			then = o.Policies(r.Then.Policy)
 		}
 		s := recorded(r, then)

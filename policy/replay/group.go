@@ -55,8 +55,10 @@ func (t *Transition) key() string {
 		add(t.Before.name())
 	}
 	add(t.After.name())
-	add(strconv.Itoa(len(t.Lost)))
-	add(strconv.Itoa(len(t.Gained)))
+	if t.Before != nil && t.Before.Outcome == t.After.Outcome {
+		add(strconv.Itoa(len(t.Lost)))
+		add(strconv.Itoa(len(t.Gained)))
+	}
 	seen := ""
 	for _, d := range t.Differences {
 		if d.Property != seen {
