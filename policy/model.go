@@ -100,8 +100,8 @@ func (t ModelTest) Holds(v Value, at time.Time) bool {
 	case *set:
 		ok, _ := x.holds(v, at)
 		return ok
-	case *every:
-		return x.eval(v, "", at).holds
+	case *every, *oneMore, *someOther, *otherProducts:
+		return t.test.eval(v, "", at).holds
 	case open:
 		return x.admits(v)
 	}
@@ -125,6 +125,10 @@ func (t ModelTest) finite() *set {
 	case *set:
 		return x
 	case *every:
+		return x.of
+	case *oneMore:
+		return x.set
+	case *someOther:
 		return x.of
 	}
 	return nil

@@ -20,7 +20,7 @@ server from its policy file or with push. docs/guides/policy.md teaches it.`,
   assay policy history`,
 	}
 	c.AddCommand(policyInitCommand(now), policyCheckCommand(now), policyExplainCommand(now), policyAddReferenceCommand(now))
-	c.AddCommand(policyTestCommand())
+	c.AddCommand(policyTestCommand(), policyMutateCommand(), policyDiffCommand(now))
 	c.AddCommand(policyReplayCommand(now))
 	c.AddCommand(policyKeygenCommand(), policySignCommand(), policyVerifyCommand(), policyBundleCommand())
 	c.AddCommand(policyPushCommand(), policyStatusCommand(), policyHistoryCommand(), policyRevertCommand())

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/internal/strictyaml"
 	"github.com/assay-project/assay/policy"
 	"github.com/assay-project/assay/policy/diff"
@@ -347,4 +348,15 @@ func TestEquivalentRewritesAreNoDifference(t *testing.T) {
 			}
 		})
 	}
+}
+
+// read makes claims by their names.
+func read(t testing.TB, p attest.Platform, src string) (attest.Claims, bool) {
+	t.Helper()
+	d := strictyaml.Open("claims.yaml", []byte(expand(src)))
+	c, ok := policy.ReadClaims(d, p, d.Root(), nil)
+	if d.Err() != nil {
+		t.Fatalf("%v in\n%s", d.Err(), src)
+	}
+	return c, ok
 }

@@ -210,7 +210,7 @@ func (s *side) region(w *policy.ModelWorkload, f *freezer) (region, bool) {
 		}
 	}
 	var last []literal
-	if w.Mode == policy.Rollout && w.Rollout < fullShare {
+	if w.Mode == policy.Rollout { // one for all admits whatever has a name
 		last = append(last, literal{draw: s.bundle.Name() + "/" + w.Name, most: w.Rollout})
 	}
 	if w.Expr != nil {
