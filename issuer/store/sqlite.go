@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	_ "modernc.org/sqlite" // registers the driver "sqlite": pure Go, so that cgo stays off
@@ -25,6 +26,8 @@ type SQLite struct {
 	w    *sql.DB // one connection; nil when read-only
 	r    *sql.DB
 	lock *lockFile
+
+	bindingsAdded atomic.Uint64 // since the start
 
 	insert struct{ entry, identity, denial, evidence, eventLog, certificate, checkpoint *sql.Stmt }
 }

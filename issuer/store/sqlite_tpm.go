@@ -23,22 +23,40 @@ func (s *SQLite) TPMBinding(ctx context.Context, trustDomain string, ek [32]byte
 // PutTPMBinding implements [TPMStore].
 func (s *SQLite) PutTPMBinding(ctx context.Context, b TPMBinding) error {
 	return s.write(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO tpm_bindings (trust_domain, ek, ak, has_clock, reset, restart, at) VALUES (?,?,?,?,?,?,?)
-			ON CONFLICT (trust_domain, ek) DO UPDATE SET ak = excluded.ak, has_clock = excluded.has_clock,
-			reset = excluded.reset, restart = excluded.restart, at = excluded.at`,
+		res, err := tx.ExecContext(ctx, `UPDATE tpm_bindings SET ak = ?, has_clock = ?, reset = ?, restart = ?, at = ? WHERE trust_domain = ? AND ek = ?`,
+			nonNil(b.AK), b.HasClock, int64(b.Reset), int64(b.Restart), micros(b.At), b.TrustDomain, b.EK[:])
+		if err != nil {
+			return fmt.Errorf("store: TPM binding: %w", err)
+		}
+		if n, err := res.RowsAffected(); err != nil || n > 0 {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `INSERT INTO tpm_bindings (trust_domain, ek, ak, has_clock, reset, restart, at) VALUES (?,?,?,?,?,?,?)`,
 			b.TrustDomain, b.EK[:], nonNil(b.AK), b.HasClock, int64(b.Reset), int64(b.Restart), micros(b.At))
 		if err != nil {
 			return fmt.Errorf("store: TPM binding: %w", err)
 		}
-		_, err = tx.ExecContext(ctx, `DELETE FROM tpm_bindings WHERE trust_domain = ?1 AND ek IN (SELECT ek FROM tpm_bindings b
-			WHERE trust_domain = ?1 AND NOT EXISTS (SELECT 1 FROM tpm_inventory i WHERE i.trust_domain = b.trust_domain AND i.ek = b.ek)
-			ORDER BY at LIMIT max(0, (SELECT count(*) FROM tpm_bindings WHERE trust_domain = ?1) -
-				(SELECT count(*) FROM tpm_inventory WHERE trust_domain = ?1) - ?2))`, b.TrustDomain, MaxTPMBindings)
-		if err != nil {
-			return fmt.Errorf("store: TPM binding: %w", err)
+		if s.bindingsAdded.Add(1)%tpmPruneEvery != 1 {
+			return nil
 		}
-		return nil
+		return pruneBindings(ctx, tx, b.TrustDomain)
 	})
+}
+
+// tpmPruneEvery is how many new bindings there are between two that make room:
+// counting the others takes longer than all the rest, in the one writer that every
+// issuance waits for. The first after a start is one of them.
+const tpmPruneEvery = 1000
+
+func pruneBindings(ctx context.Context, tx *sql.Tx, trustDomain string) error {
+	_, err := tx.ExecContext(ctx, `DELETE FROM tpm_bindings WHERE trust_domain = ?1 AND ek IN (SELECT ek FROM tpm_bindings b
+		WHERE trust_domain = ?1 AND NOT EXISTS (SELECT 1 FROM tpm_inventory i WHERE i.trust_domain = b.trust_domain AND i.ek = b.ek)
+		ORDER BY at LIMIT max(0, (SELECT count(*) FROM tpm_bindings WHERE trust_domain = ?1) -
+			(SELECT count(*) FROM tpm_inventory WHERE trust_domain = ?1) - ?2))`, trustDomain, MaxTPMBindings)
+	if err != nil {
+		return fmt.Errorf("store: TPM binding: %w", err)
+	}
+	return nil
 }
 
 // DeleteTPMBinding implements [TPMStore].

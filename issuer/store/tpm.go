@@ -12,8 +12,8 @@ type TPMStore interface {
 	// TPMBinding reads one; ErrNotFound.
 	TPMBinding(ctx context.Context, trustDomain string, ek [32]byte) (TPMBinding, error)
 	// PutTPMBinding stores one, in place of the one before. Of TPMs that are not in
-	// the inventory there are at most MaxTPMBindings, and as many more as the
-	// inventory has entries without a binding: the oldest make room.
+	// the inventory there are about MaxTPMBindings at most, and as many more as the
+	// inventory has entries without a binding: now and then the oldest make room.
 	PutTPMBinding(ctx context.Context, b TPMBinding) error
 	// DeleteTPMBinding forgets one, if it is there.
 	DeleteTPMBinding(ctx context.Context, trustDomain string, ek [32]byte) error
