@@ -188,10 +188,10 @@ func (a *addFlags) measure(c *cobra.Command, file string, src []byte, r *edit.Re
 	}
 	r.Value = v.String()
 	if r.Note == "" {
-		r.Note = strings.Trim(yamlString(m.name), `"`)
+		r.Note = clipTo(strings.Trim(yamlString(m.name), `"`), 200)
 	}
 	if r.Source == "" && m.file != "-" {
-		r.Source = strings.Trim(yamlString(m.file), `"`)
+		r.Source = clipTo(strings.Trim(yamlString(m.file), `"`), 200)
 	}
 	return &claim, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -10,6 +11,7 @@ import (
 	"github.com/assay-project/assay/internal/cli"
 	"github.com/assay-project/assay/internal/strictyaml"
 	"github.com/assay-project/assay/policy"
+	"github.com/assay-project/assay/policy/signed"
 )
 
 // policyReport is the JSON output of `policy check`.
@@ -70,6 +72,9 @@ are warnings.
 		src, err := readInput(c, args[0])
 		if err != nil {
 			return err
+		}
+		if signed.Is(src) {
+			return cli.Usagef(fmt.Sprintf("`assay policy bundle unpack %s` takes the policy out, `assay policy verify` looks at the signatures", args[0]), "%s is a signed policy", args[0])
 		}
 		b, err := policy.Parse(args[0], src)
 		lint := policy.LintOptions{At: at.or(now), CALifetime: lifetime.Duration}

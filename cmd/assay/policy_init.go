@@ -152,6 +152,9 @@ func (in *initFlags) starter(c *cobra.Command, args []string, evidence *subjectF
 	if s.workload = in.workload; s.workload == "" {
 		s.workload = workloadName(s.image)
 	}
+	if err = s.whole(); err != nil {
+		return nil, err
+	}
 	if err = in.owner(s); err != nil {
 		return nil, err
 	}
@@ -189,9 +192,12 @@ func (in *initFlags) owner(s *starter) error {
 		if s.chip == "" {
 			return cli.Usagef("give a report whose chip id is not masked", "--dedicated needs evidence that names the chip")
 		}
-		s.sets = append(s.sets, starterSet{name: "machines", dedicated: true, value: s.chip, note: "the machine of " + s.from, about: "Machines on which nobody else's guests run: dedicated says so."})
+		s.sets = append(s.sets, starterSet{name: "machines", dedicated: true, value: s.chip, note: "the machine of the evidence", about: "Machines on which nobody else's guests run: dedicated says so."})
 		s.own("chip_id: {in: @machines}", "whose it is: guests on these machines")
 	case in.waiveReason != "":
+		if _, err := time.Parse(time.DateOnly, in.waive); err != nil {
+			return cli.Usagef("for example 2027-06-30", "--expires %q is not a date", in.waive)
+		}
 		s.waiver = fmt.Sprintf("{none: %s, owner: %s, expires: %s}", yamlString(in.waiveReason), yamlString(in.waiveOwner), in.waive)
 		s.owner = nil
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/verifiers/sevsnp"
 )
 
 // starter is a policy with one workload that is being put together.
@@ -42,6 +43,10 @@ func (s *starter) remains(what string)     { s.remaining = append(s.remaining, w
 
 // pin adds a set with one value and the rule that uses it.
 func (s *starter) pin(claim, set string, value attest.Bytes, note, source, about string) {
+	if len(value) == 0 || zero(value) {
+		s.remains("it has no " + claim + ", so that the policy says nothing of it")
+		return
+	}
 	s.sets = append(s.sets, starterSet{name: set, value: value.String(), note: note, source: source, about: "Values of " + claim + " that are accepted: one for each release."})
 	s.rule(claim+": {in: @"+set+"}", about)
 }
@@ -87,6 +92,12 @@ func (s *starter) ofClaims(x *subject) error {
 	if !x.verified {
 		s.remains("the values are NOT VERIFIED: whoever made " + x.file + " may have written them")
 	}
+	if p := x.claims.SNP; p != nil && p.Product != "" && !slices.Contains(sevsnp.Products(), p.Product) {
+		return malformedClaims(fmt.Sprintf("there is no product %q", p.Product))
+	}
+	if p := x.claims.TPM; p != nil && p.Cloud != nil && p.Cloud.Provider != "gce" && p.Cloud.Provider != "azure" {
+		return malformedClaims(fmt.Sprintf("there is no cloud %q", p.Cloud.Provider))
+	}
 	if x.claims.Debug() {
 		return cli.Usagef("start it without debug mode, and take evidence again", "this environment runs in debug mode, in which nothing is worth measuring: no policy should name it")
 	}
@@ -101,6 +112,14 @@ func (s *starter) ofClaims(x *subject) error {
 		s.snp(c.SNP, source)
 	case c.TPM != nil:
 		s.tpm(c.TPM, source)
+	}
+	return nil
+}
+
+// whole reports what must be there for a policy to be written.
+func (s *starter) whole() error {
+	if len(s.sets) == 0 || len(s.rules) == 0 {
+		return cli.Usagef("`assay evidence inspect` shows what is in it", "%s names no image: there is nothing that a policy could pin", s.from)
 	}
 	return nil
 }
@@ -141,7 +160,8 @@ func (s *starter) snp(c *attest.SNP, source string) {
 			s.rule("reported_tcb: {gte: {"+c.Product+": {"+strings.Join(parts, ", ")+"}}}", "no firmware older than this machine's")
 		}
 	}
-	masked := len(c.ChipID) == 0 || zero(c.ChipID)
+	const chipLength = 64 // bytes of CHIP_ID, of which Turin uses the first 8
+	masked := len(c.ChipID) != chipLength || zero(c.ChipID)
 	switch {
 	case c.SigningKey == "vlek":
 		s.rule("signing_key: {eq: vlek}", "a cloud provider's machines")
