@@ -62,6 +62,54 @@ func TestSecureBootIsClaimedOnlyBeyondDoubt(t *testing.T) {
 	}
 }
 
+// shim measures behind the separator that it was told to validate nothing; it then
+// starts whatever there is, with the firmware's secure boot on.
+func TestSecureBootIsOffWhenShimDoesNotValidate(t *testing.T) {
+	shimLock := []byte("\x50\xab\x5d\x60\x46\xe0\x00\x43\xab\xb6\x3d\xd8\x10\xdd\x8b\x23")
+	behind := func(data []byte) []step {
+		return append(aBoot(), step{pcr: 7, kind: tcg.EFIVariableAuthority, data: data})
+	}
+	logged := func(steps []step, data []byte) []step {
+		out := slices.Clone(steps)
+		last := &out[len(out)-1]
+		last.of, last.data = last.data, data
+		return out
+	}
+	state := func(value ...byte) []byte { return variable(shimLock, "MokSBState", value) }
+	old := func(data []byte) []step { return logged(behind(data[:len(data)-1]), data) } // the last byte is logged and not hashed
+	unsaid, on, off := "unsaid", "on", "off"
+	for name, c := range map[string]struct {
+		log, machine []step
+		want         string
+	}{
+		"validation off":                   {behind(state(1)), behind(state(1)), off},
+		"validation off, another type":     {with(behind(state(1)), named("MokSBState"), func(s *step) { s.kind = tcg.Ipl }), behind(state(1)), off},
+		"another vendor's":                 {behind(variable(global, "MokSBState", []byte{1})), behind(variable(global, "MokSBState", []byte{1})), off},
+		"more than a byte":                 {behind(state(0, 0, 0, 1)), behind(state(0, 0, 0, 1)), off},
+		"validation on":                    {behind(state(0)), behind(state(0)), on},
+		"validation on, an empty variable": {behind(state()), behind(state()), on},
+		"the data exchanged":               {logged(behind(state(1)), state(0)), behind(state(1)), unsaid},
+		"the data left out":                {logged(behind(state(1)), nil), behind(state(1)), unsaid},
+		"a byte behind the data":           {logged(behind(state(1)), append(state(1), 0)), behind(state(1)), off},
+		"an old shim":                      {old(state(1)), old(state(1)), off},
+		"an old shim, the value exchanged": {old(state(0)), old(state(1)), off},
+		"an old shim's authority":          {old(variable(shimLock, "Shim", []byte("a certificate"))), old(variable(shimLock, "Shim", []byte("a certificate"))), on},
+		"an authority":                     {behind(variable(shimLock, "MokListTrusted", []byte{1})), behind(variable(shimLock, "MokListTrusted", []byte{1})), on},
+		"root extends something":           {behind([]byte("anything")), behind([]byte("anything")), on},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := replayOver(t, c.log, c.machine)
+			said := unsaid
+			if got.SecureBoot != nil {
+				said = map[bool]string{true: on, false: off}[*got.SecureBoot]
+			}
+			if said != c.want || (got.Keys == nil) != (said == unsaid) {
+				t.Errorf("secure boot is %s, want %s; keys %v", said, c.want, got.Keys)
+			}
+		})
+	}
+}
+
 func TestAVariableThatWasNotDefinedIsOff(t *testing.T) {
 	steps := with(aBoot(), named("SecureBoot"), func(s *step) { *s = config(global, "SecureBoot"); s.of = s.data })
 	if got := replay(t, steps); got.SecureBoot == nil || *got.SecureBoot {
@@ -223,13 +271,49 @@ func TestTheCommandLineIsClaimedOnlyBeyondDoubt(t *testing.T) {
 	}
 	var many []step
 	for range 1025 {
-		many = append(many, grub("grub_cmd: x"))
+		many = append(many, grub("grub_cmd: echo x"))
 	}
 	if got := replay(t, many); got.GRUBCommands != nil {
 		t.Errorf("%d commands", len(got.GRUBCommands))
 	}
 	if got := replay(t, []step{grub("grub_cmd: " + strings.Repeat("x", 65<<10))}); got.GRUBCommands != nil {
 		t.Error("a command of 65 KiB")
+	}
+}
+
+// Whatever starts or loads something that is not known takes the claim away, also
+// where root extends the golden texts behind it.
+func TestAGRUBCommandThatIsNotKnownTakesTheCommandLineAway(t *testing.T) {
+	golden := []step{grub("grub_cmd: linux " + commandLine), grub("kernel_cmdline: " + commandLine)}
+	for _, texts := range [][]string{
+		{"insmod (hd0,gpt1)/evil.mod"}, {"insmod /evil.mod"}, {"insmod evil/../mod"}, {"insmod"}, {"insmod a b"},
+		{"legacy_kernel 0+20480 evil", "0+20480 evil"}, {"0+20480 evil"}, {"+1"}, {"1,2+3 evil"}, {"evil"},
+		{"legacy_configfile /x"}, {"legacy_source /x"}, {"appleloader CD"}, {"pxechainloader x"}, {"plan9 /x"}, {"freedos /x"}, {"truecrypt /x"}, {"xnu_resume /x"},
+		{"module /evil"}, {"module2 /evil"}, {"xen_module /evil"}, {"acpi /evil.aml"}, {"devicetree /evil.dtb"}, {"write_dword 0x1000 1"}, {"wrmsr 1 2"}, {"setpci x"}, {"outb 1 2"},
+		{"rmmod tpm"}, {"exit"}, {"efiload /x"}, {"dump /x"}, {"! chainloader /evil"}, {"!"}, {"linuxx"}, {"=x"}, {"1x=y"}, {"a-b=c"}, {" linux"}, {"set\tx"},
+	} {
+		var steps []step
+		for _, s := range texts {
+			steps = append(steps, grub("grub_cmd: "+s))
+		}
+		for name, all := range map[string][]step{"before": slices.Concat(steps, golden), "after": slices.Concat(golden, steps)} {
+			got := replay(t, all)
+			if got.CommandLine != "" || len(got.GRUBCommands) != len(all) {
+				t.Errorf("%q %s: command line %q, %d commands", texts, name, got.CommandLine, len(got.GRUBCommands))
+			}
+		}
+	}
+	// What an ordinary configuration does beside it takes nothing away.
+	harmless := []string{
+		"[ -s /boot/grub/grubenv ]", "set default=0", "x=", "menuentry_id_option=--id", "insmod part_gpt", "search --no-floppy --fs-uuid --set=root 8270", "! test -e /x",
+		"recordfail", "load_video", "gfxmode keep", "initrd /initrd.img", "echo Loading …", "setparams Ubuntu --class gnu", "blscfg", "search.fs_uuid 8270 root", "true",
+	}
+	var steps []step
+	for _, s := range harmless {
+		steps = append(steps, grub("grub_cmd: "+s))
+	}
+	if got := replay(t, slices.Concat(steps, golden, steps)); got.CommandLine != commandLine {
+		t.Errorf("command line %q", got.CommandLine)
 	}
 }
 

@@ -12,11 +12,13 @@ import (
 	"github.com/assay-project/assay/attest"
 )
 
-// Limits of a log. The size of the whole is the only one that matters; the others
-// keep one event from being something else than an event.
+// Limits of a log. Its size bounds the whole, and the number of events what small
+// ones cost in memory, many times their bytes: the logs of real machines have some
+// hundreds. The others keep one event from being something else than an event.
 const (
-	maxBanks = 16
-	lastPCR  = 23
+	maxEvents = 8192 // the header not counted, and those that extend nothing included
+	maxBanks  = 16
+	lastPCR   = 23
 	// noPCR marks information that belongs to no PCR, in EV_NO_ACTION events of
 	// newer firmware (PFP 1.06, section 10.4.5.3).
 	noPCR = 0xffffffff
@@ -125,6 +127,9 @@ func decode(raw []byte) (*log, error) {
 		l.events = append(l.events, *first)
 	}
 	for number := 1; r.left() > 0; number++ {
+		if len(l.events) == maxEvents {
+			return nil, malformed(CheckStructure, "more than %d events", maxEvents)
+		}
 		e, err := l.entry(r)
 		if err != nil {
 			return nil, malformed(CheckStructure, "event %d: %w", number, err)

@@ -97,24 +97,25 @@ func (b *boot) texts(pcr int) (commands []string, grub bool, options []string, r
 
 // grubLine finds the kernel's command line among GRUB's texts. GRUB measures the
 // command `linux LINE`, and then LINE, which begins with the kernel's path. It must
-// have done so once; and there must be nothing else that starts another system, nor
-// another text that could be a command line: in its rescue shell, GRUB measures
-// that and no command.
+// have done so once, and all else must be harmless: nothing else that starts or loads
+// something, nor another text that could be a command line. In its rescue shell, GRUB
+// measures that and no command; it begins with a path, or with a block list.
 func grubLine(texts []string) (string, bool) {
 	line, found, after := "", false, -1
 	for i, s := range texts {
-		if (s[0] == '/' || s[0] == '(') && i != after {
-			return "", false
+		if i == after {
+			continue
 		}
-		word, rest, _ := strings.Cut(s, " ")
-		switch word {
+		switch word, rest, _ := strings.Cut(s, " "); word {
 		case "linux", "linuxefi", "linux16":
 			if found || i+1 == len(texts) || unquoted(rest) != unquoted(texts[i+1]) {
 				return "", false
 			}
 			line, found, after = texts[i+1], true, i+1
-		case "chainloader", "multiboot", "multiboot2", "xen_hypervisor", "kernel", "kfreebsd", "knetbsd", "kopenbsd", "xnu_kernel", "xnu_kernel64", "ntldr", "kexec":
-			return "", false
+		default:
+			if !harmless(s) {
+				return "", false
+			}
 		}
 	}
 	return line, found && line != ""

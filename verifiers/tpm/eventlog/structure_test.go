@@ -245,3 +245,29 @@ func TestEventsAreSaidInWords(t *testing.T) {
 		}
 	}
 }
+
+// Small events cost many times their bytes in memory: a log has no more of them than
+// machines have.
+func TestALogOfCountlessEventsIsRefused(t *testing.T) {
+	const limit = 8192
+	for name, s := range map[string]step{
+		"empty events":       {pcr: 3, kind: tcg.EFIAction},
+		"information":        {pcr: 3, kind: tcg.NoAction},
+		"events of no PCR":   {pcr: 0xffffffff, kind: tcg.NoAction},
+		"events of PCR 16":   {pcr: 16, kind: tcg.EFIAction},
+		"StartupLocality, …": {pcr: 1, kind: tcg.NoAction, data: []byte("StartupLocality\x00\x00")},
+	} {
+		steps := slices.Repeat([]step{s}, limit)
+		if _, err := eventlog.Replay(logOf(steps...), crypto.SHA256, tpm(steps...)); err != nil {
+			t.Errorf("%s, %d of them: %v", name, limit, err)
+		}
+		steps = append(steps, s)
+		_ = refused(t, logOf(steps...), crypto.SHA256, tpm(steps...), eventlog.CheckStructure)
+	}
+	for name, log := range realLogs(t) {
+		l, err := eventlog.Events(log, crypto.SHA1)
+		if err == nil && len(l.Events) > limit/16 {
+			t.Errorf("%s: %d events are near the limit", name, len(l.Events))
+		}
+	}
+}

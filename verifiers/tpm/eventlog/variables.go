@@ -60,6 +60,9 @@ const debugMode = "UEFI Debug Mode"
 //     firmware does so before it uses one as an authority, which is an event of the
 //     same form and name
 //   - no debugger was attached
+//   - behind the separator, shim does not say that it validates nothing (MokSBState):
+//     the firmware's secure boot then ends with shim. Anybody can extend such an
+//     event later; that takes the claim away, and gives none
 func (b *boot) secureBoot() (*bool, map[string]attest.Bytes) {
 	var states []bool
 	keys := make(map[string]attest.Bytes)
@@ -89,9 +92,11 @@ func (b *boot) secureBoot() (*bool, map[string]attest.Bytes) {
 			}
 		}
 	}
-	if len(states) != 1 {
+	validating, readable := b.shimValidates()
+	if len(states) != 1 || !readable {
 		return nil, nil
 	}
+	states[0] = states[0] && validating
 	for name, digest := range keys {
 		if digest == nil {
 			delete(keys, name)
@@ -101,6 +106,46 @@ func (b *boot) secureBoot() (*bool, map[string]attest.Bytes) {
 		keys = nil
 	}
 	return &states[0], keys
+}
+
+// mokSBState is the variable that has shim validate nothing that it starts, unless
+// it is zero. shim measures it, where there is one, into PCR 7 as an authority.
+const mokSBState = "MokSBState"
+
+// shimValidates reads the events behind PCR 7's separator. It is not readable when
+// one of them cannot be read: that one could be shim's.
+func (b *boot) shimValidates() (validating, readable bool) {
+	validating = true
+	for _, e := range b.events(pcrSecureBoot)[len(b.before(pcrSecureBoot)):] {
+		if _, ok := b.separator(e); ok {
+			continue
+		}
+		measured, ok := b.measured(e)
+		if !ok {
+			return false, false
+		}
+		if v, ok := parseVariable(measured); ok {
+			validating = validating && (v.name != mokSBState || zero(v.value))
+			continue
+		}
+		// Without the last byte of its value: what that is, nobody knows.
+		if v, ok := parseVariable(append(bytes.Clone(measured), 0)); ok && v.name == mokSBState {
+			validating = false
+		}
+	}
+	return validating, true
+}
+
+// measured are the bytes of an event's data that its digest is of: all, or, as old
+// versions of shim have it, all but the last.
+func (b *boot) measured(e *event) ([]byte, bool) {
+	if b.hashed(e) {
+		return e.data, true
+	}
+	if n := len(e.data); n > 0 && b.is(e, e.data[:n-1]) {
+		return e.data[:n-1], true
+	}
+	return nil, false
 }
 
 // utf16Text reads UTF-16 with or without a zero at its end, and none before.
