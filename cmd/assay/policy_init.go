@@ -87,9 +87,7 @@ What it writes passes 'assay policy check'.`,
 	f.StringVar(&in.waive, "expires", "", "`DATE` at which the waiver ends, such as 2027-06-30")
 	f.StringVar(&in.out, "out", "-", "`FILE` to write; - is standard output")
 	f.BoolVar(&in.force, "force", false, "replace the file where there is one")
-	for _, required := range []string{"trust-domain"} {
-		_ = c.MarkFlagRequired(required) // the flag exists
-	}
+	_ = c.MarkFlagRequired("trust-domain") // the flag exists
 	c.MarkFlagsMutuallyExclusive("from", "from-event-log")
 	c.MarkFlagsMutuallyExclusive("role", "instance", "dedicated", "ek-group", "no-owner")
 	c.MarkFlagsRequiredTogether("no-owner", "owner", "expires")

@@ -148,13 +148,17 @@ type file struct {
 	src   []byte
 	doc   *strictyaml.Document
 	root  *strictyaml.Node
-	lines []int // offset of each line
+	lines []int  // offset of each line
+	eol   string // the file's line ending
 	edits []Replaced
 }
 
 func open(name string, src []byte) *file {
-	f := &file{name: name, src: src, doc: strictyaml.OpenLimit(name, src, policy.MaxSize), lines: []int{0}}
+	f := &file{name: name, src: src, doc: strictyaml.OpenLimit(name, src, policy.MaxSize), lines: []int{0}, eol: "\n"}
 	f.root = f.doc.Root()
+	if bytes.Contains(src, []byte("\r\n")) {
+		f.eol = "\r\n"
+	}
 	for i, c := range src {
 		if c == '\n' {
 			f.lines = append(f.lines, i+1)
@@ -219,14 +223,6 @@ func (f *file) apply() []byte {
 	return out.Bytes()
 }
 
-// eol is the file's line ending.
-func (f *file) eol() string {
-	if bytes.Contains(f.src, []byte("\r\n")) {
-		return "\r\n"
-	}
-	return "\n"
-}
-
 // lineEnd is the offset behind the line, past its ending, and whether it has one.
 func (f *file) lineEnd(at int) (int, bool) {
 	i := bytes.IndexByte(f.src[at:], '\n')
@@ -240,9 +236,9 @@ func (f *file) lineEnd(at int) (int, bool) {
 func (f *file) insertLine(at int, text string) {
 	end, closed := f.lineEnd(at)
 	if closed {
-		f.insert(end, text+f.eol())
+		f.insert(end, text+f.eol)
 	} else {
-		f.insert(end, f.eol()+text)
+		f.insert(end, f.eol+text)
 	}
 }
 

@@ -131,7 +131,7 @@ func (f *file) create(r Reference) error {
 }
 
 func (f *file) newSet(indent string, r Reference) string {
-	return indent + r.Set + ":" + f.eol() + indent + "  - " + r.entry()
+	return indent + r.Set + ":" + f.eol + indent + "  - " + r.entry()
 }
 
 func (f *file) createFirst(r Reference) error {
@@ -148,6 +148,6 @@ func (f *file) createFirst(r Reference) error {
 		}
 		at = begin
 	}
-	f.insert(at, "references:"+f.eol()+f.newSet("  ", r)+f.eol()+f.eol())
+	f.insert(at, "references:"+f.eol+f.newSet("  ", r)+f.eol+f.eol)
 	return nil
 }
