@@ -46,7 +46,8 @@ var tpm = newTEE(tee{
 	lint:   lintTPM,
 	codes: []CodeInfo{
 		{codeSecureBootOff, "machines without secure boot match"},
-		{codeLoaderNotPinned, "a workload pins what a boot loader measured, and not the loader"},
+		{codeLoaderNotPinned, "a workload pins what a boot loader measured, and not which loaders ran"},
+		{codeCommandLineOpen, "a workload pins a unified kernel image, and not its command line"},
 	},
 })
 
@@ -54,6 +55,7 @@ var tpm = newTEE(tee{
 const (
 	codeSecureBootOff   Code = "secure-boot-off"
 	codeLoaderNotPinned Code = "loader-not-pinned"
+	codeCommandLineOpen Code = "command-line-open"
 )
 
 // tpmPCRs are the registers that only a reset of the machine clears.
@@ -204,7 +206,7 @@ func tpmIdentity() []*field {
 		f.owner = finite
 	}
 	return []*field{
-		tpmWord("bank", enum{"sha256|sha384"}, func(t *attest.TPM) string { return t.Bank }, always("the server's configuration decides on the bank: tpm.pcr_bank")),
+		tpmWord("bank", enum{"sha256|sha384"}, func(t *attest.TPM) string { return t.Bank }, always("the server demands the bank that its configuration names (tpm.pcr_bank), and refuses another")),
 		ek, group,
 		tpmField("ek_certified", boolean{}, func(t *attest.TPM) (value, bool) { return truth(t.EKCertificate != nil), true },
 			when(no, "no certificate under a pinned manufacturer's root vouches for the endorsement key: only the operator's inventory or a cloud does")),
@@ -363,28 +365,58 @@ func (s *set) banks() []value {
 
 // lintTPM finds what only this platform knows.
 func lintTPM(w *workload, p *parser) {
-	if w.find("pcr4") == nil && w.find("pcr7") == nil && w.find("boot.loaders") == nil {
-		lintLoader(w, p)
-	}
+	lintLoader(w, p)
+	lintCommandLine(w, p)
 	if r := w.find("secure_boot"); r != nil && admits(r, no) {
-		p.warn(w.key, codeSecureBootOff, fmt.Sprintf("workload %s admits machines without secure boot", w.name), "pcr7 then tells nothing of what was loaded: pin pcr4 or boot.loaders")
+		p.warn(w.key, codeSecureBootOff, fmt.Sprintf("workload %s admits machines without secure boot", w.name), "pcr7 then tells nothing of what was loaded: pin pcr4")
 	}
 }
 
 // lintLoader warns of a workload that does not say what the firmware may start.
+//
 // The registers from 8 on are extended by what it started, and stay open to
-// whatever runs later: another loader, which measures nothing of its own, leaves
-// them to be extended to any value.
+// whatever runs later. A loader that measures nothing of its own leaves them to be
+// extended to any value, and an approved kernel is such a loader: started by the
+// firmware or by shim in GRUB's place, it reads a command line that nobody measures.
+// So neither the keys of secure boot nor a list of approved loaders is enough: only
+// PCR4 says which were started, in which order, and which of them was the last.
 func lintLoader(w *workload, p *parser) {
-	const hint = "add pcr4 (boot loader and kernel), pcr7 (whose keys secure boot demands) or boot.loaders"
+	if w.find("pcr4") != nil {
+		return
+	}
 	for _, r := range w.rules {
-		name := r.field.name
-		n, isPCR := strings.CutPrefix(name, "pcr")
-		i, err := strconv.Atoi(n)
-		if isPCR && err == nil && i >= 8 || name == "boot.command_line" || name == "boot.grub_files" || strings.HasPrefix(name, "boot.unified.") {
-			p.warn(w.key, codeLoaderNotPinned, "workload "+w.name+" pins "+name+", and not the loader that measures it: another loader can measure anything", hint)
+		if measuredByLoader(r.field.name) {
+			p.warn(w.key, codeLoaderNotPinned, "workload "+w.name+" pins "+r.field.name+", and not which loaders ran: another one, or an approved one in another's place, leaves it to be extended to any value",
+				"add pcr4: neither pcr7 nor boot.loaders says in which order they ran")
 			return
 		}
 	}
-	p.warn(w.key, CodeNoImage, "workload "+w.name+" pins nothing of the boot: any operating system on the same machines matches", hint)
+	if w.find("pcr7") == nil && w.find("boot.loaders") == nil {
+		p.warn(w.key, CodeNoImage, "workload "+w.name+" pins nothing of the boot: any operating system on the same machines matches",
+			"add pcr4 (boot loader and kernel), pcr7 (whose keys secure boot demands) or boot.loaders")
+	}
+}
+
+// measuredByLoader reports whether a claim is what a boot loader measured.
+func measuredByLoader(name string) bool {
+	n, isPCR := strings.CutPrefix(name, "pcr")
+	i, err := strconv.Atoi(n)
+	return isPCR && err == nil && i >= 8 || name == "boot.command_line" || name == "boot.grub_files" || strings.HasPrefix(name, "boot.unified.")
+}
+
+// lintCommandLine warns of a unified kernel image whose command line may be
+// another: with secure boot off, systemd-stub prefers the one that it is started
+// with, and measures it into PCR12.
+func lintCommandLine(w *workload, p *parser) {
+	secure := w.find("secure_boot")
+	if w.find("pcr4") == nil || w.find("pcr12") != nil || w.find("boot.command_line") != nil || secure != nil && !admits(secure, no) {
+		return
+	}
+	for _, r := range w.rules {
+		if name := r.field.name; name == "pcr11" || strings.HasPrefix(name, "boot.unified.") {
+			p.warn(w.key, codeCommandLineOpen, "workload "+w.name+" pins "+name+", and not with which command line its kernel ran: without secure boot it may be another than the image's",
+				"add pcr12, boot.command_line or secure_boot: {eq: true}")
+			return
+		}
+	}
 }

@@ -32,6 +32,7 @@ func TestTheTPMDecisionAsJSON(t *testing.T) {
 	ours := func(x *attest.TPM) {
 		x.Cloud = nil
 		x.PCRs[7] = raw("a4e624d686e03ed2767c0abd85c14426b0b1157d2ce81d27bb4fe4f6f01d688a")
+		x.PCRs[4] = raw("2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae")
 		x.Boot.CommandLine = "root=/dev/mapper/root ro lockdown=integrity"
 		x.Boot.Loaders = []attest.Bytes{
 			raw("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"), raw("60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752"),
@@ -47,7 +48,10 @@ func TestTheTPMDecisionAsJSON(t *testing.T) {
 		"granted":   tpmClaims(ours),
 		"cloud":     tpmClaims(cloud),
 		"no-log":    tpmClaims(ours, func(x *attest.TPM) { x.Boot = nil }),
-		"evil-boot": tpmClaims(ours, func(x *attest.TPM) { x.Boot.Loaders = append([]attest.Bytes{sized("evil", 32)}, x.Boot.Loaders...) }),
+		"evil-boot": tpmClaims(ours, func(x *attest.TPM) {
+			x.Boot.Loaders = append([]attest.Bytes{sized("evil", 32)}, x.Boot.Loaders...)
+			x.PCRs[4] = sized("another boot", 32)
+		}),
 		"sha384":    tpmClaims(ours, sha384),
 		"elsewhere": tpmClaims(ours, func(x *attest.TPM) { x.EKInventory = "" }),
 	} {

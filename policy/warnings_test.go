@@ -53,7 +53,8 @@ func provocations(t *testing.T) map[policy.Code]provocation {
 		policy.CodeTTLBeyondCA:    {src: base, lint: policy.LintOptions{CALifetime: 59 * time.Minute}, at: "18:19", from: workload},
 		policy.CodeEmptyBundle:    {src: base[:strings.Index(base, "references:")] + "workloads: []\n", at: "5:12"},
 		policy.CodeUselessSilence: {src: ch(base, "    match:", "    silence: [no-image]\n    match:"), at: "13:15", from: workload},
-		"loader-not-pinned":       {src: ch(tpmBase, "      pcr4: {eq: \"$loader/32$\"}\n      pcr7: {eq: \"$keys/32$\"}\n", "      pcr11: {eq: \"$uki/32$\"}\n"), at: "6:11", from: 6},
+		"loader-not-pinned":       {src: ch(tpmBase, "      pcr4: {eq: \"$loader/32$\"}\n      pcr7: {eq: \"$keys/32$\"}\n", "      pcr9: {eq: \"$files/32$\"}\n"), at: "6:11", from: 6},
+		"command-line-open":       {src: ch(tpmBase, "      pcr7: {eq: \"$keys/32$\"}\n", "      pcr11: {eq: \"$uki/32$\"}\n"), at: "6:11", from: 6},
 		"secure-boot-off":         {src: ch(tpmBase, "    match:\n", "    match:\n      secure_boot: {eq: false}\n"), at: "6:11", from: 6},
 	}
 }

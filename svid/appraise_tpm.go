@@ -14,9 +14,10 @@ import (
 //	configuration     2  the policy pins PCR7: the state and the keys of secure boot
 //	                  3  it demands secure boot, and the event log says that it was on
 //	                  0  otherwise
-//	executables       3  the policy pins what the firmware started (PCR4 or the loaders)
-//	                     and what those read (PCR9, PCR11, GRUB's files, a unified kernel)
-//	                 -5  only the former
+//	executables       3  the policy pins what the firmware started, and in which order
+//	                     (PCR4), and what that read (PCR9, PCR11, GRUB's files, a unified
+//	                     kernel)
+//	                 -5  only what was started: PCR4, or the loaders
 //	                  0  otherwise
 //	hardware         -4  a cloud vendor vouches for the TPM: it is its hypervisor's
 //	                -38  nobody but the operator's inventory vouches for it
@@ -36,7 +37,9 @@ func (a *Appraisal) tpm(t *attest.TPM) (Vector, map[string]attest.Bytes, error) 
 	}
 	if a.pinned("pcr4") || a.pinned("boot.loaders") {
 		v[Executables] = claimApprovedStart
-		if a.pinned("pcr9") || a.pinned("pcr11") || a.pinned("boot.grub_files") || a.pinned("boot.unified.linux") {
+		// What a loader read is as good as the loader, and only PCR4 says which of
+		// the approved ones it was.
+		if a.pinned("pcr4") && (a.pinned("pcr9") || a.pinned("pcr11") || a.pinned("boot.grub_files") || a.pinned("boot.unified.linux")) {
 			v[Executables] = claimApprovedBoot
 		}
 	}

@@ -96,9 +96,11 @@ func TestTheTPMTable(t *testing.T) {
 
 		{"what was started", pin("pcr7", "pcr4"), with(map[Aspect]Claim{Executables: -5}), Affirming},
 		{"the loaders", pin("pcr7", "boot.loaders"), with(map[Aspect]Claim{Executables: -5}), Affirming},
-		{"the loaders and GRUB's files", pin("pcr7", "boot.loaders", "boot.grub_files"), good, Affirming},
+		{"what was started and GRUB's files", pin("pcr7", "pcr4", "boot.grub_files"), good, Affirming},
+		{"the loaders in any order, and GRUB's files", pin("pcr7", "boot.loaders", "boot.grub_files"), with(map[Aspect]Claim{Executables: -5}), Affirming},
 		{"what was started and a unified image", pin("pcr7", "pcr4", "pcr11"), good, Affirming},
-		{"the loaders and the unified kernel", pin("pcr7", "boot.loaders", "boot.unified.linux"), good, Affirming},
+		{"the loaders in any order, and the unified kernel", pin("pcr7", "boot.loaders", "boot.unified.linux"), with(map[Aspect]Claim{Executables: -5}), Affirming},
+		{"what was started and the unified kernel", pin("pcr7", "pcr4", "boot.unified.linux"), good, Affirming},
 		{"what a loader says that nobody approved", pin("pcr7", "pcr9", "pcr11", "boot.grub_files"), with(map[Aspect]Claim{Executables: 0}), Affirming},
 		{"the keys of secure boot alone", pin("pcr7"), with(map[Aspect]Claim{Executables: 0}), Affirming},
 		{"firmware alone", pin("pcr0", "boot.firmware"), with(map[Aspect]Claim{Configuration: 0, Executables: 0}), Affirming},
