@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +21,30 @@ import (
 )
 
 const td = "simulated.example.org"
+
+// shared is the cluster of the tests that kill none.
+var shared = sync.OnceValues(postgrestest.New)
+
+func cluster(t testing.TB) *postgrestest.Cluster {
+	t.Helper()
+	c, err := shared()
+	if errors.Is(err, postgrestest.ErrMissing) {
+		postgrestest.Skip(t, err)
+	}
+	must(t, err)
+	return c
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if c, err := shared(); err == nil {
+		if err := c.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
 
 func open(t testing.TB, db string) *postgres.Store {
 	t.Helper()
@@ -47,7 +72,7 @@ func must(t testing.TB, err error) {
 }
 
 func TestPostgreSQLKeepsThePromisesOfAStore(t *testing.T) {
-	c := postgrestest.Start(t)
+	c := cluster(t)
 	databases := map[store.Store]string{}
 	storetest.Run(t,
 		func(t *testing.T) store.Store {
@@ -63,7 +88,7 @@ func TestPostgreSQLKeepsThePromisesOfAStore(t *testing.T) {
 }
 
 func TestANewerSchemaIsRefusedAndLeftAlone(t *testing.T) {
-	c := postgrestest.Start(t)
+	c := cluster(t)
 	db := c.Database(t)
 	must(t, open(t, db).Close())
 	c.Exec(t, db, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, true)`)
@@ -86,7 +111,7 @@ func TestANewerSchemaIsRefusedAndLeftAlone(t *testing.T) {
 }
 
 func TestServersThatStartAtOnceMigrateOnce(t *testing.T) {
-	c := postgrestest.Start(t)
+	c := cluster(t)
 	db := c.Database(t)
 	errs := make([]error, 4)
 	var wg sync.WaitGroup
@@ -116,7 +141,7 @@ func count(t testing.TB, db, statement string) (n int) {
 }
 
 func TestAServerWithoutTheRightToMigrateRunsOnAMigratedDatabase(t *testing.T) {
-	c := postgrestest.Start(t)
+	c := cluster(t)
 	db := c.Database(t)
 	must(t, filled(t, db).Close())
 	c.Exec(t, db, `CREATE ROLE server LOGIN`)
@@ -127,7 +152,7 @@ func TestAServerWithoutTheRightToMigrateRunsOnAMigratedDatabase(t *testing.T) {
 }
 
 func TestAReaderSeesWhatTheServerWritesAndWritesNothing(t *testing.T) {
-	c := postgrestest.Start(t)
+	c := cluster(t)
 	db := c.Database(t)
 	s := filled(t, db)
 	must(t, s.Append(t.Context(), storetest.Batch("a", 1, 3)))
@@ -151,7 +176,7 @@ func TestAReaderSeesWhatTheServerWritesAndWritesNothing(t *testing.T) {
 }
 
 func TestTheLedgerRefusesUpdateAndDelete(t *testing.T) {
-	c := postgrestest.Start(t)
+	c := cluster(t)
 	db := c.Database(t)
 	s := filled(t, db)
 	ctx := t.Context()
@@ -203,7 +228,7 @@ func TestTheLedgerRefusesUpdateAndDelete(t *testing.T) {
 // Two servers with a chain each: the one goes on while the other's transaction
 // holds its chain.
 func TestTwoChainsDoNotWaitForOneAnother(t *testing.T) {
-	c := postgrestest.Start(t)
+	c := cluster(t)
 	db := c.Database(t)
 	one, two := filled(t, db), open(t, db)
 	ctx := t.Context()
@@ -243,7 +268,7 @@ func TestTwoChainsDoNotWaitForOneAnother(t *testing.T) {
 // Each of two pools writes a chain of its own and, in turn with the other, one
 // that they share: every record that was acknowledged is there, once.
 func TestTwoServersAppendAtOnce(t *testing.T) {
-	c := postgrestest.Start(t)
+	c := cluster(t)
 	db := c.Database(t)
 	servers := []*postgres.Store{filled(t, db), open(t, db)}
 	ctx := t.Context()

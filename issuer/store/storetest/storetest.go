@@ -38,6 +38,11 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 	t.Run("TPMBindingsAreRemembered", func(t *testing.T) { tpmBindings(t, open(t), reopen) })
 	t.Run("TheTPMInventoryChangesWholeOrNotAtAll", func(t *testing.T) { tpmInventory(t, open(t), reopen) })
 	t.Run("EventLogsAreStoredOnce", func(t *testing.T) { eventLogs(t, open(t)) })
+	t.Run("ASerialAndAKeyAreGivenOnceOverAllChains", func(t *testing.T) { once(t, open(t)) })
+	t.Run("ChangesThatComeAtOnceAreMadeInTurn", func(t *testing.T) { inTurn(t, open(t)) })
+	t.Run("NamesAreInTheOrderOfTheirBytes", func(t *testing.T) { byteOrder(t, open(t)) })
+	t.Run("TextComesBackAsItWentIn", func(t *testing.T) { anyText(t, open(t)) })
+	t.Run("PruningLeavesNoEvidenceWithoutItsLog", func(t *testing.T) { pruneBeside(t, open(t)) })
 }
 
 const td = "simulated.example.org"
@@ -438,8 +443,8 @@ func atomic(t *testing.T, s store.Store) {
 	must(t, s.Append(ctx, Batch("a", 1, 3)))
 	b := Batch("a", 4, 4)
 	b.Entries[0].Identities[0].Serial = Entry("a", 1).Identities[0].Serial
-	if err := s.Append(ctx, b); err == nil {
-		t.Error("a serial of an earlier batch was accepted")
+	if err := s.Append(ctx, b); !errors.Is(err, store.ErrDuplicate) {
+		t.Errorf("a serial of an earlier batch: %v, want ErrDuplicate", err)
 	}
 }
 

@@ -45,13 +45,16 @@ type process struct {
 	done chan struct{}
 }
 
-// user is the cluster's superuser.
+// superuser owns the databases; whoever reaches the socket is it.
 const superuser = "assay"
 
 // waitFor bounds every step of starting and stopping.
 const waitFor = 60 * time.Second
 
-// Available returns the directory of PostgreSQL's programs, or why there is none.
+// ErrMissing: there is no PostgreSQL on this machine.
+var ErrMissing = errors.New("PostgreSQL is not installed (Debian package postgresql)")
+
+// Available returns the directory of PostgreSQL's programs, or ErrMissing.
 // ASSAY_POSTGRES names another one than Debian's newest.
 func Available() (string, error) {
 	dirs := []string{os.Getenv("ASSAY_POSTGRES")}
@@ -70,7 +73,7 @@ func Available() (string, error) {
 			return d, nil
 		}
 	}
-	return "", errors.New("PostgreSQL is not installed (Debian package postgresql)")
+	return "", ErrMissing
 }
 
 func versionOf(dir string) int {
@@ -82,36 +85,68 @@ func versionOf(dir string) int {
 // is missing the test is skipped, loudly.
 func Start(t testing.TB) *Cluster {
 	t.Helper()
-	bin, err := Available()
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "NOTICE: %s: %v. The tests of the PostgreSQL store did NOT run.\n", t.Name(), err)
-		t.Skip(err)
+	c, err := New()
+	if errors.Is(err, ErrMissing) {
+		Skip(t, err)
 	}
-	c := &Cluster{bin: bin}
-	// Not t.TempDir: another user has to reach it, and a socket's path is short.
-	if c.dir, err = os.MkdirTemp("", "assaypg"); err != nil {
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(c.dir) })
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// Skip skips a test that has no PostgreSQL, so that nobody takes it for run.
+func Skip(t testing.TB, err error) {
+	t.Helper()
+	fmt.Fprintf(os.Stderr, "NOTICE: %s: %v. The tests of the PostgreSQL store did NOT run.\n", t.Name(), err)
+	t.Skip(err)
+}
+
+// New makes and starts a cluster; the caller closes it. The error is ErrMissing
+// where PostgreSQL is not installed.
+func New() (_ *Cluster, err error) {
+	bin, err := Available()
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{bin: bin}
+	// Not a test's own directory: another user has to reach it, and a socket's
+	// path is short.
+	if c.dir, err = os.MkdirTemp("", "assaypg"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.Close())
+		}
+	}()
 	if os.Geteuid() == 0 { // PostgreSQL refuses to run as root
 		if c.as, err = unprivileged(); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		if err := os.Chown(c.dir, int(c.as.Uid), int(c.as.Gid)); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 	}
 	out, err := c.command("initdb", "-D", c.data(), "-U", superuser, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync").CombinedOutput()
 	if err != nil {
-		t.Fatalf("initdb: %v\n%s", err, out)
+		return nil, fmt.Errorf("initdb: %w\n%s", err, out)
 	}
-	c.Restart(t)
-	t.Cleanup(func() {
-		if c.server != nil {
-			c.stop(t, syscall.SIGINT)
-		}
-	})
-	return c
+	return c, c.restart()
+}
+
+// Close stops the cluster, if it runs, and removes it.
+func (c *Cluster) Close() error {
+	var err error
+	if c.server != nil {
+		err = c.stop(syscall.SIGQUIT) // nothing is kept: no checkpoint
+	}
+	return errors.Join(err, os.RemoveAll(c.dir))
 }
 
 func unprivileged() (*syscall.Credential, error) {
@@ -144,29 +179,34 @@ func (c *Cluster) command(name string, args ...string) *exec.Cmd {
 // answers: after its recovery.
 func (c *Cluster) Restart(t testing.TB) {
 	t.Helper()
+	if err := c.restart(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *Cluster) restart() error {
 	deadline := time.Now().Add(waitFor)
 	for {
 		p, err := c.launch()
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
-		for time.Now().Before(deadline) {
+		c.server = p
+		for ended := false; !ended; {
 			if c.answers() {
-				c.server = p
-				return
+				return nil
+			}
+			if time.Now().After(deadline) {
+				log, _ := os.ReadFile(filepath.Join(c.dir, "log")) // best effort: for the message
+				return fmt.Errorf("PostgreSQL does not start:\n%s", log)
 			}
 			select {
-			case <-p.done:
+			case <-p.done: // it refuses as long as a process of the one before is there
+				ended = true
 			case <-time.After(10 * time.Millisecond):
-				continue
 			}
-			break
 		}
-		// It refuses to start as long as a process of the one before is there.
-		if time.Now().After(deadline) {
-			log, _ := os.ReadFile(filepath.Join(c.dir, "log")) // best effort: for the message
-			t.Fatalf("PostgreSQL does not start:\n%s", log)
-		}
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 
@@ -211,38 +251,47 @@ func (c *Cluster) answers() bool {
 // Kill ends all processes of the server at once, without a word: kill -9.
 func (c *Cluster) Kill(t testing.TB) {
 	t.Helper()
-	c.stop(t, syscall.SIGKILL)
+	if err := c.stop(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Stop ends the server as an operator does: connections are dropped, the rest is
 // written.
 func (c *Cluster) Stop(t testing.TB) {
 	t.Helper()
-	c.stop(t, syscall.SIGINT)
+	if err := c.stop(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
 }
 
-func (c *Cluster) stop(t testing.TB, sig syscall.Signal) {
-	t.Helper()
+func (c *Cluster) stop(sig syscall.Signal) error {
 	p := c.server
 	c.server = nil
+	select {
+	case <-p.done: // its process id may be another's by now
+		return nil
+	default:
+	}
 	var children []int
 	if sig == syscall.SIGKILL {
 		// Stopped first: it makes no new children while they are counted.
 		if err := syscall.Kill(p.pid, syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
+			return err
 		}
 		children = childrenOf(p.pid)
 	}
-	if err := syscall.Kill(p.pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
-		t.Fatal(err)
+	if err := syscall.Kill(p.pid, sig); err != nil {
+		return err
 	}
 	for _, pid := range children {
 		_ = syscall.Kill(pid, sig) // it may have ended with its parent
 	}
 	select {
 	case <-p.done:
+		return nil
 	case <-time.After(waitFor):
-		t.Fatalf("PostgreSQL (process %d) does not stop", p.pid)
+		return fmt.Errorf("PostgreSQL (process %d) does not stop", p.pid)
 	}
 }
 
