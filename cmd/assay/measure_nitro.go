@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,7 +82,7 @@ id, and are in no file.`,
 
 // measureEIF reads an image of any size, from a file or from standard input.
 func measureEIF(c *cobra.Command, path string) (*eif.Image, error) {
-	var in io.Reader = c.InOrStdin()
+	in := c.InOrStdin()
 	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {

@@ -35,7 +35,7 @@ func TestAnEnclaveReportsWhatItsImageFileMeasures(t *testing.T) {
 	dir := t.TempDir()
 	imageFixtures(t, dir)
 	for _, name := range []string{"app.eif", "signed.eif"} {
-		b, err := os.ReadFile(filepath.Join(dir, name)) //nolint:gosec // written above
+		b, err := os.ReadFile(filepath.Join(dir, name))
 		check(t, err)
 		f, err := simnitro.ReadImageFile(b)
 		check(t, err)

@@ -35,7 +35,7 @@ const eifMagic = ".eif"
 // readMeasured measures an enclave image, or reads what a `measure` command
 // printed with --output json.
 func readMeasured(c *cobra.Command, path string) (*imageMeasured, error) {
-	var in io.Reader = c.InOrStdin()
+	in := c.InOrStdin()
 	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {

@@ -402,7 +402,7 @@ func closed(tail string) bool {
 }
 
 func TestEditsOfAnyLayoutChangeNothingElse(t *testing.T) {
-	r := rand.New(rand.NewPCG(7, 41)) //nolint:gosec // a test that repeats
+	r := rand.New(rand.NewPCG(7, 41))
 	edited, refused := 0, 0
 	for range 2000 {
 		src := generate(r)
@@ -433,7 +433,7 @@ func TestEditsOfAnyLayoutChangeNothingElse(t *testing.T) {
 }
 
 func FuzzAddReference(f *testing.F) {
-	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // seeds
+	r := rand.New(rand.NewPCG(1, 2))
 	for range 16 {
 		f.Add(generate(r), true)
 	}
