@@ -284,3 +284,26 @@ func FuzzTests(f *testing.F) {
 		}
 	})
 }
+
+// block is the first YAML of a document.
+func block(t *testing.T, doc string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("../../docs/spec", doc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(b), "\n```yaml\n")
+	src, _, end := strings.Cut(rest, "\n```\n")
+	if !ok || !end {
+		t.Fatalf("%s has no YAML", doc)
+	}
+	return src + "\n"
+}
+
+// The example of the specification tests the example of the language.
+func TestTheExampleOfTheSpecificationRuns(t *testing.T) {
+	dir := write(t, map[string]string{"policy.yaml": block(t, "policy.md"), "policy.test.yaml": block(t, "policy-tests.md")})
+	if failed, ran := run(dir); len(failed) > 0 || ran != 3 {
+		t.Errorf("%d ran, %v", ran, failed)
+	}
+}
