@@ -91,9 +91,13 @@ func (c *comparison) workload(w *policy.ModelWorkload, mine, other *side) error 
 	if len(p.rivals) == 0 && len(p.others) == 1 && c.matchKey(w, mine) == c.matchKey(p.others[0], other) {
 		// The same demands: neither admits what the other refuses, at any time.
 		p.same = true
-		moments = p.lives(moments)
+		what, expand := grants(p.others[0], w)
+		if mine.name != "B" || len(what) == 0 && !expand {
+			return nil
+		}
+		p.once = !expand
 	}
-	if len(moments) > maxCells {
+	if len(moments) > maxCells && !p.once {
 		p.undecided(fmt.Sprintf("too large: windows divide time into %d stretches", len(moments)), nil)
 		return nil
 	}
@@ -103,8 +107,14 @@ func (c *comparison) workload(w *policy.ModelWorkload, mine, other *side) error 
 			end := moments[i+1].UTC()
 			p.until = &end
 		}
+		before := len(p.report.Changes)
 		if err := p.cell(); err != nil {
 			return err
+		}
+		if p.once && len(p.report.Changes) > before {
+			last := &p.report.Changes[before]
+			last.Until = nil
+			return nil // what they grant differs in the same way as long as they grant
 		}
 		if p.work.left <= 0 {
 			p.undecided("too large: the workload overlaps with others in too many ways", nil)
@@ -154,26 +164,13 @@ type part struct {
 	w              *policy.ModelWorkload
 	mine, other    *side
 	rivals, others []*policy.ModelWorkload
-	same           bool
+	same           bool // the workload demands what its one counterpart does
+	once           bool // and what both grant does not depend on claims
 	work           *work
 	at             time.Time
 	until          *time.Time
 	told           map[string]bool
 	listed         int
-}
-
-// lives reduces the moments of two workloads with the same demands to the first at
-// which they admit anything: what they grant does not depend on time, but for its
-// end, which is the same.
-func (p *part) lives(moments []time.Time) []time.Time {
-	for _, at := range moments {
-		f := &freezer{at: at, done: map[policy.ModelTest]literal{}}
-		r, ok := p.mine.region(p.w, f)
-		if ok && len((&box{}).within(r, at, p.work)) > 0 {
-			return []time.Time{at}
-		}
-	}
-	return nil
 }
 
 func (p *part) undecided(why string, what []string) {
