@@ -57,6 +57,19 @@ func (r *Remote) WithTimeout(d time.Duration) *Remote {
 	return other
 }
 
+// CloseIdle closes the connections that are kept open between requests. The
+// signer can be asked again afterwards.
+func (r *Remote) CloseIdle() {
+	for {
+		select {
+		case c := <-r.idle:
+			_ = c.Close()
+		default:
+			return
+		}
+	}
+}
+
 // For returns the signer's keys of one purpose, as a [Ring]. Every signature
 // that is asked for through it names that purpose.
 func (r *Remote) For(purpose signerwire.Purpose) Ring { return remoteRing{r, purpose} }
