@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/assay-project/assay/policy/replay"
 	"github.com/assay-project/assay/verifiers/sevsnp/collateral"
 )
 
@@ -83,6 +84,17 @@ func TestJSONFieldNamesAreThoseOfTheContract(t *testing.T) {
 		{policyVerdict{}, "verified file policy trust_domain digest threshold signers others kind check error hint"},
 		{policyPushed{}, "policy digest previous unchanged dry_run signers"},
 		{policyStatus{}, "in_force threshold signer_keys bundle file file_policy file_refused file_outrun last_refused"},
+		{replayed{}, "source since until warnings failed_on report"},
+		{replay.Report{}, "draft digest against at against_at attestations distinct instances at_least first last totals groups unreadable bad partial forgotten merged"},
+		{replay.Total{}, "change distinct attestations instances"},
+		{replay.Group{}, "change before after distinct attestations instances at_least newest example transition members"},
+		{replay.Member{}, "instance attestations newest reference"},
+		{replay.Transition{}, "change before after lost gained differences why"},
+		{replay.Standing{}, "policy at outcome reason workload spiffe_ids known"},
+		{replay.Difference{}, "spiffe_id property before after"},
+		{replay.Why{}, "policy workload note rules"},
+		{replay.Bad{}, "record error"},
+		{explainedRecord{}, "reference time instance transition decision"},
 		{policyChange{}, "id time outcome policy revision digest source actor note signers detail size kept"},
 		{record{}, "outcome reference sequence previous_hash hash entry"},
 		{chainVerdict{}, "ok trust_domain chain entries head checkpoints checkpoints_from_elsewhere covered key key_pinned kind check error hint"},
