@@ -90,7 +90,7 @@ func grants(a, b *policy.ModelWorkload) (what []string, expand bool) {
 		if depends && len(as) == len(bs) {
 			return what, true
 		}
-		what = append(what, identities(as, bs)...)
+		what = append(what, identities(as, bs, as, bs)...)
 	}
 	return append(what, each(a, b, as, bs)...), false
 }
@@ -103,20 +103,21 @@ func names(of []policy.ModelIdentity, name func(policy.ModelIdentity) string) []
 	return out
 }
 
-// identities says which IDs come, go or change places.
-func identities(as, bs []string) (what []string) {
-	for _, s := range bs {
+// identities says which IDs come, go or change places, as they are written in the
+// policies.
+func identities(as, bs, asWritten, bsWritten []string) (what []string) {
+	for i, s := range bs {
 		if !slices.Contains(as, s) {
-			what = append(what, "also grants "+s)
+			what = append(what, "also grants "+bsWritten[i])
 		}
 	}
-	for _, s := range as {
+	for i, s := range as {
 		if !slices.Contains(bs, s) {
-			what = append(what, "no longer grants "+s)
+			what = append(what, "no longer grants "+asWritten[i])
 		}
 	}
 	if len(what) == 0 {
-		what = append(what, "the identities have another order: "+strings.Join(bs, ", ")+", was "+strings.Join(as, ", "))
+		what = append(what, "the identities have another order: "+strings.Join(bsWritten, ", ")+", was "+strings.Join(asWritten, ", "))
 	}
 	return what
 }
@@ -208,6 +209,8 @@ func (p *part) expanded(b *box, o *policy.ModelWorkload, already []string) (what
 		}
 	}
 	first, any := attest.Claims{}, false
+	written := func(i policy.ModelIdentity) string { return i.ID }
+	as0, bs0 := names(o.Identities, written), names(p.w.Identities, written)
 	for n := range total {
 		with := b
 		ok := true
@@ -236,7 +239,7 @@ func (p *part) expanded(b *box, o *policy.ModelWorkload, already []string) (what
 		expand := func(i policy.ModelIdentity) string { return i.Expand(got) }
 		as, bs := names(o.Identities, expand), names(p.w.Identities, expand)
 		if !slices.Equal(as, bs) {
-			what = append(slices.Clone(already), identities(as, bs)...)
+			what = append(slices.Clone(already), identities(as, bs, as0, bs0)...)
 			return append(what, each(o, p.w, as, bs)...), got, some, ""
 		}
 	}

@@ -22,6 +22,7 @@ func TestChangesInWhatIsGrantedAreFound(t *testing.T) {
 		{"another identity", []string{"spiffe://{td}/batch", "spiffe://{td}/batches"}, "also grants spiffe://example.org/batches\nno longer grants spiffe://example.org/batch"},
 		{"one more", []string{`[{spiffe_id: "spiffe://{td}/batch"}]`, `[{spiffe_id: "spiffe://{td}/batch"}, {spiffe_id: "spiffe://{td}/more"}]`}, "also grants spiffe://example.org/more"},
 		{"in another order", []string{`[{spiffe_id: "spiffe://{td}/batch"}]`, `[{spiffe_id: "spiffe://{td}/more"}, {spiffe_id: "spiffe://{td}/batch"}]`}, "also grants spiffe://example.org/more"},
+		{"places exchanged", []string{"PLACES", ""}, "the identities have another order: "},
 		{"a lifetime", []string{"x509_ttl: 1h", "x509_ttl: 2h"}, "spiffe://example.org/payments/api: x509_ttl 2h0m0s, was 1h0m0s"},
 		{"audiences", []string{"audiences: [a, b]", "audiences: [a, b, c]"}, "spiffe://example.org/payments/api: jwt for a, b, c, 5m0s, was for a, b, 5m0s"},
 		{"no JWT", []string{"        jwt: {ttl: 5m, audiences: [a, b]}\n", ""}, "spiffe://example.org/payments/api: jwt none, was for a, b, 5m0s"},
@@ -29,9 +30,13 @@ func TestChangesInWhatIsGrantedAreFound(t *testing.T) {
 		{"selectors", []string{"        attributes:", "        selectors: {unix: {uid: 7}}\n        attributes:", "  - name: payments\n", "  - name: payments\n    silence: [evidence-oracle]\n"}, "spiffe://example.org/payments/api: selectors unix:uid=7, was none"},
 		{"an age", []string{"    expr: \"nitro.pcr1 != nitro.pcr2\"\n", "    expr: \"nitro.pcr1 != nitro.pcr2\"\n    max_evidence_age: 10m\n"}, "spiffe://example.org/payments/api: max_evidence_age 10m0s, was 1h0m0s"},
 		{"what is published", []string{"    expr: \"nitro.pcr1 != nitro.pcr2\"\n", "    expr: \"nitro.pcr1 != nitro.pcr2\"\n    publish: [pcr0]\n"}, "publish: pcr0, was pcr0, pcr1, pcr2, pcr8"},
-		{"a template that says otherwise", []string{"{pcr0:16}", "{pcr0:17}"}, "also grants spiffe://example.org/payments/"},
+		{"a template that says otherwise", []string{"{pcr0:16}", "{pcr0:17}"}, "also grants spiffe://example.org/payments/{pcr0:17}\nno longer grants spiffe://example.org/payments/{pcr0:16}"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.change[0] == "PLACES" { // the digest's identity first
+				digest := "      - spiffe_id: \"spiffe://{td}/payments/{pcr0:16}\"\n"
+				c.change = []string{digest, "", "    issue:\n      - spiffe_id: \"spiffe://{td}/payments/api\"", "    issue:\n" + digest + "      - spiffe_id: \"spiffe://{td}/payments/api\""}
+			}
 			r := compare(t, nitroBase, change(t, nitroBase, c.change...))
 			if len(r.Widenings)+len(r.Narrowings)+len(r.Undecided) > 0 {
 				t.Errorf("widenings %+v, narrowings %+v, undecided %+v", r.Widenings, r.Narrowings, r.Undecided)
@@ -66,7 +71,9 @@ func TestAnotherTrustDomainIsAChangeOfEveryIdentity(t *testing.T) {
 func TestWhatOnePolicyFindsAmbiguousIsADifference(t *testing.T) {
 	two := change(t, nitroBase, "  - name: watched\n    tee: aws-nitro\n    mode: audit\n    match:\n      pcr0: {eq: \"$watched$\"}", "  - name: watched\n    tee: aws-nitro\n    mode: enforce\n    silence: [both-match]\n    expr: \"nitro.pcr7 == nitro.pcr6\"\n    match:\n      pcr0: {eq: \"$42$\"}")
 	r := compare(t, nitroBase, two)
-	found := slices.ContainsFunc(r.Narrowings, func(d diff.Difference) bool { return d.Workload == "payments" && strings.HasPrefix(d.Why, "ambiguous: ") })
+	found := slices.ContainsFunc(r.Narrowings, func(d diff.Difference) bool {
+		return d.Workload == "payments" && strings.HasPrefix(d.Why, "ambiguous: ")
+	})
 	if !found {
 		t.Errorf("narrowings %+v, undecided %+v", r.Narrowings, r.Undecided)
 	}
