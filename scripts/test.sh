@@ -47,6 +47,14 @@ fi
 
 need swtpm swtpm "the tests on a real software TPM" || true
 
+# Debian keeps PostgreSQL's programs out of the PATH. The tests start clusters of
+# their own; the one that the package would make is not wanted.
+postgres_here() { [ -x "${ASSAY_POSTGRES:-}/initdb" ] || command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
+if ! postgres_here; then
+  as_root sh -c 'mkdir -p /etc/postgresql-common/createcluster.d && echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.d/assay.conf' 2>/dev/null
+  need pg_ctlcluster postgresql "the tests on a real PostgreSQL" && { postgres_here || missing+=("the tests on a real PostgreSQL: initdb is not there; set ASSAY_POSTGRES to its directory"); }
+fi
+
 run "vet" "$GO" vet ./...
 
 # The packages, where goroutines meet, run under the race detector. The commands

@@ -1,6 +1,6 @@
 // Package store is the issuer's database: one interface, [Store], and its
-// embedded implementation, [SQLite]. PostgreSQL joins by passing the same tests
-// (package storetest).
+// embedded implementation, [SQLite]. PostgreSQL, which several servers can share,
+// is in package postgres. Both pass the same tests (package storetest).
 //
 // What it holds, each row with its trust domain:
 //
