@@ -223,6 +223,9 @@ func (in *initFlags) write(c *cobra.Command, output cli.Format, s *starter, now 
 	if err != nil {
 		return err // of a name or template that the user gave: shown in its place
 	}
+	if b, err = policy.Parse(file, src); err != nil {
+		return err
+	}
 	if in.out != "-" && !in.force {
 		if _, err := os.Lstat(in.out); !errors.Is(err, fs.ErrNotExist) {
 			return cli.Usagef("--force replaces it; to add a release to it use `assay policy add-reference`", "%s exists", in.out)

@@ -135,7 +135,7 @@ func readClaims(raw []byte) (*attest.Claims, error) {
 		return nil, nil
 	}
 	var outer struct {
-		Platform json.RawMessage `json:"platform"`
+		Platform string          `json:"platform"`
 		Claims   json.RawMessage `json:"claims"`
 		Entry    struct {
 			Claims json.RawMessage `json:"claims"`
@@ -150,8 +150,10 @@ func readClaims(raw []byte) (*attest.Claims, error) {
 		found = outer.Entry.Claims
 	case outer.Claims != nil:
 		found = outer.Claims
-	case outer.Platform == nil:
-		return nil, nil
+	default: // other tools' evidence may have a platform too, by other names
+		if _, err := attest.ParsePlatform(outer.Platform); err != nil {
+			return nil, nil //nolint:nilerr // likewise
+		}
 	}
 	if string(found) == "null" {
 		return nil, malformedClaims("there are no claims in it: the evidence was refused")
