@@ -33,6 +33,7 @@ type dirRecords struct {
 	dir   string
 	tee   *tee // of evidence; nil: it is not known
 	roots string
+	at    time.Time // verify all evidence then; zero: at the time that it names
 	now   time.Time
 }
 
@@ -44,7 +45,7 @@ func (f *replaySourceFlags) openDir(c *cobra.Command, now time.Time) (replaySour
 	if !info.IsDir() {
 		return nil, cli.Usagef("name the directory that it is in", "--dir %s is no directory", f.dir)
 	}
-	d := &dirRecords{cmd: c, dir: f.dir, roots: f.roots, now: now}
+	d := &dirRecords{cmd: c, dir: f.dir, roots: f.roots, at: f.verifyAt.Time, now: now}
 	if c.Flags().Changed("tee") {
 		t, err := f.platform()
 		if err != nil {
@@ -205,8 +206,8 @@ func (d *dirRecords) claimed(name, path string, c attest.Claims, at time.Time) r
 	return replay.Record{Reference: cmp.Or(map[bool]string{true: rel}[err == nil], name), Time: when.UTC(), Claims: c}
 }
 
-// evidence verifies a file at the time that it says it was made, as recorded
-// evidence is; one that says none, now.
+// evidence verifies a file at the time that was asked for, or that it says it was
+// made, as recorded evidence is; one that says none, now.
 func (d *dirRecords) evidence(path string) (replay.Record, error) {
 	if d.tee == nil {
 		return replay.Record{}, errors.New("no record and no claims in JSON; to read it as evidence, say of which platform with --tee")
@@ -216,7 +217,9 @@ func (d *dirRecords) evidence(path string) (replay.Record, error) {
 		return replay.Record{}, err
 	}
 	v := verification{tee: *d.tee, at: d.now}
-	if ev, err := d.tee.normalize(raw); err == nil {
+	if !d.at.IsZero() {
+		v.at = d.at
+	} else if ev, err := d.tee.normalize(raw); err == nil {
 		ev.Endorsements = nil
 		if seen, err := d.tee.inspect(ev); err == nil && !seen.time.IsZero() {
 			v.at = seen.time.UTC()

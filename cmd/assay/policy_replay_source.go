@@ -49,6 +49,7 @@ type replaySourceFlags struct {
 	dir      string
 	platform func() (tee, error)
 	roots    string
+	verifyAt timeValue
 }
 
 func (f *replaySourceFlags) add(c *cobra.Command) {
@@ -56,6 +57,7 @@ func (f *replaySourceFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.dir, "dir", "", "read the files of this `DIRECTORY` instead, without a server: records, claims, evidence")
 	f.platform = teeFlag(c)
 	c.Flags().StringVar(&f.roots, "roots", "", "with --dir: PEM `FILE` with roots that replace the vendor's, for evidence")
+	c.Flags().Var(&f.verifyAt, "verify-at", "with --dir: verify evidence at this time, not at the one that it names, or now")
 	c.MarkFlagsMutuallyExclusive("dir", "db")
 	c.MarkFlagsMutuallyExclusive("dir", "admin")
 }
@@ -64,8 +66,8 @@ func (f *replaySourceFlags) open(c *cobra.Command, now time.Time) (replaySource,
 	if f.dir != "" {
 		return f.openDir(c, now)
 	}
-	if f.roots != "" || c.Flags().Changed("tee") {
-		return nil, cli.Usagef("a server's records hold claims: there is nothing to verify", "--tee and --roots go with --dir")
+	if f.roots != "" || c.Flags().Changed("tee") || !f.verifyAt.IsZero() {
+		return nil, cli.Usagef("a server's records hold claims: there is nothing to verify", "--tee, --roots and --verify-at go with --dir")
 	}
 	src, err := f.ledger.open(c.Context())
 	if err != nil {
@@ -300,7 +302,7 @@ func recordOfPayload(payload []byte) (replay.Record, ledger.Gist, error) {
 // policiesOfThen finds the policies that records name, each once, and keeps the
 // few that were used last: a large one takes much memory.
 type policiesOfThen struct {
-	ctx    context.Context //nolint:containedctx // of the one run that it serves
+	ctx    context.Context // of the one run that it serves
 	source replaySource
 
 	mu   sync.Mutex
