@@ -107,7 +107,7 @@ func checkCertified(t *testing.T, h heard) {
 			t.Error("it was certified for another attestation")
 		}
 		at := pub.ObjectAttributes
-		if at.Restricted || at.Decrypt || !at.SignEncrypt || !at.FixedTPM || !at.FixedParent || !at.SensitiveDataOrigin {
+		if at.Restricted || at.Decrypt || !at.SignEncrypt || !at.STClear || !at.FixedTPM || !at.FixedParent || !at.SensitiveDataOrigin {
 			t.Errorf("attributes %+v", at)
 		}
 		csr := must(x509.ParseCertificateRequest(h.hello.GetKeys()[i].GetCsr()))
@@ -276,6 +276,38 @@ func TestKeysInTheTPMEndWithItsResetAndTheAgentAttestsAsAtBoot(t *testing.T) {
 	eventually(t, "it attested again", func() bool {
 		return !bytes.Equal(identitiesOf(t, a).GetIdentities()[0].GetChain()[0], id.GetChain()[0])
 	})
+}
+
+// Root suspends the TPM and boots something else, which keeps the NULL hierarchy's
+// seed and the TPM's resetCount. The agent's key ends all the same.
+func TestKeysInTheTPMEndWithARestartThatKeepsTheirSeed(t *testing.T) {
+	t.Parallel()
+	m := newTPM2(t)
+	device := m.attester(TPMOptions{})
+	key := must(device.NewKey(t.Context()))
+	sum := sha256.Sum256(nil)
+	if _, err := key.Sign(nil, sum[:], crypto.SHA256); err != nil {
+		t.Fatal(err)
+	}
+	seed := func() (name []byte) {
+		m.do(func(s *tpmSession) error {
+			k, err := s.createPrimary(tpm2.TPMRHNull, akTemplate(TPMP256))
+			name = k.name.Buffer
+			return err
+		})
+		return name
+	}
+	before := seed()
+	m.do(func(s *tpmSession) error {
+		_, err := tpm2.Shutdown{ShutdownType: tpm2.TPMSUState}.Execute(s)
+		return err
+	})
+	m.reset()
+	if !bytes.Equal(before, seed()) {
+		t.Fatal("the seed is another: this was no TPM Restart")
+	}
+	_, err := key.Sign(nil, sum[:], crypto.SHA256)
+	wantCheck(t, err, attest.Stale, checkKeyGone)
 }
 
 func TestASourceFollowsAnAgentThatStartsAgain(t *testing.T) {

@@ -12,13 +12,13 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// checkKeyGone names the error of a key that ended with a reset of its TPM.
+// checkKeyGone names the error of a key that ended with its boot.
 const checkKeyGone = "resident_key"
 
-// residentKey is a key that lives in a TPM until its next reset: a primary of the
-// NULL hierarchy, kept outside as a context that only this TPM, in this boot, can
-// load. It takes no room in the TPM while it is not used, and it cannot be handed
-// out.
+// residentKey is a key that lives in a TPM until the machine boots again: a primary of
+// the NULL hierarchy, kept outside as a context that only this TPM, in this boot and
+// its resumes, can load. It takes no room in the TPM while it is not used, and it
+// cannot be handed out.
 type residentKey struct {
 	tpm    *TPM
 	public *ecdsa.PublicKey

@@ -141,13 +141,19 @@ func akTemplate(kind TPMKeyKind) tpm2.TPMTPublic {
 // derived from a seed that changes with every reset, and from the template: the
 // random unique field makes it a key of its own. The field is not in the public
 // area and is forgotten at once, so that nobody can make the key a second time.
+//
+// The seed stays when the TPM is suspended and another boot follows (TPM Restart,
+// Part 1, section 12.2.3), and with it copies of the key could be loaded into that
+// boot. stClear voids them: only a resume, which keeps the registers, keeps the key.
 func residentTemplate() (tpm2.TPMTPublic, error) {
 	var unique [64]byte
 	if _, err := rand.Read(unique[:]); err != nil {
 		return tpm2.TPMTPublic{}, err
 	}
+	attributes := signingKey()
+	attributes.STClear = true
 	return tpm2.TPMTPublic{
-		Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256, ObjectAttributes: signingKey(),
+		Type: tpm2.TPMAlgECC, NameAlg: tpm2.TPMAlgSHA256, ObjectAttributes: attributes,
 		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{CurveID: tpm2.TPMECCNistP256}),
 		Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
 			X: tpm2.TPM2BECCParameter{Buffer: unique[:32]}, Y: tpm2.TPM2BECCParameter{Buffer: unique[32:]},
