@@ -80,7 +80,7 @@ func attestTo(t testing.TB, tpm transport.TPM, data []byte) *client {
 	}
 
 	template := testAK()
-	template.ObjectAttributes.Restricted = false
+	template.ObjectAttributes.Restricted, template.ObjectAttributes.STClear = false, true
 	k, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHNull, InPublic: tpm2.New2B(template)}.Execute(tpm)
 	ok(err)
 	c.resident, err = k.OutPublic.Contents()
@@ -239,6 +239,7 @@ func (c *client) wrong(data []byte) []string {
 	if err != nil {
 		return append(out, "resident name: "+err.Error())
 	}
+	must("resident stClear", c.resident.ObjectAttributes.STClear)
 	must("resident fixed", c.resident.ObjectAttributes.FixedTPM && c.resident.ObjectAttributes.FixedParent)
 	certify, err := tpm2.Unmarshal[tpm2.TPMSAttest](c.certify)
 	if err != nil {

@@ -65,6 +65,7 @@ func symptoms() map[string][]string {
 		"certify-other-key":          {"certify name", "certify hierarchy"},
 		"resident-owner-hierarchy":   {"certify hierarchy"},
 		"resident-not-fixed":         {"resident fixed"},
+		"resident-not-stclear":       {"resident stClear"},
 		"certify-other-data":         {"certify data"},
 	}
 }

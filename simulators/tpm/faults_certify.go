@@ -32,6 +32,8 @@ func certifyFaults() []Fault {
 		}),
 		untrusted("resident-not-fixed", "certify_key_attributes", "the key can be duplicated out of the TPM").command(
 			changeTemplate(isResident, func(t *tpm2.TPMTPublic) { t.ObjectAttributes.FixedTPM, t.ObjectAttributes.FixedParent = false, false })),
+		untrusted("resident-not-stclear", "certify_key_attributes", "a saved copy of the key outlives a suspended boot").command(
+			changeTemplate(isResident, func(t *tpm2.TPMTPublic) { t.ObjectAttributes.STClear = false })),
 		untrusted("certify-other-data", "binding_certify", "the AK certifies the key over other data").command(func(x *exchange) {
 			if x.command.code == ccCertify {
 				x.qualifying(flip)

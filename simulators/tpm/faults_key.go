@@ -26,7 +26,7 @@ func keyFaults() []Fault {
 		untrusted("ak-sha1", "quote_hash", "the AK signs SHA-1 digests").command(changeTemplate(isAK, func(t *tpm2.TPMTPublic) {
 			*t = akTemplate(*t, tpm2.TPMAlgRSA, tpm2.TPMAlgSHA1, 2048)
 		})),
-		harmless("ak-owner-hierarchy", "the AK is a key of the owner's: the TPM hides its clock").command(func(x *exchange) {
+		untrusted("ak-owner-hierarchy", "ak_hierarchy", "the AK is a key of the owner's: the TPM hides its clock").command(func(x *exchange) {
 			if area, _, _, ok := x.template(); ok && isAK(area) && x.command.code == ccCreatePrimary {
 				x.command.handles[0] = uint32(tpm2.TPMRHOwner)
 			}

@@ -166,6 +166,12 @@ func TestWhatBecomesOfKeysAndCounters(t *testing.T) {
 		}
 		return k.ObjectHandle, k.Name.Buffer
 	}
+	restart := func(m *TPM) error { // root suspends the TPM, and another boot follows (Part 1, section 12.2.3)
+		if _, err := (tpm2.Shutdown{ShutdownType: tpm2.TPMSUState}).Execute(m); err != nil {
+			return err
+		}
+		return m.PowerCut(Boot{})
+	}
 	for name, c := range map[string]struct {
 		do                func(*TPM) error
 		resets, restarts  uint32 // from 2 and 1
@@ -175,6 +181,7 @@ func TestWhatBecomesOfKeysAndCounters(t *testing.T) {
 	}{
 		"reboot":    {func(m *TPM) error { return m.Reset(Boot{}) }, 3, 0, false, false, true, false, true},
 		"power cut": {func(m *TPM) error { return m.PowerCut(Boot{}) }, 3, 0, false, false, true, false, true},
+		"restart":   {restart, 2, 2, false, true, true, false, true},
 		"resume":    {(*TPM).Resume, 2, 2, true, true, true, false, true},
 		"clear":     {(*TPM).Clear, 0, 0, true, true, false, true, false},
 	} {

@@ -120,7 +120,6 @@ func TestOtherGoodEvidenceVerifies(t *testing.T) {
 		"resident RSA key":                      {resident: 1, residentKind: rsa2048},
 		"resident key on P-384":                 {resident: 1, residentKind: p384},
 		"the root along":                        {endorsements: [][]byte{w.maker.root.Raw, w.google.issuer.Raw, w.maker.issuer.Raw}},
-		"an AK under a storage key":             {hierarchy: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, err := w.verifier(t).AuthenticatePending(t.Context(), w.mint(t, o).evidence, epoch)

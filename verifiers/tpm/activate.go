@@ -38,9 +38,13 @@ func Proof(secret []byte, b [32]byte) []byte {
 // [Verifier.AuthenticatePending]. An AK that a cloud's certificate vouches for, and
 // an AK that is remembered for its EK and whose counters did not go back, need no
 // second round. For all others a credential is made that only a TPM with both keys
-// can open (TPM2_ActivateCredential), and what comes back through x is checked;
-// the binding is then remembered. Counters that went back void what is remembered:
-// the TPM was cleared, which is recorded in the claims.
+// can open (TPM2_ActivateCredential), and what comes back through x is checked.
+// Counters that went back void what is remembered: the TPM was cleared, which is
+// recorded in the claims.
+//
+// What costs time, and what may have changed meanwhile, comes last: the inventory is
+// asked again, and then the event log is replayed, so that only who has a TPM has that
+// done. When all of it has succeeded, the binding is remembered.
 func (v *Verifier) Activate(ctx context.Context, ev attest.Evidence, c *attest.Claims, want attest.Binding, x verifiers.Exchange, at time.Time) error {
 	err := v.activate(ctx, ev, c, want, x, at)
 	if c != nil && c.TPM != nil {
@@ -55,7 +59,7 @@ func (v *Verifier) activate(ctx context.Context, ev attest.Evidence, c *attest.C
 	}
 	t := c.TPM
 	if t.AKTrust == attest.AKCertificate && t.EK == nil {
-		return nil
+		return v.replay(ctx, ev, t)
 	}
 	if t.AKTrust != "" || len(t.EK) != sha256.Size {
 		return refuse(CheckAKUnactivated, detail{
@@ -66,45 +70,73 @@ func (v *Verifier) activate(ctx context.Context, ev attest.Evidence, c *attest.C
 	if t.Clock != nil {
 		now.Reset, now.Restart, now.HasClock = t.Clock.ResetCount, t.Clock.RestartCount, true
 	}
-	known, cleared, err := v.recall(ctx, now)
+	r, err := v.recall(ctx, now)
 	if err != nil {
 		return err
 	}
-	if !known {
+	if !r.known {
 		if err := v.challenge(ctx, ev, now, want, x); err != nil {
 			return err
 		}
 	}
-	t.AKTrust, t.Cleared = attest.AKActivated, cleared
+	if err := v.relist(ctx, t); err != nil {
+		return err
+	}
+	if err := v.replay(ctx, ev, t); err != nil {
+		return err
+	}
+	if !r.known || r.newer {
+		if err := v.remember(ctx, now); err != nil {
+			return err
+		}
+	}
+	t.AKTrust, t.Cleared = attest.AKActivated, r.cleared
 	return nil
 }
 
-// recall asks the memory for the EK's binding. One that holds is brought up to
-// date. Counters that went back mean that the TPM was cleared: the AK must be
-// activated again, and that replaces the binding. Until then nothing is written:
-// an AK beside another's EK can be anybody's, and one who lets the second round
-// fail must not have the TPM's clearing forgotten.
-func (v *Verifier) recall(ctx context.Context, now Binding) (known, cleared bool, err error) {
+// recalled is how a quote stands to what is remembered of its EK.
+type recalled struct {
+	known   bool // this AK, with counters that did not go back
+	newer   bool // and that went on
+	cleared bool // the counters went back
+}
+
+// recall asks the memory for the EK's binding. Counters that went back mean that the
+// TPM was cleared: the AK must be activated again, and that replaces the binding.
+// Nothing is written here: an AK beside another's EK can be anybody's, and one who
+// lets the second round fail must not have the TPM's clearing forgotten.
+func (v *Verifier) recall(ctx context.Context, now Binding) (recalled, error) {
 	if v.bindings == nil {
-		return false, false, nil
+		return recalled{}, nil
 	}
 	old, ok, err := v.bindings.Lookup(ctx, now.EK)
 	if err != nil {
-		return false, false, refuse(CheckEKBinding, detail{Err: fmt.Errorf("the memory of AKs cannot be asked: %w", err)})
+		return recalled{}, refuse(CheckEKBinding, detail{Err: fmt.Errorf("the memory of AKs cannot be asked: %w", err)})
 	}
 	if !ok {
-		return false, false, nil
+		return recalled{}, nil
 	}
-	back := old.HasClock && now.HasClock && before(now, old)
-	if back || !bytes.Equal(old.AK, now.AK) || old.HasClock != now.HasClock {
-		return false, back, nil
+	if old.HasClock && now.HasClock && before(now, old) {
+		return recalled{cleared: true}, nil
 	}
-	if before(old, now) {
-		if err := v.remember(ctx, now); err != nil {
-			return false, false, err
-		}
+	if !bytes.Equal(old.AK, now.AK) || old.HasClock != now.HasClock {
+		return recalled{}, nil
 	}
-	return true, false, nil
+	return recalled{known: true, newer: before(old, now)}, nil
+}
+
+// relist asks the inventory again: the second round takes as long as the attester
+// likes, and the operator may have removed the EK meanwhile.
+func (v *Verifier) relist(ctx context.Context, t *attest.TPM) error {
+	group, listed, err := v.group(ctx, [32]byte(t.EK))
+	if err != nil {
+		return err
+	}
+	if !listed && t.EKCertificate == nil {
+		return refuse(CheckEKCertificate, detail{Err: errors.New("nobody vouches for the EK any more: it left the inventory"), Hint: "add the EK with `assay ek add`"})
+	}
+	t.EKInventory = group
+	return nil
 }
 
 // before compares the counters in order: resetCount, and then restartCount, which
@@ -150,7 +182,7 @@ func (v *Verifier) challenge(ctx context.Context, ev attest.Evidence, now Bindin
 			Err: errors.New("the attester could not open the credential"), Got: fmt.Sprintf("%d bytes", len(proof)), Hint: "AK and EK are not in one TPM",
 		})
 	}
-	return v.remember(ctx, now)
+	return nil
 }
 
 // credential is TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET, as TPM2_MakeCredential
@@ -174,7 +206,7 @@ func (v *Verifier) credential(ev attest.Evidence, now Binding, secret []byte) ([
 	}
 	var out []byte
 	err = v.guard(func() error {
-		area, err := tpm2.Unmarshal[tpm2.TPMTPublic](ek.raw)
+		area, err := tpm2.Unmarshal[tpm2.TPMTPublic](body.EKPublic)
 		if err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/internal/lru"
@@ -14,9 +15,13 @@ import (
 // them are below 64 MB.
 const DefaultCacheSize = 10_000
 
-// maxLogs is how many replayed event logs are remembered. Machines of one image
-// and hardware share theirs as a rule, but not always.
-const maxLogs = 1024
+// What replayed event logs say is remembered up to a number of bytes: logShare for
+// each log, of maxLogs at most. Machines of one image and hardware share theirs as a
+// rule, but not always. Most say less than 10 KB, and some as much as 150 KB.
+const (
+	maxLogs  = 1024
+	logShare = 16 << 10
+)
 
 // maxWaiting is how many claims can await activation and be remembered after it.
 const maxWaiting = 1024
@@ -49,6 +54,8 @@ func (v *vouched) validAt(at time.Time) bool { return !at.Before(v.notBefore) &&
 //   - It is filled only with evidence of which everything verified, and where an
 //     AK awaits activation, when [Verifier.Activate] has succeeded: until then it can
 //     be anybody's key, shown beside the EK of another. Strangers cannot write to it.
+//     An event log is replayed, and remembered, only then.
+//   - Nothing in it shares memory with the evidence that it came in.
 //   - A certificate answers only at times at which all of its chain is valid. At
 //     other times it is as if it were not there, and the chain is verified, and
 //     refused, in full.
@@ -58,9 +65,10 @@ type cache struct {
 	keys  *lru.Cache[digest, *public]
 	certs *lru.Cache[digest, *vouched]
 	logs  *lru.Cache[digest, *attest.MeasuredBoot]
-	// waiting is what claims that await activation have shown. Strangers can make it
-	// forget: what is forgotten is only not remembered this time.
-	waiting *lru.Cache[*attest.TPM, *fresh]
+	// waiting is what claims that await activation have shown: two keys and two
+	// certificates at most. It does not keep the claims. Strangers can make it forget:
+	// what is forgotten is only not remembered this time.
+	waiting *lru.Cache[weak.Pointer[attest.TPM], *fresh]
 
 	hits, misses, signatures, panics atomic.Uint64
 }
@@ -85,7 +93,8 @@ type CacheStats struct {
 func newCache(size int) *cache {
 	return &cache{
 		keys: lru.New[digest, *public](size), certs: lru.New[digest, *vouched](size),
-		logs: lru.New[digest, *attest.MeasuredBoot](min(size, maxLogs)), waiting: lru.New[*attest.TPM, *fresh](min(size, maxWaiting)),
+		logs:    lru.NewWeighted[digest](int64(min(size, maxLogs))*logShare, weigh),
+		waiting: lru.New[weak.Pointer[attest.TPM], *fresh](min(size, maxWaiting)),
 	}
 }
 
@@ -114,16 +123,16 @@ func (c *cache) certificate(k digest, at time.Time) *vouched {
 type fresh struct {
 	keys  map[digest]*public
 	certs map[digest]*vouched
-	logs  map[digest]*attest.MeasuredBoot
 }
 
 // remember stores what claims have shown, or has it wait for their activation.
 func (c *cache) remember(t *attest.TPM, f *fresh) {
-	if len(f.keys)+len(f.certs)+len(f.logs) == 0 {
+	if len(f.keys)+len(f.certs) == 0 {
 		return
 	}
 	if t.AKTrust == "" {
-		c.waiting.Put(t, f)
+		own := *f // f is a part of the evidence, all of which it would keep
+		c.waiting.Put(weak.Make(t), &own)
 		return
 	}
 	c.store(f)
@@ -132,11 +141,15 @@ func (c *cache) remember(t *attest.TPM, f *fresh) {
 // activated stores what the claims have shown that an activation was about, if it
 // succeeded.
 func (c *cache) activated(t *attest.TPM, succeeded bool) {
-	f, ok := c.waiting.Get(t)
+	if c.waiting.Len() == 0 {
+		return
+	}
+	p := weak.Make(t)
+	f, ok := c.waiting.Get(p)
 	if !ok {
 		return
 	}
-	c.waiting.Remove(t)
+	c.waiting.Remove(p)
 	if succeeded {
 		c.store(f)
 	}
@@ -148,9 +161,6 @@ func (c *cache) store(f *fresh) {
 	}
 	for k, v := range f.certs {
 		c.certs.Put(k, v)
-	}
-	for k, v := range f.logs {
-		c.logs.Put(k, v)
 	}
 }
 
@@ -169,4 +179,25 @@ func (c *cache) key(role string, area []byte, f *fresh) (p *public, known bool, 
 	}
 	f.keys[sum] = p
 	return p, false, nil
+}
+
+// weigh is about how many bytes of memory a log's claims take: each of their values
+// has a header and its place in a list or map beside its bytes.
+func weigh(m *attest.MeasuredBoot) int64 {
+	const own, each = 512, 64
+	n := own + len(m.Firmware) + len(m.CommandLine) + each*len(m.Replayed)
+	for _, list := range [][]attest.Bytes{m.Loaders, m.GRUBFiles} {
+		for _, b := range list {
+			n += each + len(b)
+		}
+	}
+	for _, byName := range []map[string]attest.Bytes{m.Keys, m.Unified} {
+		for name, b := range byName {
+			n += 2*each + len(name) + len(b)
+		}
+	}
+	for _, s := range m.GRUBCommands {
+		n += each + len(s)
+	}
+	return int64(n)
 }

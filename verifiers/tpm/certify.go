@@ -44,7 +44,7 @@ func parseCertified(in []attest.TPMCertified) ([]certified, error) {
 }
 
 // checkCertified demands that the AK of the quote certified each key, in the same
-// boot and for the same qualifyingData, and that the key cannot outlive the boot.
+// boot and for the same qualifyingData, and that no copy of the key outlives the boot.
 func checkCertified(keys []certified, ak *public, q *attested) error {
 	for i, c := range keys {
 		fail := func(name string, err error, expected, got string) error {
@@ -64,13 +64,15 @@ func checkCertified(keys []certified, ak *public, q *attested) error {
 			return fail(CheckCertifyName, errors.New("the AK certified another key"), check.ClipHex(p.name), check.ClipHex(a.name))
 		}
 		if !p.primaryOf(handleNull, a.qualified) {
-			return fail(CheckCertifyHierarchy, errors.New("the key is not a primary of the NULL hierarchy: it could be loaded again after a reboot into something else"),
+			return fail(CheckCertifyHierarchy, errors.New("the key is not a primary of the NULL hierarchy: it could be made or loaded again after the TPM was reset"),
 				check.ClipHex(primaryName(p.nameAlg, p.name, handleNull)), check.ClipHex(a.qualified))
 		}
-		const demanded = attrFixedTPM | attrFixedParent | attrSensitiveDataOrigin | attrSign
+		// The NULL hierarchy's seed outlives a TPM Restart (Part 1, section 12.2.3): a
+		// Shutdown(STATE), and another boot behind it. A saved key of stClear does not.
+		const demanded = attrFixedTPM | attrSTClear | attrFixedParent | attrSensitiveDataOrigin | attrSign
 		if !p.has(demanded) || p.attrs&(attrDecrypt|attrRestricted) != 0 {
 			return fail(CheckCertifyKeyAttributes, errors.New("the key may do more or less than it must"),
-				"fixedTPM, fixedParent, sensitiveDataOrigin, sign; not decrypt, not restricted", fmt.Sprintf("attributes 0x%08x", p.attrs))
+				"fixedTPM, stClear, fixedParent, sensitiveDataOrigin, sign; not decrypt, not restricted", fmt.Sprintf("attributes 0x%08x", p.attrs))
 		}
 		if err := checkStrength(fmt.Sprintf("resident key %d", i), p, names{CheckCertifyKey, CheckCertifyKey, CheckCertifyKey}); err != nil {
 			return err

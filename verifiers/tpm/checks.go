@@ -66,6 +66,7 @@ const (
 	CheckEKChain          = "ek_chain"
 	CheckEKChainValidity  = "ek_chain_validity"
 	CheckEKCertificate    = "ek_certificate"
+	CheckAKHierarchy      = "ak_hierarchy"
 	CheckAKUnactivated    = "ak_unactivated"
 
 	CheckCertifyType          = "certify_type"
@@ -185,20 +186,17 @@ func Checks() []Check {
 		{CheckEKChain, untrusted, "the EK certificate is signed by a CA under a pinned manufacturer's root", srcX509},
 		{CheckEKChainValidity, stale, "each certificate of the EK's chain is valid at the server's time", srcX509},
 		{CheckEKCertificate, untrusted, "before a second round: the EK has a certificate under a pinned manufacturer's root, or is in the inventory", srcOwn},
+		{CheckAKHierarchy, untrusted, "an AK for a second round is a primary of the endorsement hierarchy, whose counters the TPM does not hide", srcPart1 + ", section 36.7"},
 		{CheckAKUnactivated, untrusted, "something binds the AK to a TPM: a cloud's certificate, a second round, or (offline) the operator's word", srcPart1 + ", section 24"},
 
 		{CheckCertifyType, untrusted, "the AK certified the resident key: a TPMS_ATTEST of type TPM_ST_ATTEST_CERTIFY", srcPart2 + ", section 10.12.12"},
 		{CheckCertifySignature, untrusted, "the AK signed the certification, in its own scheme", srcPart3 + ", section 18.2"},
 		{CheckBindingCertify, untrusted, "the certification carries the same qualifyingData as the quote", srcBinding},
 		{CheckCertifyName, untrusted, "the certified name is that of the resident key's public area", srcPart1 + ", section 16"},
-		{CheckCertifyHierarchy, untrusted, "the resident key is a primary of the NULL hierarchy, which the next reset ends", srcPart1 + ", section 16"},
-		{CheckCertifyKeyAttributes, untrusted, "the resident key is fixed to its TPM and parent, made by it, for signing, not for decryption, not restricted", srcPart2 + ", section 8.3.3"},
+		{CheckCertifyHierarchy, untrusted, "the resident key is a primary of the NULL hierarchy, whose seed the next TPM Reset ends", srcPart1 + ", section 16"},
+		{CheckCertifyKeyAttributes, untrusted, "the resident key is fixed to its TPM and parent, made by it, stClear, for signing, not for decryption, not restricted", srcPart2 + ", section 8.3.3"},
 		{CheckCertifyKey, untrusted, "the resident key is on P-256 or P-384, or RSA of 2048 bits or more and not of the weak key generator", srcROCA},
 		{CheckCertifyClock, untrusted, "quote and certification are of the same boot: the same resetCount and restartCount", srcPart2 + ", section 10.11.1"},
-
-		{CheckEventLogStructure, malformed, "the event log is a TCG log that can be read to its end", srcFirmware + ", section 10"},
-		{CheckEventLogReplay, untrusted, "the log's digests replay to the quoted registers", srcFirmware + ", section 10"},
-		{CheckPanic, malformed, "no library panics on the evidence", srcOwn},
 
 		{CheckBinding, internal, "the caller compares claims of this platform with a complete binding", srcOwn},
 		{CheckBindingEmpty, untrusted, "the quote carries qualifyingData", srcBinding},
@@ -211,6 +209,10 @@ func Checks() []Check {
 		{CheckEKBinding, unavailable, "the memory of EK and AK can be asked and told", srcOwn},
 		{CheckActivationExchange, unavailable, "the challenge reaches the attester and its answer comes back", srcOwn},
 		{CheckCredentialProof, untrusted, `the proof is HMAC-SHA256 with the activated secret over "assay/v1 activate" and B`, srcBinding},
+
+		{CheckEventLogStructure, malformed, "the event log is a TCG log that can be read to its end, with at most 8192 events", srcFirmware + ", section 10"},
+		{CheckEventLogReplay, untrusted, "the log's digests replay to the quoted registers", srcFirmware + ", section 10"},
+		{CheckPanic, malformed, "no library panics on the evidence", srcOwn},
 	}
 }
 

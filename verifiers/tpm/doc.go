@@ -10,7 +10,7 @@
 //	EK             can only decrypt; it names the machine for life
 //	AK             attestation key, restricted: it signs only what its TPM made
 //	quote          signed by the AK: qualifyingData (the binding), PCR digest, counters
-//	resident key   certified by the AK: a key of the NULL hierarchy, gone at reset
+//	resident key   certified by the AK: a key of the NULL hierarchy, gone at the next boot
 //
 // Nothing in a quote ties the AK to the EK. That takes a second round (credential
 // activation, TPM 2.0 Library, Part 1, section 24): the server encrypts a secret
@@ -28,7 +28,8 @@
 //     under a pinned maker's root or in the operator's inventory.
 //  4. Resident keys: certified by the same AK, in the same boot, for the same
 //     binding.
-//  5. The event log, replayed to the quoted registers by package eventlog.
+//  5. The event log, replayed to the quoted registers by package eventlog. In an
+//     attestation one that is not known waits for the end of [Verifier.Activate].
 //  6. Claims. Certificates, keys and logs that verified are remembered, so that a
 //     renewal costs the signatures of the TPM and little else.
 //

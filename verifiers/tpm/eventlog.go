@@ -2,6 +2,8 @@ package tpm
 
 import (
 	"bytes"
+	"context"
+	"crypto"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -33,27 +35,50 @@ func checkEventLog(ev attest.Evidence, e *attest.TPMEvidence) error {
 	return nil
 }
 
-// boot replays the event log to the quoted static registers. One that replayed to
-// the same values before is known.
-func (v *Verifier) boot(log, logDigest []byte, b *bank, pcrs map[int]attest.Bytes, f *fresh) (*attest.MeasuredBoot, error) {
-	if len(log) == 0 {
-		return nil, nil
+// logKey names a log and the registers that it is to lead to.
+func logKey(logDigest []byte, t *attest.TPM) digest {
+	parts := [][]byte{logDigest, []byte(t.Bank)}
+	for _, i := range slices.Sorted(maps.Keys(t.PCRs)) {
+		parts = append(parts, binary.BigEndian.AppendUint32(nil, uint32(i)), t.PCRs[i])
 	}
-	parts := [][]byte{logDigest, []byte(b.name)}
-	for _, i := range slices.Sorted(maps.Keys(pcrs)) {
-		parts = append(parts, binary.BigEndian.AppendUint32(nil, uint32(i)), pcrs[i])
+	return digestOf("event log", parts...)
+}
+
+// knownBoot is what a log says that has led to these registers before, or nil.
+func (v *Verifier) knownBoot(logDigest []byte, t *attest.TPM) *attest.MeasuredBoot {
+	if len(logDigest) == 0 {
+		return nil
 	}
-	sum := digestOf("event log", parts...)
-	if m, ok := v.cache.logs.Get(sum); ok {
-		return m, nil
+	m, _ := v.cache.logs.Get(logKey(logDigest, t))
+	return m
+}
+
+// replay replays the event log to the quoted static registers, unless that is done.
+// It costs far more memory than the log has bytes, so that there are no more replays
+// at a time than can run.
+func (v *Verifier) replay(ctx context.Context, ev attest.Evidence, t *attest.TPM) error {
+	if len(ev.EventLog) == 0 || t.Boot != nil {
+		return nil
 	}
+	bank := crypto.SHA256
+	if t.Bank == "sha384" {
+		bank = crypto.SHA384
+	}
+	select {
+	case v.replays <- struct{}{}:
+	case <-ctx.Done():
+		return refuse(CheckContext, detail{Err: fmt.Errorf("waiting to replay the event log: %w", ctx.Err())})
+	}
+	defer func() { <-v.replays }()
 	var m *attest.MeasuredBoot
 	if err := v.guard(func() (err error) {
-		m, err = eventlog.Replay(log, b.hash, pcrs)
+		m, err = eventlog.Replay(ev.EventLog, bank, t.PCRs)
 		return err
 	}); err != nil {
-		return nil, err
+		return err
 	}
-	f.logs = map[digest]*attest.MeasuredBoot{sum: m}
-	return m, nil
+	t.Boot = m
+	sum := sha256.Sum256(ev.EventLog)
+	v.cache.logs.Put(logKey(sum[:], t), m)
+	return nil
 }

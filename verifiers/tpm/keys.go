@@ -41,7 +41,11 @@ func checkAK(p *public) error {
 		{attrSign, CheckAKSign, "the AK is not a signing key"},
 		{attrFixedTPM, CheckAKFixedTPM, "the AK can leave its TPM"},
 		{attrFixedParent, CheckAKFixedParent, "the AK can be moved in its TPM"},
-		{attrSensitiveDataOrigin, CheckAKSensitiveDataOrigin, "the AK was imported: somebody else has had it"},
+		// This one carries the others. Below a derivation parent, TPM2_CreateLoaded makes
+		// a restricted and an unrestricted key that are the same key; what the second
+		// signs, the first vouches for. Only here do they differ: the TPM refuses to
+		// derive a key that has it.
+		{attrSensitiveDataOrigin, CheckAKSensitiveDataOrigin, "the AK was imported or derived: another key can be the same, and sign what its owner made up"},
 	} {
 		if !p.has(a.attr) {
 			return refuse(a.check, detail{Err: errors.New(a.err), Got: fmt.Sprintf("attributes 0x%08x", p.attrs)})

@@ -77,7 +77,8 @@ type order struct {
 	bank           tpm2.TPMAlgID
 	selected       []int // nil: 0 to 15
 	selection      *tpm2.TPMLPCRSelection
-	extra          []byte // nil: 32 bytes
+	registers      map[int][]byte // values of registers; others have one of their own
+	extra          []byte         // nil: 32 bytes
 	values         func(map[uint32][]byte)
 	ak, ek         func(*tpm2.TPMTPublic)
 	akRaw, ekRaw   func([]byte) []byte
@@ -177,7 +178,10 @@ func (w *world) mint(t testing.TB, o order) minted {
 	}
 	var all []byte
 	for _, i := range selected {
-		v := slices.Repeat([]byte{byte(0xa0 + i)}, h.Size())
+		v := o.registers[i]
+		if v == nil {
+			v = slices.Repeat([]byte{byte(0xa0 + i)}, h.Size())
+		}
 		m.body.PCRs[uint32(i)] = v
 		all = append(all, v...)
 	}
@@ -236,7 +240,7 @@ func (w *world) residents(t testing.TB, o order, m *minted, a tpm2.TPMSAttest) {
 	for i := range o.resident {
 		k := keyOf(t, or(o.residentKind, p256), "resident "+string(rune('a'+i)))
 		m.resident = append(m.resident, k)
-		area := tpm2.TPMTPublic{NameAlg: tpm2.TPMAlgSHA256, ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, SignEncrypt: true}}
+		area := tpm2.TPMTPublic{NameAlg: tpm2.TPMAlgSHA256, ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, STClear: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, SignEncrypt: true}}
 		area = signingArea(t, area, k.Public(), true)
 		if o.key != nil {
 			o.key(&area)

@@ -211,6 +211,13 @@ func endorsementCases(t *testing.T, w *world) []pendingCase {
 		{"EK certificate not yet valid", tpm.CheckEKChainValidity, ek(func(c *x509.Certificate) { c.NotBefore = epoch.Add(time.Second) })},
 		{"issuer expired", tpm.CheckEKChainValidity, order{issuer: weak(func(c *x509.Certificate) { c.NotAfter = epoch.Add(-time.Second) })}},
 		{"no EK certificate", tpm.CheckEKCertificate, order{noEKCert: true}},
+		{"AK under the storage root", tpm.CheckAKHierarchy, order{hierarchy: underStorage}},
+		{"AK of the owner's hierarchy", tpm.CheckAKHierarchy, order{hierarchy: uint32(tpm2.TPMRHOwner)}},
+		{"AK of the NULL hierarchy", tpm.CheckAKHierarchy, order{hierarchy: uint32(tpm2.TPMRHNull)}},
+		{"certified AK of the owner's hierarchy, with an EK", tpm.CheckAKHierarchy, order{cloud: w.google, hierarchy: uint32(tpm2.TPMRHOwner)}},
+		{"another public area around the activated key", tpm.CheckAKHierarchy, order{body: func(e *attest.TPMEvidence) {
+			e.AKPublic = at(6, 0, 0x72)(e.AKPublic) // without noDA
+		}}},
 		{"neither EK nor AK certificate", tpm.CheckAKUnactivated, order{noEK: true}},
 
 		{"AK certificate for another key", tpm.CheckAKCertificateKey, order{noEK: true, cloud: w.google, akCertKey: keyOf(t, p256, "somebody").Public()}},
@@ -260,7 +267,7 @@ func residentCases(t *testing.T) []pendingCase {
 		{"another key than the certified one", tpm.CheckCertifyName, one(func(o *order) {
 			o.keyRaw = func([]byte) []byte {
 				return tpm2.Marshal(signingArea(t, tpm2.TPMTPublic{NameAlg: tpm2.TPMAlgSHA256, ObjectAttributes: tpm2.TPMAObject{
-					FixedTPM: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, SignEncrypt: true,
+					FixedTPM: true, STClear: true, FixedParent: true, SensitiveDataOrigin: true, UserWithAuth: true, SignEncrypt: true,
 				}}, keyOf(t, p256, "software").Public(), true))
 			}
 		})},
@@ -268,6 +275,7 @@ func residentCases(t *testing.T) []pendingCase {
 		{"key of the owner's hierarchy", tpm.CheckCertifyHierarchy, one(func(o *order) { o.keyHierarchy = uint32(tpm2.TPMRHOwner) })},
 		{"key of the endorsement hierarchy", tpm.CheckCertifyHierarchy, one(func(o *order) { o.keyHierarchy = uint32(tpm2.TPMRHEndorsement) })},
 		{"key that can leave", tpm.CheckCertifyKeyAttributes, key(func(a *tpm2.TPMAObject) { a.FixedTPM = false })},
+		{"key whose copies outlive the boot", tpm.CheckCertifyKeyAttributes, key(func(a *tpm2.TPMAObject) { a.STClear = false })},
 		{"key that can be moved", tpm.CheckCertifyKeyAttributes, key(func(a *tpm2.TPMAObject) { a.FixedParent = false })},
 		{"key that was imported", tpm.CheckCertifyKeyAttributes, key(func(a *tpm2.TPMAObject) { a.SensitiveDataOrigin = false })},
 		{"key that does not sign", tpm.CheckCertifyKeyAttributes, key(func(a *tpm2.TPMAObject) { a.SignEncrypt = false })},
@@ -288,7 +296,6 @@ func logCases() []pendingCase {
 		{"a log that did not come along", tpm.CheckEventLogDigest, order{logDigest: make([]byte, 32)}},
 		{"another log", tpm.CheckEventLogDigest, order{log: []byte("log"), logDigest: make([]byte, 32)}},
 		{"a log of 1 MiB and a byte", tpm.CheckEventLogSize, order{log: make([]byte, attest.MaxTPMEventLog+1)}},
-		{"a log that is none", tpm.CheckEventLogStructure, order{log: []byte("this is not a log, though it has more than a few bytes in it")}},
 	}
 }
 
@@ -350,6 +357,8 @@ func callerCases(t *testing.T, w *world) []negative {
 		{"no time", tpm.CheckTime, authenticate(t.Context(), good.evidence, time.Time{})},
 		{"cancelled", tpm.CheckContext, authenticate(cancelled, good.evidence, epoch)},
 		{"offline, an AK that only an EK vouches for", tpm.CheckAKUnactivated, authenticate(t.Context(), w.mint(t, order{}).evidence, epoch)},
+		{"a log that is none", tpm.CheckEventLogStructure, authenticate(t.Context(), w.mint(t, order{noEK: true, cloud: w.google, log: []byte("this is not a log, though it has more than a few bytes in it")}).evidence, epoch)},
+		{"a log of 8193 events", tpm.CheckEventLogStructure, authenticate(t.Context(), w.mint(t, order{noEK: true, cloud: w.google, log: countless()}).evidence, epoch)},
 		{"no claims", tpm.CheckBinding, bound(nil, b)},
 		{"claims without a TPM", tpm.CheckBinding, bound(&attest.Claims{Platform: attest.TPM2}, b)},
 		{"claims of another platform", tpm.CheckBinding, bound(&attest.Claims{Platform: attest.AWSNitro, TPM: claims.TPM}, b)},

@@ -17,6 +17,7 @@ import (
 // Attributes of an object, Part 2, section 8.3 (TPMA_OBJECT).
 const (
 	attrFixedTPM            = 1 << 1
+	attrSTClear             = 1 << 2
 	attrFixedParent         = 1 << 4
 	attrSensitiveDataOrigin = 1 << 5
 	attrRestricted          = 1 << 16
@@ -26,9 +27,9 @@ const (
 	attrReserved = 1<<0 | 1<<3 | 0xf<<12 | 0xfff<<20
 )
 
-// public is a decoded TPMT_PUBLIC of an RSA or ECC key. It is immutable.
+// public is a decoded TPMT_PUBLIC of an RSA or ECC key. It is immutable, and
+// shares no memory with what it was decoded from: the cache keeps it.
 type public struct {
-	raw     []byte
 	alg     uint16
 	nameAlg uint16
 	attrs   uint32
@@ -40,7 +41,7 @@ type public struct {
 	bits       uint16 // RSA
 	curve      uint16 // ECC
 
-	name []byte           // nameAlg and digest of raw
+	name []byte           // nameAlg and digest of the area
 	key  crypto.PublicKey // nil on a curve that is not known here
 	spki []byte           // DER of key
 }
@@ -50,7 +51,7 @@ var errNotSupported = errors.New("not supported")
 // parsePublic decodes a TPMT_PUBLIC, to the last byte (Part 2, section 12.2.4).
 func parsePublic(b []byte) (*public, error) {
 	r := &reader{b: b}
-	p := &public{raw: b, alg: r.u16(), nameAlg: r.u16(), attrs: r.u32()}
+	p := &public{alg: r.u16(), nameAlg: r.u16(), attrs: r.u32()}
 	r.sized(64) // authPolicy: who may use the key is between the TPM and its owner
 	if !r.bad && p.attrs&attrReserved != 0 {
 		return nil, fmt.Errorf("reserved attributes are set: 0x%08x", p.attrs)

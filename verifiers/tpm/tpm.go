@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/assay-project/assay/attest"
@@ -29,6 +30,7 @@ type Verifier struct {
 	bindings  Bindings
 	inventory Inventory
 	cache     *cache
+	replays   chan struct{} // holds one for each replay that is under way
 }
 
 // Option changes a Verifier in the making.
@@ -73,7 +75,7 @@ func New(r Roots, opts ...Option) (*Verifier, error) {
 	case o.cacheSize < 0:
 		return nil, fmt.Errorf("tpm: cache size %d, want 0 or more", o.cacheSize)
 	}
-	v := &Verifier{roots: r, trusted: make(map[string]bool), bindings: o.bindings, inventory: o.inventory, cache: newCache(o.cacheSize)}
+	v := &Verifier{roots: r, trusted: make(map[string]bool), bindings: o.bindings, inventory: o.inventory, cache: newCache(o.cacheSize), replays: make(chan struct{}, runtime.GOMAXPROCS(0))}
 	for i, k := range o.trusted {
 		spki, err := x509.MarshalPKIXPublicKey(k)
 		if err != nil {
@@ -110,7 +112,8 @@ func (v *Verifier) Authenticate(ctx context.Context, ev attest.Evidence, at time
 // only credential activation can tie to its EK. The claims then lack AKTrust, and
 // vouch for nothing before [Verifier.Activate] has succeeded with them. Where an
 // EK comes along, activation is demanded, also of an AK with a certificate: it is
-// what makes the EK a claim.
+// what makes the EK a claim. An event log that is not known yet is replayed by
+// Activate: that costs more than all the rest, and who has no TPM shall not have it.
 func (v *Verifier) AuthenticatePending(ctx context.Context, ev attest.Evidence, at time.Time) (*attest.Claims, error) {
 	return v.authenticate(ctx, ev, at, true)
 }
@@ -153,9 +156,12 @@ func (v *Verifier) authenticate(ctx context.Context, ev attest.Evidence, at time
 	if err := checkCertified(p.certified, p.ak, p.quote); err != nil {
 		return nil, err
 	}
-	// 5. The event log.
-	if t.Boot, err = v.boot(ev.EventLog, p.body.EventLogDigest, p.bank, t.PCRs, &p.fresh); err != nil {
-		return nil, err
+	// 5. The event log, if it is known; offline, in any case.
+	t.Boot = v.knownBoot(p.body.EventLogDigest, t)
+	if !pending {
+		if err := v.replay(ctx, ev, t); err != nil {
+			return nil, err
+		}
 	}
 	// 6. What else the quote says, and the memory of all that verified.
 	if p.ak.primaryOf(handleEndorsement, p.quote.signer) {
@@ -274,6 +280,11 @@ func (v *Verifier) vouch(ctx context.Context, p *parts, t *attest.TPM, at time.T
 			Err: errors.New("nobody vouches for the EK"), Expected: "a certificate to a pinned manufacturer's root, or an entry in the inventory",
 			Hint: "let the agent read the EK certificate from the TPM, or add the EK with `assay ek add`",
 		})
+	case pending && p.ek != nil && !p.ak.primaryOf(handleEndorsement, p.quote.signer):
+		return refuse(CheckAKHierarchy, detail{
+			Err:      errors.New("the AK is not a primary of the endorsement hierarchy: the TPM hides its counters, which tell whether it was cleared"),
+			Expected: check.ClipHex(primaryName(p.ak.nameAlg, p.ak.name, handleEndorsement)), Got: check.ClipHex(p.quote.signer),
+		})
 	case pending && p.ek != nil:
 		t.AKTrust = "" // until it is activated
 		return nil
@@ -306,25 +317,33 @@ func (v *Verifier) endorse(ctx context.Context, p *parts, t *attest.TPM, at time
 		}
 	}
 	ek := p.ek.digest()
-	group, listed := "", false
-	if v.inventory != nil {
-		var err error
-		if group, listed, err = v.inventory.Group(ctx, ek); err != nil {
-			return false, refuse(CheckEKInventory, detail{Err: fmt.Errorf("the inventory cannot be asked: %w", err)})
-		}
+	group, listed, err := v.group(ctx, ek)
+	if err != nil {
+		return false, err
 	}
-	t.EK = ek[:]
-	if listed {
-		t.EKInventory = group
-	}
+	t.EK, t.EKInventory = ek[:], group
 	if len(p.body.EKCertificate) == 0 {
 		return listed, nil
 	}
-	var err error
 	if t.EKCertificate, err = v.ekCertificate(p.body.EKCertificate, p.ek, p.along, listed, at, &p.fresh); err != nil {
 		return false, err
 	}
 	return listed || t.EKCertificate != nil, nil
+}
+
+// group asks the inventory for an EK; "" is one that it does not list.
+func (v *Verifier) group(ctx context.Context, ek [32]byte) (group string, listed bool, err error) {
+	if v.inventory == nil {
+		return "", false, nil
+	}
+	group, listed, err = v.inventory.Group(ctx, ek)
+	switch {
+	case err != nil:
+		return "", false, refuse(CheckEKInventory, detail{Err: fmt.Errorf("the inventory cannot be asked: %w", err)})
+	case !listed:
+		return "", false, nil
+	}
+	return group, true, nil
 }
 
 // guard turns a library's panic into a Malformed error: evidence comes from
