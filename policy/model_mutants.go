@@ -38,6 +38,31 @@ func (m Mutant) Bundle() *Bundle {
 	return &out
 }
 
+// Touches reports whether the change can make a difference to a decision: whether
+// other rules of the workload hold than before. It looks at that workload alone, so
+// that most claims need not be put to the whole mutant.
+func (m Mutant) Touches(c attest.Claims, at time.Time) bool {
+	was := m.bundle.workloads[m.place]
+	if c.Platform != m.Platform {
+		return false
+	}
+	if was.mode != m.workload.mode {
+		return true
+	}
+	e := m.bundle.evaluation(&c, at)
+	before, _ := e.workload(was, nil)
+	after, _ := e.workload(m.workload, nil)
+	fails := func(w WorkloadResult) (out []string) {
+		for _, r := range w.Rules {
+			if !r.Holds {
+				out = append(out, r.Rule)
+			}
+		}
+		return out
+	}
+	return before.Matched != after.Matched || !slices.Equal(fails(before), fails(after))
+}
+
 // forever is after every waiver.
 var forever = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
 
@@ -284,7 +309,7 @@ func (o *oneMore) values() *set       { return nil }
 func (o *oneMore) excludes(open) bool { return false }
 func (o *oneMore) admits(value) bool  { return true }
 func (o *oneMore) eval(v value, text string, at time.Time) verdict {
-	if o.set.lists(v) {
+	if o.lists(v) {
 		return o.set.eval(v, text, at)
 	}
 	return verdict{holds: true, got: text}

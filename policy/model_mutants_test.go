@@ -54,6 +54,9 @@ func TestMutantsAdmitWhatThePolicyAdmits(t *testing.T) {
 				if all := changed.Explain(c, at); all.Outcome != is.Outcome || all.Reason != is.Reason {
 					t.Fatalf("%s %s: %s by the index, %s without it", m.Claim, m.Change, is.Reason, all.Reason)
 				}
+				if !m.Touches(c, at) && (is.Outcome != was.Outcome || is.Reason != was.Reason || is.Workload != was.Workload) {
+					t.Fatalf("%s %s does not touch these claims, and changes %s to %s\n%s", m.Claim, m.Change, was.Reason, is.Reason, src)
+				}
 				switch {
 				case was.Outcome == policy.Granted:
 					granted++

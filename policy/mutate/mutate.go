@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 
@@ -55,8 +56,9 @@ type RuleResult struct {
 	Change   string `json:"change"`
 	Position string `json:"position"`
 	Why      string `json:"why"`
-	// Claims would be admitted by the mutant and are refused by the policy, at At:
-	// a case with them would notice. nil where none was found.
+	// About Claims at At the mutant says something else than the policy, which
+	// refuses them in most cases: a case with them would notice. nil where none was
+	// found.
 	At     *time.Time     `json:"at"`
 	Claims *attest.Claims `json:"claims"`
 }
@@ -121,6 +123,9 @@ func Run(ctx context.Context, b *policy.Bundle, cases []policytest.Case, opts Op
 // claims asks the policy about the mutants of one case's claims.
 func (r *Report) claims(b *policy.Bundle, c *policytest.Case, g granted) {
 	for _, m := range g.mutants() {
+		if reflect.DeepEqual(m.Claims, policy.CloneClaims(g.claims)) {
+			continue // it is so already: keys in software, for whom that is good
+		}
 		r.Claims.Mutants++
 		one := *c
 		one.Claims = m.Claims
@@ -156,13 +161,22 @@ func (r *Report) rules(ctx context.Context, b *policy.Bundle, cases []policytest
 			opts.Progress(i, len(all))
 		}
 		r.Rules.Mutants++
-		changed := m.Bundle()
+		var changed *policy.Bundle // made when a case may notice
 		noticed := slices.ContainsFunc(cases, func(c policytest.Case) bool {
-			return c.Claims.Platform == m.Platform && !c.Check(changed).Passed()
+			if !m.Touches(c.Claims, c.At) {
+				return false
+			}
+			if changed == nil {
+				changed = m.Bundle()
+			}
+			return !c.Check(changed).Passed()
 		})
 		if noticed {
 			r.Rules.Noticed++
 			continue
+		}
+		if changed == nil {
+			changed = m.Bundle()
 		}
 		if err := r.survivor(ctx, b, changed, m, from); err != nil {
 			return err
@@ -182,6 +196,9 @@ func (r *Report) survivor(ctx context.Context, b, changed *policy.Bundle, m poli
 	case len(d.Widenings) > 0:
 		w := d.Widenings[0]
 		x.Why, x.At, x.Claims = "no case shows claims that only this refuses", &w.At, &w.Claims
+	case len(d.Narrowings) > 0:
+		w := d.Narrowings[0]
+		x.Why, x.At, x.Claims = "no case shows claims that only this would deny, as ambiguous", &w.At, &w.Claims
 	case d.Same():
 		x.Why = "the other rules refuse all that it refuses"
 		r.Rules.Equivalent = append(r.Rules.Equivalent, x)
