@@ -71,6 +71,7 @@ func (d *demo) machineWorkload(ctx context.Context) (string, error) {
       pcr4: {eq: %q} # boot loader and kernel
       secure_boot: {eq: true}
       ek: {eq: %q} # whose machine it is: ownership
+      tpm_cleared: {eq: false} # nobody was at it since it was enrolled
     issue:
       - spiffe_id: "spiffe://{td}/shop/books"
         x509_ttl: 1h
