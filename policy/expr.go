@@ -32,6 +32,7 @@ type expression struct {
 	program  cel.Program
 	reads    []*variable // in the order of their names' first appearance
 	constant string      // "true" or "false" where it is that for all claims
+	patterns int         // size of its regular expressions, see measurePattern
 
 	// parts are what stands between its outermost &&, if any does.
 	parts func() []*expression
@@ -70,6 +71,10 @@ func (p *parser) expression(w *workload, n *strictyaml.Node) {
 				line, col := p.doc.Within(v, f.offset)
 				p.doc.ReportAt(line, col, f.msg, f.hint)
 			}
+			return
+		}
+		if p.patterns.size += e.patterns; p.patterns.size > maxPatternsRanges {
+			p.doc.Report(v, "the regular expressions of this bundle are too large together", "compare with == and in, or repeat smaller classes, such as [a-z]")
 			return
 		}
 		x.done[source] = e
@@ -126,7 +131,8 @@ func (x *exprs) compile(source string) (out *expression, found []exprProblem) {
 	if t := checked.OutputType(); !t.IsExactType(types.BoolType) {
 		return at(0, fmt.Sprintf("the expression yields %s, not true or false", t), "compare it with something")
 	}
-	if found := x.lint(checked); len(found) > 0 {
+	found, patterns := x.lint(checked)
+	if len(found) > 0 {
 		return nil, found
 	}
 	estimate, err := x.env.EstimateCost(checked, x)
@@ -140,7 +146,7 @@ func (x *exprs) compile(source string) (out *expression, found []exprProblem) {
 	if err != nil {
 		return at(0, "the expression cannot be compiled: "+err.Error(), "")
 	}
-	out = &expression{source: source, program: program, reads: x.reads(checked), constant: x.constant(checked)}
+	out = &expression{source: source, program: program, reads: x.reads(checked), constant: x.constant(checked), patterns: patterns}
 	out.parts = sync.OnceValue(func() []*expression { return x.parts(checked) })
 	return out, nil
 }

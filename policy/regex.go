@@ -48,26 +48,19 @@ func (p *parser) regex(f *field, n *strictyaml.Node) (test, bool) {
 		p.doc.Report(n, "the regular expressions of this bundle are too large together", "list the values with in")
 		return nil, false
 	}
-	const hint = "the syntax is RE2's (https://github.com/google/re2/wiki/Syntax); the whole text must match"
-	// It is parsed alone first: "a)|(b" is a mistake and no way out of the
-	// anchors.
-	tree, err := syntax.Parse(src, syntax.Perl)
+	size, err := measurePattern(src)
 	if err != nil {
-		p.doc.Report(n, "not a regular expression: "+reason(err), hint)
+		p.doc.Report(n, err.Error(), patternHint)
 		return nil, false
 	}
-	if tree = tree.Simplify(); empty(tree) {
-		p.doc.Report(n, "the regular expression matches no text that a claim can have", hint)
+	tree, ranges := size.tree, size.ranges
+	if empty(tree) {
+		p.doc.Report(n, "the regular expression matches no text that a claim can have", patternHint)
 		return nil, false
 	}
-	prog, err := syntax.Compile(tree)
-	if err != nil || len(prog.Inst) > maxPatternProgram {
+	if size.steps > maxPatternProgram {
 		p.doc.Report(n, fmt.Sprintf("the regular expression is too large: at most %d steps are compiled", maxPatternProgram), "repetitions count as often as they repeat")
 		return nil, false
-	}
-	ranges := len(prog.Inst)
-	for i := range prog.Inst {
-		ranges += len(prog.Inst[i].Rune)
 	}
 	if ranges > maxPatternRanges {
 		p.doc.Report(n, fmt.Sprintf("the regular expression is too large: its character classes have %d ends of ranges, at most %d", ranges, maxPatternRanges), "repeat smaller classes, such as [A-Za-z0-9]")
@@ -79,7 +72,7 @@ func (p *parser) regex(f *field, n *strictyaml.Node) (test, bool) {
 	}
 	re, err := regexp.Compile(`\A(?:` + src + `)\z`)
 	if err != nil {
-		p.doc.Report(n, "not a regular expression: "+reason(err), hint)
+		p.doc.Report(n, "not a regular expression: "+reason(err), patternHint)
 		return nil, false
 	}
 	out := &pattern{source: src, re: re, always: everything(tree)}
@@ -92,6 +85,34 @@ func (p *parser) regex(f *field, n *strictyaml.Node) (test, bool) {
 	p.patterns.bySource[src] = out
 	p.lintPattern(f, n, out)
 	return out, true
+}
+
+const patternHint = "the syntax is RE2's (https://github.com/google/re2/wiki/Syntax); the whole text must match"
+
+// patternSize is what a regular expression costs.
+type patternSize struct {
+	tree   *syntax.Regexp
+	steps  int // instructions
+	ranges int // and the ends of their character ranges
+}
+
+// measurePattern parses a regular expression alone: "a)|(b" is a mistake and no way
+// out of anchors.
+func measurePattern(src string) (patternSize, error) {
+	tree, err := syntax.Parse(src, syntax.Perl)
+	if err != nil {
+		return patternSize{}, errors.New("not a regular expression: " + reason(err))
+	}
+	out := patternSize{tree: tree.Simplify()}
+	prog, err := syntax.Compile(out.tree)
+	if err != nil {
+		return patternSize{}, errors.New("not a regular expression: " + reason(err))
+	}
+	out.steps, out.ranges = len(prog.Inst), len(prog.Inst)
+	for i := range prog.Inst {
+		out.ranges += len(prog.Inst[i].Rune)
+	}
+	return out, nil
 }
 
 func (p *parser) lintPattern(f *field, n *strictyaml.Node, t *pattern) {
