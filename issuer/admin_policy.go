@@ -14,6 +14,7 @@ import (
 	"github.com/assay-project/assay/internal/strictyaml"
 	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
 	"github.com/assay-project/assay/issuer/store"
+	"github.com/assay-project/assay/policy/signed"
 )
 
 // policyError is the edge of what operators do with policies: the code says who
@@ -164,11 +165,22 @@ func (a *admin) GetPolicy(ctx context.Context, req *assayv1.GetPolicyRequest) (*
 	return &assayv1.GetPolicyResponse{Change: policyChange(rows[0]), Document: rows[0].Document}, nil
 }
 
+// Bounds of what is recorded and shown of a policy change, in bytes.
+const (
+	maxPolicyName    = 128
+	maxPolicyActor   = 512
+	maxPolicyDetail  = 1024
+	maxPolicySource  = 16
+	maxPolicySigners = 32 // rows; a signed policy has no more
+)
+
+// policyChange is a change as it is shown: a row of the database cannot make the
+// answer longer than an operator can read.
 func policyChange(c store.PolicyChange) *assayv1.PolicyChange {
 	return &assayv1.PolicyChange{
-		Id: c.ID, TimeUnixMs: unixMilli(c.At), Source: c.Source, Actor: c.Actor, Note: c.Note,
-		Name: c.Name, Revision: c.Revision, Digest: c.Digest[:], Signers: keyIDs(c.Signers),
-		Refused: c.Refused, Detail: c.Detail, Kept: c.Kept, Size: c.Size,
+		Id: c.ID, TimeUnixMs: unixMilli(c.At), Source: clip(c.Source, maxPolicySource), Actor: clip(c.Actor, maxPolicyActor), Note: clip(c.Note, maxPolicyNote),
+		Name: clip(c.Name, maxPolicyName), Revision: c.Revision, Digest: c.Digest[:], Signers: keyIDs(c.Signers),
+		Refused: c.Refused, Detail: clip(c.Detail, maxPolicyDetail), Kept: c.Kept, Size: c.Size,
 	}
 }
 
@@ -179,10 +191,14 @@ func unixMilli(t time.Time) int64 {
 	return t.UnixMilli()
 }
 
-// keyIDs are key ids as bytes; what is not hex is not one.
+// keyIDs are key ids as bytes; what is not hex of one's length is none.
 func keyIDs(hexes []string) [][]byte {
 	var out [][]byte
 	for _, s := range hexes {
+		var id signed.KeyID
+		if len(s) != hex.EncodedLen(len(id)) || len(out) == maxPolicySigners {
+			continue
+		}
 		if b, err := hex.DecodeString(s); err == nil {
 			out = append(out, b)
 		}

@@ -135,10 +135,10 @@ func (p *PolicyFile) change(d *document, source, actor, note string) store.Polic
 func (p *PolicyFile) refusal(raw []byte, source, actor, note string, err error) store.PolicyChange {
 	c := store.PolicyChange{
 		Policy: store.Policy{TrustDomain: p.trustDomain, Digest: sha256.Sum256(raw)},
-		Source: source, Actor: actor, Note: note, Detail: clip(err.Error(), 1024), Size: int64(len(raw)),
+		Source: source, Actor: actor, Note: clip(note, maxPolicyNote), Detail: clip(err.Error(), maxPolicyDetail), Size: int64(len(raw)),
 	}
 	if u, uerr := signed.Open(raw); uerr == nil {
-		c.Name, c.Digest = clip(u.Header.Bundle, 128), u.UnverifiedDigest()
+		c.Name, c.Digest = clip(u.Header.Bundle, maxPolicyName), u.UnverifiedDigest()
 		c.Revision = min(u.Header.Revision, 1<<53)
 	} else if b, perr := policy.Parse(p.path, raw); perr == nil {
 		c.Name, c.Revision = b.Name(), b.Revision()

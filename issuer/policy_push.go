@@ -43,6 +43,10 @@ type pushed struct {
 // lost can ask again. A push has the name of the policy in force: a policy of
 // another name is another policy, and comes with the configuration.
 func (p *PolicyFile) push(ctx context.Context, in push) (*pushed, error) {
+	if len(in.note) > maxPolicyNote || !utf8.ValidString(in.note) {
+		// Before anything is recorded: a refusal keeps the note.
+		return nil, cli.Usagef("", "the note is not text of at most %d bytes", maxPolicyNote)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.store == nil {
@@ -80,9 +84,6 @@ func (p *PolicyFile) push(ctx context.Context, in push) (*pushed, error) {
 
 // judge makes every check of a push.
 func (p *PolicyFile) judge(in push) (*pushed, *inForce, error) {
-	if len(in.note) > maxPolicyNote || !utf8.ValidString(in.note) {
-		return nil, nil, cli.Usagef("", "the note is not text of at most %d bytes", maxPolicyNote)
-	}
 	d, err := p.compile("policy", in.document)
 	if err != nil {
 		return nil, nil, err

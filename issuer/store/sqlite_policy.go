@@ -141,7 +141,12 @@ func (s *SQLite) PolicyChanges(ctx context.Context, trustDomain string, f FindPo
 	if f.Documents {
 		document = "document"
 	}
-	text := `SELECT id, trust_domain, at, source, actor, note, name, revision, digest, signers, refused, detail, size, document IS NOT NULL, ` + document +
+	// Long texts are cut: rows that another program wrote must not fill the memory.
+	cut := func(column string) string {
+		return `CASE WHEN octet_length(` + column + `) > 4096 THEN substr(` + column + `, 1, 1024) ELSE ` + column + ` END, `
+	}
+	text := `SELECT id, trust_domain, at, ` + cut("source") + cut("actor") + cut("note") + cut("name") + `revision, digest, ` + cut("signers") +
+		`refused, ` + cut("detail") + `size, document IS NOT NULL, ` + document +
 		` FROM policy_changes WHERE ` + strings.Join(where, " AND ") + ` ORDER BY id DESC LIMIT ?`
 	return query(ctx, s.r, text, append(args, f.Limit), scanChange)
 }

@@ -147,7 +147,8 @@ func (s *Store) PolicyChanges(ctx context.Context, trustDomain string, f store.F
 	if f.Documents {
 		document = "document"
 	}
-	text := `SELECT id, trust_domain, at, source, actor, note, name, revision, digest, signers, refused, detail, size, document IS NOT NULL, ` + document +
+	// Long texts are cut: rows that another program wrote must not fill the memory.
+	text := `SELECT id, trust_domain, at, substr(source, 1, 4096), substr(actor, 1, 4096), substr(note, 1, 4096), substr(name, 1, 4096), revision, digest, substr(signers, 1, 4096), refused, substr(detail, 1, 4096), size, document IS NOT NULL, ` + document +
 		` FROM policy_changes` + c.where() + ` ORDER BY id DESC` + c.limit(f.Limit)
 	return query(ctx, s, text, c.args, scanChange)
 }
