@@ -246,12 +246,13 @@ const (
 	failChange     = "change"
 	failUndecided  = "undecided"
 	failRefuse     = "refuse"
+	failPartial    = "partial"
 	failUnreadable = "unreadable"
 	failEmpty      = "empty"
 )
 
 // failWords are what --fail-on takes.
-var failWords = []string{failLose, failGain, failChange, failUndecided, failRefuse, failUnreadable, failEmpty}
+var failWords = []string{failLose, failGain, failChange, failUndecided, failRefuse, failPartial, failUnreadable, failEmpty}
 
 func failed(what string, r *replay.Report) bool {
 	some := func(cs ...replay.Change) bool {
@@ -268,6 +269,8 @@ func failed(what string, r *replay.Report) bool {
 		return some(replay.Undecides)
 	case failRefuse:
 		return some(replay.Refused)
+	case failPartial:
+		return r.Partial > 0
 	case failUnreadable:
 		return r.Unreadable > 0
 	case failEmpty:
@@ -289,6 +292,8 @@ func inWords(words []string, r *replay.Report) string {
 			n += r.Of(c).Distinct
 		}
 		switch w {
+		case failPartial:
+			out = append(out, fmt.Sprintf("%s (%s)", w, cli.Count(r.Partial, "environment")))
 		case failUnreadable:
 			out = append(out, cli.Count(r.Unreadable, "unreadable record"))
 		case failEmpty:
