@@ -240,10 +240,10 @@ func (p *parser) entry(n *strictyaml.Node) (rawEntry, bool) {
 	out := rawEntry{node: p.need(n, "value", "")}
 	ok := out.node != nil
 	if b := n.Get("not_before"); b != nil {
-		out.entry.notBefore, _ = p.doc.Time(b)
+		out.entry.notBefore = p.moment(b)
 	}
 	if a := n.Get("not_after"); a != nil {
-		out.entry.notAfter, _ = p.doc.Time(a)
+		out.entry.notAfter = p.moment(a)
 		if !out.entry.notAfter.IsZero() {
 			if out.entry.notAfter.Before(out.entry.notBefore) {
 				p.doc.Report(a, "not_after is before not_before: the value is never valid", "")
@@ -258,6 +258,29 @@ func (p *parser) entry(n *strictyaml.Node) (rawEntry, bool) {
 		out.entry.source = p.prose(t)
 	}
 	return out, ok
+}
+
+// earliest is the first moment that a policy can name. Before it there were no
+// enclaves; a moment there is an unset one that some program wrote out, and must
+// not stand for "no bound".
+var earliest = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// moment reads a moment, RFC 3339; zero is one that was reported.
+func (p *parser) moment(n *strictyaml.Node) time.Time {
+	t, ok := p.doc.Time(n)
+	if !ok {
+		return time.Time{}
+	}
+	return p.modern(n, t)
+}
+
+// modern reports a moment before [earliest], and makes it zero.
+func (p *parser) modern(n *strictyaml.Node, t time.Time) time.Time {
+	if t.Before(earliest) {
+		p.doc.Report(n, fmt.Sprintf("the moment %s is before 2000: nothing in a policy begins or ends there", stamp(t)), "to withdraw a value, remove it")
+		return time.Time{}
+	}
+	return t
 }
 
 // prose reads a line of free text.

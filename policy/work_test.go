@@ -23,7 +23,7 @@ func shapes(size int) map[string]string {
 	head := "{version: 1, bundle: b, revision: 1, trust_domain: a.example, "
 	line := func(note string) string {
 		return head + "references: {r: [" + repeat(func(i int) string {
-			return fmt.Sprintf("{value: %q, not_before: %d-01-01T00:00:00Z, not_after: %d-01-02T00:00:00Z, note: %q}, ", hex(i), i%9000+1000, i%9000+1000, note)
+			return fmt.Sprintf("{value: %q, not_before: %d-01-01T00:00:00Z, not_after: %d-01-02T00:00:00Z, note: %q}, ", hex(i), i%7000+2000, i%7000+2000, note)
 		}) + "]}, workloads: [" + repeat(func(i int) string {
 			return fmt.Sprintf("{name: w%d, tee: aws-nitro, mode: audit, silence: [unreachable, no-effect], match: {pcr0: {in: r}, pcr3: {eq: %q}}}, ", i, hex(i))
 		}) + "]}"

@@ -217,11 +217,10 @@ func (p *parser) ownership(w *workload, n *strictyaml.Node) {
 func (p *parser) date(n *strictyaml.Node) time.Time {
 	if n.Kind == strictyaml.Scalar {
 		if t, err := time.Parse(time.DateOnly, n.Value); err == nil {
-			return t
+			return p.modern(n, t)
 		}
 	}
-	t, _ := p.doc.Time(n)
-	return t
+	return p.moment(n)
 }
 
 // publish reads the claims that attestation results of this workload show.
