@@ -232,8 +232,8 @@ func (p *parser) contradictions(w *workload) {
 	if w.tee.implies == nil {
 		return
 	}
-	// Of a rule that is waived nothing follows.
-	w.facts = slices.DeleteFunc(w.tee.implies(w), func(f fact) bool { return w.strict(f.because) == nil })
+	// Of a rule that is waived little follows.
+	w.facts = slices.DeleteFunc(w.tee.implies(w), func(f fact) bool { return !f.firm && w.strict(f.because) == nil })
 	report := func(a, b *field) {
 		p.doc.Report(w.key, fmt.Sprintf("workload %q can never match: no report satisfies both its %s and its %s", w.name, a.name, b.name), "drop one of them, or make two workloads of it")
 	}

@@ -163,7 +163,7 @@ func (e *evaluation) fill(out *RuleResult, r *rule) *time.Time {
 	if out.Hint = v.hint; out.Hint == "" {
 		out.Hint = e.hint(r.field)
 	}
-	if !r.loose() {
+	if !r.loose() || v.strict {
 		return nil
 	}
 	waived, until := e.waived(r, *out)

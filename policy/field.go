@@ -95,6 +95,7 @@ type fact struct {
 	because *field
 	claim   *field
 	test    test
+	firm    bool // also where the rule is waived
 }
 
 // value is a claim's value in a canonical, comparable form that its kind
@@ -145,6 +146,9 @@ type verdict struct {
 	got   string
 	hint  string     // replaces the field's own
 	until *time.Time // the last moment at which the same value still holds
+	// strict is set where the test says nothing of such a value, rather than that it
+	// falls short: no waiver stands for that.
+	strict bool
 }
 
 func newTEE(t tee) *tee {

@@ -260,6 +260,7 @@ func snpImplies(w *workload) []fact {
 		}
 		if t, ok := r.test.(*tcbFloor); ok {
 			add(r.field, "product", t.products())
+			out[len(out)-1].firm = true // see verdict.strict
 		}
 	}
 	return out

@@ -179,7 +179,7 @@ func (t *tcbFloor) eval(v value, text string, _ time.Time) verdict {
 	product, got := tcbOf(v)
 	floor, ok := t.floors[product]
 	if !ok {
-		return verdict{got: text, hint: fmt.Sprintf("the rule has no %s for %s: such machines never match until it has one", t.limit(), product)}
+		return verdict{strict: true, got: text, hint: fmt.Sprintf("the rule has no %s for %s: such machines never match until it has one", t.limit(), product)}
 	}
 	return verdict{holds: t.admits(v), got: text, hint: t.beyond(product, got, floor)}
 }

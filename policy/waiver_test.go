@@ -76,21 +76,46 @@ func ruleOf(t testing.TB, d policy.Decision, workload, claim string) policy.Rule
 }
 
 func TestAConditionNarrowsAWaiver(t *testing.T) {
-	b := parse(t, lateFirmware(t, "when: {product: {eq: milan}, vmpl: {eq: 0}}, "))
-	milan := func(s *attest.SNP) { s.Product = "milan" }
+	b := parse(t, lateFirmware(t, "when: {product: {eq: turin}, vmpl: {eq: 0}}, "))
 	for _, c := range []struct {
 		name  string
 		guest []func(*attest.SNP)
 		want  string
 	}{
 		{"another product", []func(*attest.SNP){old}, policy.Refused},
-		{"the product, which has no floor at all", []func(*attest.SNP){milan}, policy.Granted},
-		{"the product, old as well", []func(*attest.SNP){milan, old}, policy.Granted},
+		{"the product, old as well", []func(*attest.SNP){turin, old}, policy.Granted},
 		{"good firmware of another product", nil, policy.Granted},
 	} {
 		if d := b.Evaluate(snpClaims(c.guest...), noon); d.Outcome != c.want {
 			t.Errorf("%s: %s %s", c.name, d.Reason, d.Detail)
 		}
+	}
+}
+
+// That firmware may be too old for a while says nothing of machines whose firmware
+// nobody has ever set a floor for.
+func TestAWaivedFloorAdmitsNoProductLineWithoutAFloor(t *testing.T) {
+	milan := func(s *attest.SNP) { s.Product = "milan" }
+	unpatched := func(s *attest.SNP) { s.Product, s.ReportedTCB = "milan", attest.TCB{} }
+	for _, when := range []string{"", "when: {product: {eq: milan}}, "} {
+		b := parse(t, lateFirmware(t, when))
+		for name, guest := range map[string]attest.Claims{"another line": snpClaims(milan), "another line, of any age": snpClaims(unpatched)} {
+			for _, d := range []policy.Decision{b.Evaluate(guest, noon), b.Explain(guest, noon)} {
+				r := ruleOf(t, d, "ledger", "reported_tcb")
+				if d.Outcome != policy.Refused || r.Holds || r.Op != "gte" || !strings.Contains(r.Hint, "the rule has no floor for milan") {
+					t.Errorf("%s: %s, %+v", name, d.Reason, r)
+				}
+			}
+		}
+	}
+	// Hence it still tells the lines apart.
+	src := lateFirmware(t, "")
+	other := strings.NewReplacer("ledger", "second", "{genoa: {bl: 9, tee: 0, snp: 23, ucode: 72}, turin: {fmc: 1, bl: 1, tee: 1, snp: 4, ucode: 81}}", "{milan: {bl: 4, tee: 0, snp: 24, ucode: 219}}").Replace(src[strings.Index(src, "  - name"):])
+	if w := parse(t, src+other).Warnings(); len(w) > 0 {
+		t.Errorf("workloads of other product lines:\n%s", w.Render())
+	}
+	if _, err := policy.Parse("p.yaml", []byte(expand(change(t, src, "    match:\n", "    match:\n      product: {eq: milan}\n")))); err == nil || !strings.Contains(err.Error(), "can never match: no report satisfies both its reported_tcb and its product") {
+		t.Errorf("a line without a floor: got %v", err)
 	}
 }
 
