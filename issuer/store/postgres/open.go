@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -43,6 +44,8 @@ type Store struct {
 	cfg      Config
 	readOnly bool
 	log      *slog.Logger
+
+	bindingsAdded atomic.Uint64 // since the start
 }
 
 var (

@@ -62,6 +62,11 @@ func inTurn(t *testing.T, s store.Store) {
 	ctx := t.Context()
 	initialised(t, s)
 	const n = 6
+	if won := atOnce(t, "trust domains", n, func(ctx context.Context, i int) error {
+		return s.InitTrustDomain(ctx, store.TrustDomain{Name: "other.example.org", Simulated: i%2 == 0, CreatedAt: start})
+	}); won != n/2 {
+		t.Errorf("%d of %d servers, half of each kind, made a trust domain", won, n)
+	}
 	won := atOnce(t, "authorities", n, func(ctx context.Context, i int) error {
 		return s.AddAuthority(ctx, store.Authority{
 			TrustDomain: td, Use: store.X509, ID: fmt.Sprintf("%02x", i), Server: "main", KeyName: "k", State: store.Active,
