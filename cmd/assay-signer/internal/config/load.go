@@ -216,7 +216,8 @@ func plainPath(s string) bool {
 			return false
 		}
 		for _, c := range []byte(part) {
-			if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.') {
+			letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+			if !letter && (c < '0' || c > '9') && c != '-' && c != '_' && c != '.' {
 				return false
 			}
 		}
