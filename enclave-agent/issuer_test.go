@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -122,7 +123,9 @@ func newServerWith(t testing.TB, policy string) *realServer {
 
 func (s *realServer) write(policy string) {
 	s.t.Helper()
-	if err := os.WriteFile(s.cfg.Policy, []byte(policy), 0o600); err != nil {
+	// Beside it, and moved: a file that is being written would not be taken yet.
+	beside := s.cfg.Policy + ".new"
+	if err := errors.Join(os.WriteFile(beside, []byte(policy), 0o600), os.Rename(beside, s.cfg.Policy)); err != nil {
 		s.t.Fatal(err)
 	}
 }

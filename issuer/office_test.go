@@ -211,11 +211,18 @@ func (o *office) start() {
 	})
 }
 
-// replacePolicy writes a policy and has it read.
+// replacePolicy moves a policy into place and has it read.
 func (o *office) replacePolicy(text string) {
 	o.t.Helper()
-	must(o.t, os.WriteFile(o.cfg.Policy, []byte(text), 0o600))
+	o.movePolicy(text)
 	o.policy.Reload(o.t.Context())
+}
+
+// movePolicy is how a file should be replaced: beside it, and moved.
+func (o *office) movePolicy(text string) {
+	o.t.Helper()
+	must(o.t, os.WriteFile(o.cfg.Policy+".new", []byte(text), 0o600))
+	must(o.t, os.Rename(o.cfg.Policy+".new", o.cfg.Policy))
 }
 
 // document is evidence of an enclave for a binding.

@@ -33,13 +33,22 @@ type PolicyFile struct {
 	current atomic.Pointer[inForce]
 	file    atomic.Pointer[fileState]
 
-	mu       sync.Mutex // one change at a time; compiling a large policy takes seconds
-	seen     [32]byte   // digest of the content that was last looked at
+	// In the order in which they are taken.
+	looking   sync.Mutex    // one look at the file at a time
+	compiling lock          // one policy at a time
+	changing  lock          // of what is in force, and of the record of it
+	places    chan struct{} // of pushes that wait
+
+	// Under looking; see policy_settled.go.
+	seen     [32]byte // digest of the content that was last judged
 	haveSeen bool
-	changed  func(*policy.Bundle)
-	result   func(string)
-	store    store.PolicyStore // nil until Remember, which comes before anything is served
-	now      func() time.Time
+	taken    *look // at that content
+	waiting  *look // at content that is not settled
+
+	changed func(*policy.Bundle)
+	result  func(string)
+	store   store.PolicyStore // nil until Remember, which comes before anything is served
+	now     func() time.Time
 }
 
 // fileState is how the policy file stands to the policy in force.
@@ -79,13 +88,16 @@ func WithPolicySigners(s *signed.Signers, bundle string) PolicyOption {
 // LoadPolicyFile reads the policy at start, when there is none before it: any
 // mistake is an error.
 func LoadPolicyFile(path, trustDomain string, log *slog.Logger, options ...PolicyOption) (*PolicyFile, error) {
-	p := &PolicyFile{path: path, trustDomain: trustDomain, log: log, changed: func(*policy.Bundle) {}, result: func(string) {}}
+	p := &PolicyFile{
+		path: path, trustDomain: trustDomain, log: log, changed: func(*policy.Bundle) {}, result: func(string) {},
+		compiling: newLock(), changing: newLock(), places: make(chan struct{}, maxPushes),
+	}
 	for _, o := range options {
 		o(p)
 	}
-	raw, err := cli.ReadFile(path, signed.MaxSize)
+	raw, err := p.readAtStart()
 	if err != nil {
-		return nil, cli.Usagef("name it under policy: in the configuration; `assayd init` writes one to begin with", "cannot read the policy: %w", err)
+		return nil, err
 	}
 	d, err := p.compile(path, raw)
 	if err != nil {
@@ -97,11 +109,25 @@ func LoadPolicyFile(path, trustDomain string, log *slog.Logger, options ...Polic
 	return p, nil
 }
 
+// readAtStart reads the file when it is settled.
+func (p *PolicyFile) readAtStart() ([]byte, error) {
+	const every = 50 * time.Millisecond
+	for waited := time.Duration(0); waited < startPatience; waited += every {
+		f, err := p.readChanged()
+		switch {
+		case err != nil:
+			return nil, cli.Usagef("name it under policy: in the configuration; `assayd init` writes one to begin with", "cannot read the policy: %w", err)
+		case f.changed:
+			return f.raw, nil
+		}
+		time.Sleep(every)
+	}
+	return nil, cli.Usagef("write policies beside the file, and move them there", "the policy %s is being written all the time", p.path)
+}
+
 // UseSecret gives policies the server's secret, by which those in mode rollout
 // draw; without it they grant nothing. It is called before anything is served.
 func (p *PolicyFile) UseSecret(secret []byte) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.secret = secret
 	f := p.current.Load()
 	b, err := p.drawing(f.bundle)
@@ -130,42 +156,68 @@ func (p *PolicyFile) Refused() string { return p.file.Load().refused }
 func (p *PolicyFile) Outrun() string { return p.file.Load().outrun }
 
 // Run looks at the file every two seconds, and at once when reload receives,
-// until ctx ends.
+// until ctx ends. A file that is being written is looked at again soon, and comes
+// into force when it is settled.
 func (p *PolicyFile) Run(ctx context.Context, reload <-chan os.Signal) error {
 	tick := time.NewTicker(policyPoll)
 	defer tick.Stop()
+	soon := time.NewTimer(settleTime)
+	soon.Stop()
+	defer soon.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-soon.C:
 		case <-reload:
 			p.log.InfoContext(ctx, "asked to reload the policy", "file", p.path)
 		}
-		p.Reload(ctx)
+		if p.Reload(ctx) {
+			soon.Reset(settleTime + settleTime/10)
+		}
 	}
 }
 
-// Reload looks at the file now.
-func (p *PolicyFile) Reload(ctx context.Context) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	raw, err := cli.ReadFile(p.path, signed.MaxSize)
+// Reload looks at the file now. Content that may still be being written is left
+// alone, and again is true: look once more after a second.
+func (p *PolicyFile) Reload(ctx context.Context) (again bool) {
+	p.looking.Lock()
+	defer p.looking.Unlock()
+	f, err := p.readChanged()
 	if err != nil {
-		p.haveSeen = false // whatever is there next is looked at, also what was there before
-		p.refuse(ctx, nil, fmt.Errorf("cannot read the policy: %w", err))
-		return
+		p.refuseFile(ctx, nil, nil, fmt.Errorf("cannot read the policy: %w", err))
+		return false
 	}
-	digest := sha256.Sum256(raw)
+	if !f.changed {
+		return f.again
+	}
+	digest := sha256.Sum256(f.raw)
 	if p.haveSeen && digest == p.seen {
-		return
+		return false
 	}
+	if err := p.compiling.take(ctx); err != nil {
+		return false // the server stops
+	}
+	next, err := p.compile(p.path, f.raw)
+	p.compiling.leave()
 	p.seen, p.haveSeen = digest, true
-	next, err := p.compile(p.path, raw)
 	if err != nil {
-		p.refuse(ctx, raw, err)
-		return
+		p.refuseFile(ctx, f.raw, next, err)
+		return false
 	}
+	if err := p.changing.take(ctx); err != nil {
+		p.haveSeen = false
+		return false
+	}
+	defer p.changing.leave()
+	p.follow(ctx, next)
+	return false
+}
+
+// follow judges what the file holds against what is in force. It is called with
+// the locks of looking and changing held.
+func (p *PolicyFile) follow(ctx context.Context, next *document) {
 	now, holds := p.current.Load(), next.bundle.Version()
 	switch {
 	case next.is(now.bundle): // an edit was taken back, or another signature added
@@ -177,13 +229,13 @@ func (p *PolicyFile) Reload(ctx context.Context) {
 	}
 	p.file.Store(&fileState{holds: holds, refused: p.Refused()})
 	if err := p.grows(next, now); err != nil {
-		p.refuse(ctx, raw, err)
+		p.refuse(ctx, next.raw, next, err)
 		return
 	}
 	f := p.fromFile(next)
 	if err := p.record(ctx, f); err != nil {
 		p.haveSeen = false // the database may answer at the next look
-		p.refuse(ctx, raw, err)
+		p.refuse(ctx, next.raw, next, err)
 		return
 	}
 	p.file.Store(&fileState{holds: holds})
@@ -233,8 +285,17 @@ func (p *PolicyFile) sameName(b *policy.Bundle, before string) error {
 		"the policy is called %q, and the one that was in force %q: it may have been signed for something else", b.Name(), before)
 }
 
+// refuseFile is refuse without the lock of changing.
+func (p *PolicyFile) refuseFile(ctx context.Context, raw []byte, d *document, err error) {
+	if lerr := p.changing.take(ctx); lerr != nil {
+		return // the server stops
+	}
+	defer p.changing.leave()
+	p.refuse(ctx, raw, d, err)
+}
+
 // refuse keeps the policy in force, says so once, and remembers it for Status.
-func (p *PolicyFile) refuse(ctx context.Context, raw []byte, err error) {
+func (p *PolicyFile) refuse(ctx context.Context, raw []byte, d *document, err error) {
 	before, msg := p.file.Load(), err.Error()
 	if before.refused == msg {
 		return
@@ -243,7 +304,7 @@ func (p *PolicyFile) refuse(ctx context.Context, raw []byte, err error) {
 	p.result("refused")
 	p.log.ErrorContext(ctx, "the policy file is refused; the one before stays in force", "in_force", policyName(p.Current()), "error", err)
 	if raw != nil && !errors.Is(err, context.Canceled) {
-		p.recordRefusal(ctx, p.refusal(raw, sourceFile, p.path, "", err))
+		p.recordRefusal(ctx, p.refusal(raw, d, sourceFile, p.path, "", err))
 	}
 }
 

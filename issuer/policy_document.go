@@ -34,6 +34,9 @@ func (d *document) is(b *policy.Bundle) bool {
 //
 //	policy_unsigned  Untrusted: signatures are required and there is none
 //	policy_panic     Internal: the compiler panicked, which is a bug and no reason to stop serving
+//
+// Beside an error there is a document for the record of the refusal, with a
+// bundle where it could be read.
 func (p *PolicyFile) compile(file string, raw []byte) (d *document, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -44,7 +47,7 @@ func (p *PolicyFile) compile(file string, raw []byte) (d *document, err error) {
 	d = &document{file: file, raw: raw}
 	switch is := signed.Is(raw); {
 	case p.signers != nil && !is:
-		return nil, &attest.Error{
+		return d, &attest.Error{
 			Kind: attest.Untrusted, Check: "policy_unsigned", Err: fmt.Errorf("%s: the policy is not signed", file),
 			Expected: fmt.Sprintf("signatures of %d of %d signers", p.signers.Threshold(), len(p.signers.KeyIDs())),
 			Hint:     "sign it with `assay policy sign`",
@@ -63,14 +66,14 @@ func (p *PolicyFile) compile(file string, raw []byte) (d *document, err error) {
 		d.bundle, err = policy.Parse(file, raw)
 	}
 	if err != nil {
-		return nil, err
+		return d, err
 	}
 	b := d.bundle
 	if b.TrustDomain() != p.trustDomain {
-		return nil, cli.Usagef("one server serves one trust domain", "%s: the policy is for trust domain %q, the server for %q", file, b.TrustDomain(), p.trustDomain)
+		return d, cli.Usagef("one server serves one trust domain", "%s: the policy is for trust domain %q, the server for %q", file, b.TrustDomain(), p.trustDomain)
 	}
 	if p.pinned != "" && b.Name() != p.pinned {
-		return nil, cli.Usagef("policy_signers.bundle in the configuration names the one that this server takes", "%s: the policy is called %q, this server takes %q", file, b.Name(), p.pinned)
+		return d, cli.Usagef("policy_signers.bundle in the configuration names the one that this server takes", "%s: the policy is called %q, this server takes %q", file, b.Name(), p.pinned)
 	}
 	if d.bundle, err = p.drawing(b); err != nil {
 		return nil, err
@@ -130,18 +133,18 @@ func (p *PolicyFile) change(d *document, source, actor, note string) store.Polic
 	}
 }
 
-// refusal describes what was refused: what it says it is, where that can be
-// told, and whatever the reason, its digest.
-func (p *PolicyFile) refusal(raw []byte, source, actor, note string, err error) store.PolicyChange {
+// refusal describes what was refused: what it says it is, where that is known or
+// can be told without reading it as a policy, and whatever the reason, its digest.
+func (p *PolicyFile) refusal(raw []byte, d *document, source, actor, note string, err error) store.PolicyChange {
 	c := store.PolicyChange{
 		Policy: store.Policy{TrustDomain: p.trustDomain, Digest: sha256.Sum256(raw)},
 		Source: source, Actor: actor, Note: clip(note, maxPolicyNote), Detail: clip(err.Error(), maxPolicyDetail), Size: int64(len(raw)),
 	}
-	if u, uerr := signed.Open(raw); uerr == nil {
+	if d != nil && d.bundle != nil {
+		c.Name, c.Revision, c.Digest = clip(d.bundle.Name(), maxPolicyName), d.bundle.Revision(), d.bundle.Digest()
+	} else if u, uerr := signed.Open(raw); uerr == nil {
 		c.Name, c.Digest = clip(u.Header.Bundle, maxPolicyName), u.UnverifiedDigest()
 		c.Revision = min(u.Header.Revision, 1<<53)
-	} else if b, perr := policy.Parse(p.path, raw); perr == nil {
-		c.Name, c.Revision = b.Name(), b.Revision()
 	}
 	return c
 }

@@ -47,22 +47,27 @@ func (p *PolicyFile) push(ctx context.Context, in push) (*pushed, error) {
 		// Before anything is recorded: a refusal keeps the note.
 		return nil, cli.Usagef("", "the note is not text of at most %d bytes", maxPolicyNote)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.store == nil {
 		return nil, errNoHistory
 	}
 	if p.pushes == "" {
 		return nil, errNoPushes
 	}
-	out, f, err := p.judge(in)
-	if err != nil {
-		if !in.dryRun {
-			p.result("refused")
-			p.log.ErrorContext(ctx, "a pushed policy is refused", "actor", in.actor, "in_force", policyName(p.Current()), "error", err)
-			p.recordRefusal(ctx, p.refusal(in.document, in.source, in.actor, in.note, err))
-		}
+	if err := p.enter(); err != nil {
 		return nil, err
+	}
+	defer p.exit()
+	d, err := p.compileAlone(ctx, "policy", in.document)
+	if err != nil {
+		return nil, p.refusePush(ctx, in, d, err)
+	}
+	if err := p.changing.take(ctx); err != nil {
+		return nil, err
+	}
+	defer p.changing.leave()
+	out, f, err := p.judge(in, d)
+	if err != nil {
+		return nil, p.refusePush(ctx, in, d, err)
 	}
 	if in.dryRun || out.unchanged {
 		return out, nil
@@ -82,12 +87,20 @@ func (p *PolicyFile) push(ctx context.Context, in push) (*pushed, error) {
 	return out, nil
 }
 
-// judge makes every check of a push.
-func (p *PolicyFile) judge(in push) (*pushed, *inForce, error) {
-	d, err := p.compile("policy", in.document)
-	if err != nil {
-		return nil, nil, err
+// refusePush puts a refusal on record, and returns the reason. A dry run, and
+// who left before they were heard, leave no trace.
+func (p *PolicyFile) refusePush(ctx context.Context, in push, d *document, err error) error {
+	if in.dryRun || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
 	}
+	p.result("refused")
+	p.log.ErrorContext(ctx, "a pushed policy is refused", "actor", in.actor, "in_force", policyName(p.Current()), "error", err)
+	p.recordRefusal(ctx, p.refusal(in.document, d, in.source, in.actor, in.note, err))
+	return err
+}
+
+// judge checks a push against what is in force.
+func (p *PolicyFile) judge(in push, d *document) (*pushed, *inForce, error) {
 	now := p.current.Load()
 	out := &pushed{policy: d.bundle, previous: now.bundle.Version(), signers: d.signers}
 	if d.is(now.bundle) {

@@ -153,7 +153,7 @@ func TestAReloadIsOnRecordBeforeItIsInForce(t *testing.T) {
 		t.Errorf("in force: %d, on record: %d", o.policy.Current().Revision(), last.Revision)
 	}
 	// A record that cannot be made leaves the one before in force, and is tried again.
-	must(t, os.WriteFile(o.cfg.Policy, []byte(policyText(9)), 0o600))
+	o.movePolicy(policyText(9))
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	o.policy.Reload(gone)

@@ -33,8 +33,6 @@ const (
 // came from the file before is an error, as is one of another name where
 // signatures are required.
 func (p *PolicyFile) Resume(ctx context.Context, st store.PolicyStore) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	file := p.current.Load().bundle
 	rows, err := st.PolicyChanges(ctx, p.trustDomain, store.FindPolicy{Outcome: store.PolicyInForce, Limit: 1})
 	if err != nil {
@@ -98,8 +96,6 @@ func (p *PolicyFile) checkNotSuperseded(ctx context.Context, st store.PolicyStor
 // Remember puts the policy on record as in force, or refuses it as superseded.
 // From then on every change is on record before it is in force.
 func (p *PolicyFile) Remember(ctx context.Context, st store.PolicyStore, now func() time.Time) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.store, p.now = st, now
 	f := p.current.Load()
 	if f.Source != sourceFile {

@@ -130,8 +130,7 @@ func TestAPolicyChangeWakesThoseWhomItConcernsAndNobodyElse(t *testing.T) {
 		}
 	}
 	asks("nothing has changed", 0, 0)
-	must(t, os.WriteFile(o.cfg.Policy, []byte("nonsense"), 0o600))
-	o.policy.Reload(t.Context())
+	o.replacePolicy("nonsense")
 	asks("a policy that is refused", 0, 0)
 	o.replacePolicy(edited(t, twoWorkloads(3), "version: 1", "# A comment and a revision.\nversion: 1"))
 	asks("a change that changes nothing", 0, 0)
