@@ -63,17 +63,24 @@ type pairing struct {
 type overlapping struct {
 	a, b   *workload
 	shared []string
+	open   bool
 }
 
-// open reports whether something that is not looked at may keep the two apart:
-// an expression, or a rule that is only sometimes waived.
-func (o overlapping) open() bool {
+// open reports whether something that is not looked at may keep the two apart: an
+// expression that is not constant, or a rule that is only sometimes waived and that
+// excludes the other workload where it is not. Nothing else can: two that certainly
+// overlap stay an error.
+func (g *pairing) open(o overlapping) bool {
 	for _, w := range []*workload{o.a, o.b} {
-		if w.expr != nil || slices.ContainsFunc(w.rules, (*rule).loose) {
+		if w.expr != nil && w.expr.constant != "true" {
 			return true
 		}
 	}
-	return false
+	if !slices.ContainsFunc(o.a.rules, (*rule).loose) && !slices.ContainsFunc(o.b.rules, (*rule).loose) {
+		return false
+	}
+	_, possible := g.p.overlap(o.a, o.b, false)
+	return !possible
 }
 
 // full reports whether enough was found, or tried.
@@ -84,14 +91,14 @@ func (g *pairing) pair(a, b *workload) {
 	if g.full() {
 		return
 	}
-	if g.p.effort > maxEffort {
+	if g.p.effort > g.p.most {
 		g.tooMany = true
 		return
 	}
-	if shared, possible := g.p.overlap(a, b); possible {
-		o := overlapping{a, b, shared}
-		switch {
-		case !o.open():
+	if shared, possible := g.p.overlap(a, b, true); possible {
+		o := overlapping{a: a, b: b, shared: shared}
+		switch o.open = g.open(o); {
+		case !o.open:
 			g.found = append(g.found, o)
 		case len(g.maybe) < g.most:
 			g.maybe = append(g.maybe, o)
@@ -181,7 +188,7 @@ func (p *parser) reportAmbiguity(platform attest.Platform, o overlapping) {
 	}
 	msg := fmt.Sprintf("workloads %q (line %d) and %q can match the same %s evidence, which would be denied as ambiguous: %s", a.name, a.key.Line, b.name, platform, why)
 	hint := "pin one claim in both with values that differ, or set one of them to mode: audit"
-	if o.open() {
+	if o.open {
 		p.warnAbout([]*workload{a, b}, b.key, CodeBothMatch, msg, hint+"; expressions and waived rules are not looked at")
 		return
 	}
@@ -189,13 +196,14 @@ func (p *parser) reportAmbiguity(platform attest.Platform, o overlapping) {
 }
 
 // overlap reports whether one piece of evidence can match both workloads at
-// one moment, and the claims that both name with common values.
-func (p *parser) overlap(a, b *workload) (shared []string, possible bool) {
+// one moment, and the claims that both name with common values; waived is whether
+// waivers count, or each rule holds.
+func (p *parser) overlap(a, b *workload, waived bool) (shared []string, possible bool) {
 	p.effort += len(a.rules)*len(b.rules) + len(a.when) + len(b.when)
 	when := both(a.when, b.when)
 	for _, r := range a.rules {
 		o := b.over(r.field)
-		if o == nil || r.loose() || o.loose() {
+		if o == nil || waived && (r.loose() || o.loose()) {
 			continue
 		}
 		if when = both(when, p.meet(r.test, o.test)); len(when) == 0 {

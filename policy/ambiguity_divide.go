@@ -27,13 +27,26 @@ func (g *pairing) divide(first, second []*workload, done []*field) *division {
 	if pairs <= fewWorkloads*fewWorkloads/2 {
 		return nil
 	}
+	named := make([]bool, len(first[0].tee.fields))
+	for _, ws := range [][]*workload{first, second} {
+		for _, w := range ws {
+			g.p.effort += len(w.rules)
+			for _, r := range w.rules {
+				named[r.field.index] = true
+			}
+		}
+	}
 	var best *division
 	least := pairs - pairs/8
 	for _, f := range first[0].tee.fields {
-		if slices.Contains(done, f) {
+		if !named[f.index] || slices.Contains(done, f) {
 			continue
 		}
-		c, left := divideBy(f, first, second)
+		if g.p.effort > g.p.most {
+			g.tooMany = true
+			return nil
+		}
+		c, left := g.divideBy(f, first, second, pairs)
 		if c != nil && left < least {
 			best, least = c, left
 		}
@@ -41,8 +54,8 @@ func (g *pairing) divide(first, second []*workload, done []*field) *division {
 	return best
 }
 
-// divideBy divides by one claim, and counts the pairs that are left.
-func divideBy(f *field, first, second []*workload) (*division, int) {
+// divideBy divides by one claim, and counts the pairs that are left of so many.
+func (g *pairing) divideBy(f *field, first, second []*workload, pairs int) (*division, int) {
 	c := &division{field: f}
 	bySet, byValue := map[*set]*portion{}, map[value]*portion{}
 	entries := 0
@@ -79,10 +92,13 @@ func divideBy(f *field, first, second []*workload) (*division, int) {
 		}
 	}
 	all := len(first) + len(second)
-	if len(c.parts) < 2 || entries > 64*all+1024 {
-		return nil, 0 // nothing is told apart, or looking would cost more than comparing
+	g.p.effort += all
+	// What looking may cost: less than comparing the pairs would.
+	bound := 64*all + 1024 + pairs/4
+	if len(c.parts) < 2 || entries > bound {
+		return nil, 0 // nothing is told apart
 	}
-	c.meet(all)
+	g.p.effort += entries + c.meet(bound)
 	if c.meeting == nil {
 		return nil, 0
 	}
@@ -90,17 +106,16 @@ func divideBy(f *field, first, second []*workload) (*division, int) {
 }
 
 // meet finds the parts that have a value in common. It gives up where these are
-// very many.
-func (c *division) meet(all int) {
+// very many. It returns how many it looked at.
+func (c *division) meet(bound int) (work int) {
 	with := make([][]int, len(c.parts))
 	lists := map[value][]int{}
 	seen := map[[2]int]struct{}{}
-	work := 0
 	for i, part := range c.parts {
 		for _, e := range part.values.entries {
 			for _, j := range lists[e.value] {
-				if work++; work > 64*all+1024 {
-					return
+				if work++; work > bound {
+					return work
 				}
 				k := [2]int{j, i}
 				if _, ok := seen[k]; !ok {
@@ -112,6 +127,7 @@ func (c *division) meet(all int) {
 		}
 	}
 	c.meeting = with
+	return work
 }
 
 // left counts the pairs that a division leaves.

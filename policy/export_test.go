@@ -131,6 +131,15 @@ func MatchersForTest(p attest.Platform) map[string][]string {
 	return out
 }
 
+// ParseEffortForTest is Parse with another bound on the work of telling workloads
+// apart; it returns what was spent.
+func ParseEffortForTest(src []byte, most int) (int, error) {
+	p := newParser("p.yaml", src, MaxSize)
+	p.most = most
+	p.bundle(p.doc.Root())
+	return p.effort, p.doc.Err()
+}
+
 // WorkForTest compiles a file, and counts the steps of loops whose length is the
 // file's.
 func WorkForTest(src []byte) int {
@@ -166,7 +175,7 @@ func OverlapsForTest(t testing.TB, src string) (divided, all []string) {
 		}
 		for i, a := range ws {
 			for _, b := range ws[:i] {
-				if _, possible := p.overlap(a, b); possible {
+				if _, possible := p.overlap(a, b, true); possible {
 					all = append(all, min(a.name, b.name)+" "+max(a.name, b.name))
 				}
 			}

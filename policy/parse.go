@@ -59,6 +59,7 @@ func newParser(file string, src []byte, limit int) *parser {
 		meetings:   map[[2]test][]window{},
 		implied:    map[*field]*set{},
 		exprs:      map[*tee]*exprs{},
+		most:       maxEffort,
 	}
 }
 
@@ -75,7 +76,8 @@ type parser struct {
 	ordered    []*reference
 	meetings   map[[2]test][]window // see meet
 	implied    map[*field]*set      // of implicit rules
-	effort     int                  // spent on telling workloads apart; see maxEffort
+	effort     int                  // spent on telling workloads apart
+	most       int                  // that may be: maxEffort
 	exprs      map[*tee]*exprs      // see exprsOf
 	exprSize   int                  // of what was compiled, in bytes
 

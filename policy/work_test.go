@@ -54,14 +54,62 @@ func shapes(size int) map[string]string {
 			a, b := []string{"pcr0", "pcr3", "pcr4"}[i%3], []string{"pcr3", "pcr4", "pcr0"}[i%3]
 			return fmt.Sprintf("{name: w%d, tee: aws-nitro, mode: enforce, match: {%s: {eq: %q}, %s: {eq: %q}}, issue: [{spiffe_id: \"spiffe://{td}/a\"}]}, ", i, a, hex(i), b, hex(i))
 		}) + "]}",
-		"the same audited":    each(`{name: wN, tee: aws-nitro, mode: audit, match: {pcr0: {eq: "` + hex(1) + `"}}}, `),
-		"a value in every":    each(`{name: wN, tee: aws-nitro, mode: audit, match: {pcr0: {in: [{value: "HEX", not_after: 2027-01-01T00:00:00Z}]}}}, `),
-		"unknown TEEs":        each(`{name: wN, tee: aws-nitroN, mode: auditN, match: {pcr0: {eq: "HEX"}}}, `),
-		"unknown keys":        each(`{name: wN, keyN: x, tee: aws-nitro, mode: audit, match: {pcrN: {eqN: "HEX"}}}, `),
-		"one name":            each(`{name: w, tee: aws-nitro, mode: audit, match: {pcr0: {eq: "HEX"}}}, `),
-		"regular expressions": each(`{name: wN, tee: amd-sev-snp, mode: audit, match: {csp_id: {regex: 'aN[a-z]{0,20}'}}}, `),
-		"waived rules":        each(`{name: wN, tee: amd-sev-snp, mode: audit, match: {measurement: {eq: "HEX"}, guest_svn: {gte: 1}}, waivers: [{rule: guest_svn, when: {vmpl: {eq: 1}}, reason: a, owner: b, expires: 2027-01-01}]}, `),
-		"templates":           each(`{name: wN, tee: aws-nitro, mode: audit, match: {pcr0: {eq: "HEX"}, pcr1: {eq: "HEX"}}, issue: [{spiffe_id: "spiffe://{td}/{pcr0:16}/{workload}"}, {spiffe_id: "spiffe://{td}/{pcr1:16}/{workload}"}]}, `),
+		"the same audited":     each(`{name: wN, tee: aws-nitro, mode: audit, match: {pcr0: {eq: "` + hex(1) + `"}}}, `),
+		"a value in every":     each(`{name: wN, tee: aws-nitro, mode: audit, match: {pcr0: {in: [{value: "HEX", not_after: 2027-01-01T00:00:00Z}]}}}, `),
+		"unknown TEEs":         each(`{name: wN, tee: aws-nitroN, mode: auditN, match: {pcr0: {eq: "HEX"}}}, `),
+		"unknown keys":         each(`{name: wN, keyN: x, tee: aws-nitro, mode: audit, match: {pcrN: {eqN: "HEX"}}}, `),
+		"one name":             each(`{name: w, tee: aws-nitro, mode: audit, match: {pcr0: {eq: "HEX"}}}, `),
+		"regular expressions":  each(`{name: wN, tee: amd-sev-snp, mode: audit, match: {csp_id: {regex: 'aN[a-z]{0,20}'}}}, `),
+		"waived rules":         each(`{name: wN, tee: amd-sev-snp, mode: audit, match: {measurement: {eq: "HEX"}, guest_svn: {gte: 1}}, waivers: [{rule: guest_svn, when: {vmpl: {eq: 1}}, reason: a, owner: b, expires: 2027-01-01}]}, `),
+		"parts that half meet": head + halfMeeting(func(next func(i int) string) string { return repeat(next) }),
+		"templates":            each(`{name: wN, tee: aws-nitro, mode: audit, match: {pcr0: {eq: "HEX"}, pcr1: {eq: "HEX"}}, issue: [{spiffe_id: "spiffe://{td}/{pcr0:16}/{workload}"}, {spiffe_id: "spiffe://{td}/{pcr1:16}/{workload}"}]}, `),
+	}
+}
+
+// halfMeeting are workloads of which each 25 share an image list of two: one image of
+// their own, and one that half of all the others list too. What keeps them apart is a
+// long list of numbers, for each another.
+func halfMeeting(repeat func(next func(i int) string) string) string {
+	var sets strings.Builder
+	made := 0
+	ws := repeat(func(i int) string {
+		if part := i / 25; part == made {
+			made++
+			fmt.Fprintf(&sets, "p%d: [%q, %q], ", part, fmt.Sprintf("%096x", part+16), fmt.Sprintf("%096x", part%2+1))
+		}
+		numbers := make([]string, 70)
+		for n := range numbers {
+			numbers[n] = fmt.Sprint(i*70 + n)
+		}
+		return fmt.Sprintf("{name: w%d, tee: amd-sev-snp, mode: enforce, ownership: {none: a, owner: b, expires: 2027-01-01}, match: {measurement: {in: p%d}, guest_svn: {in: [%s]}}, issue: [{spiffe_id: \"spiffe://{td}/a\"}]}, ", i, i/25, strings.Join(numbers, ", "))
+	})
+	return "references: {" + sets.String() + "}, workloads: [" + ws + "]}"
+}
+
+// Dividing workloads by their claims is work too: it counts, and what cannot be
+// shown with a bounded amount of it is an error.
+func TestTheWorkOfTellingWorkloadsApartIsBounded(t *testing.T) {
+	const n = 1000
+	src := "{version: 1, bundle: b, revision: 1, trust_domain: a.example, " + halfMeeting(func(next func(i int) string) string {
+		var b strings.Builder
+		for i := range n {
+			b.WriteString(next(i))
+		}
+		return b.String()
+	})
+	whole, err := policy.ParseEffortForTest([]byte(src), 1<<25)
+	if err != nil {
+		t.Fatal(render(err))
+	}
+	if whole < 70*n || whole > 1<<20 {
+		t.Errorf("%d workloads take an effort of %d", n, whole)
+	}
+	spent, err := policy.ParseEffortForTest([]byte(src), whole/4)
+	if err == nil || !strings.Contains(err.Error(), "that no two can match the same evidence cannot be shown") {
+		t.Errorf("with a quarter of the effort: %v", err)
+	}
+	if spent > whole {
+		t.Errorf("the bound is %d, and %d were spent", whole/4, spent)
 	}
 }
 
