@@ -18,7 +18,7 @@ import (
 // A workload matches where all of its rules hold, its expression is true, its
 // ownership waiver has not expired and, in mode rollout, its draw lies below its
 // share. A rule holds where the claim is there and passes the test, or where the
-// claim is there and a waiver of the rule applies.
+// claim is there and a waiver of the rule applies (see [ModelTest.Waived]).
 type Model struct {
 	Bundle    *Bundle
 	Workloads []*ModelWorkload // in the order of the file
@@ -116,8 +116,23 @@ func (t ModelTest) Expected() string {
 	return t.test.expected()
 }
 
-// There is the test that demands that the claim is there, and nothing else.
-func (t ModelTest) There() ModelTest { return ModelTest{Claim: t.Claim} }
+// Waived is what a rule demands that a waiver applies to: that the claim is there,
+// and of a TCB that the rule has a limit for its product line.
+func (t ModelTest) Waived() ModelTest {
+	limit, ok := t.test.(*tcbFloor)
+	if !ok {
+		return ModelTest{Claim: t.Claim}
+	}
+	any := &tcbFloor{floors: map[string]attest.TCB{}}
+	for product := range limit.floors {
+		var least attest.TCB
+		if product == snpHasFMC {
+			least.FMC = new(uint8)
+		}
+		any.floors[product] = least
+	}
+	return ModelTest{t.Claim, any}
+}
 
 // finite is the set that a test is about: its values, or those of each element.
 func (t ModelTest) finite() *set {

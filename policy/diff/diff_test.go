@@ -229,6 +229,7 @@ var widenings = []widening{
 	{"a waiver that lasts longer, of a rule", snpBase, []string{"expires: 2027-03-01", "expires: 2027-04-01"}, "revocation is anything, but not one of ok", false},
 	{"a chip more", snpBase, []string{`"$turin/8$"`, `"$turin/8$", "$chip 2/64$"`}, "chip_id is " + expand("$chip 2/64$"), false},
 	{"migration", snpBase, []string{"      revocation: {eq: ok}", "      revocation: {eq: ok}\n      policy.migrate_ma: {eq: true}"}, "policy.migrate_ma is true", true},
+	{"a floor that is waived", snpBase, []string{"    waivers:\n", "    waivers:\n      - {rule: reported_tcb, reason: a, owner: b, expires: 2027-04-01}\n"}, "reported_tcb is at least genoa: bl 0", false},
 	{"a weaker expression", snpBase, []string{"snp.guest_svn != 17", "snp.guest_svn != 17 || snp.vmpl == 1"}, "the expression does not hold: snp.guest_svn != 17", false},
 	{"a loader more", tpmBase, []string{`"$grub/32$"]`, `"$grub/32$", "$evil/32$"]`}, "boot.loaders is each one of", false},
 	{"any loader", tpmBase, []string{"      boot.loaders: {every: [\"$shim/32$\", \"$grub/32$\"]}\n", ""}, "boot.loaders is anything but each one of", false},

@@ -84,6 +84,9 @@ func (d dice) bundle() string {
 			if d.chance(20) {
 				more += "      csp_id: " + d.pick("{eq: one}", "{in: [one, two]}") + "\n"
 			}
+			if strings.Contains(more, "reported_tcb") && !strings.Contains(s[at:], "waivers:") && d.chance(50) {
+				s += fmt.Sprintf("    waivers: [{rule: reported_tcb, reason: a, owner: b, expires: 2027-01-%s}]\n", d.pick("24", "28"))
+			}
 			b.Reset()
 			b.WriteString(s[:at] + more + s[at:])
 		default:

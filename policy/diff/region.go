@@ -199,7 +199,7 @@ func (s *side) region(w *policy.ModelWorkload, f *freezer) (region, bool) {
 			if f.at.After(x.Expires) {
 				continue
 			}
-			way := []literal{f.freeze(r.There())}
+			way := []literal{f.freeze(r.Waived())}
 			for _, c := range x.When {
 				way = append(way, f.freeze(c))
 			}
