@@ -22,23 +22,28 @@ import (
 
 const td = "simulated.example.org"
 
-// shared is the cluster of the tests that kill none.
-var shared = sync.OnceValues(postgrestest.New)
+// running is the cluster of the tests that kill none, once the first wanted it.
+var running *postgrestest.Cluster
+
+var shared = sync.OnceValue(func() (err error) {
+	running, err = postgrestest.New()
+	return err
+})
 
 func cluster(t testing.TB) *postgrestest.Cluster {
 	t.Helper()
-	c, err := shared()
+	err := shared()
 	if errors.Is(err, postgrestest.ErrMissing) {
 		postgrestest.Skip(t, err)
 	}
 	must(t, err)
-	return c
+	return running
 }
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if c, err := shared(); err == nil {
-		if err := c.Close(); err != nil {
+	if running != nil {
+		if err := running.Close(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}

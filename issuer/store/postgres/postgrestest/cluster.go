@@ -73,6 +73,9 @@ func Available() (string, error) {
 			return d, nil
 		}
 	}
+	if d := os.Getenv("ASSAY_POSTGRES"); d != "" { // asked for, so not skipped
+		return "", fmt.Errorf("ASSAY_POSTGRES=%s: there are no initdb and postgres in it", d)
+	}
 	return "", ErrMissing
 }
 
@@ -137,7 +140,10 @@ func New() (_ *Cluster, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("initdb: %w\n%s", err, out)
 	}
-	return c, c.restart()
+	if err = c.restart(); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // Close stops the cluster, if it runs, and removes it.
