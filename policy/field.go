@@ -65,6 +65,9 @@ type field struct {
 	// else gets by launching the same inputs. It is asked whether the test pins
 	// such a value.
 	owner func(t test) bool
+	// names is set for words that name who or where, and tell of no state: their
+	// rules cannot be waived.
+	names bool
 	// hint explains a claim that fails its rule; got is absent when ok is false.
 	hint func(got value, ok bool) string
 }

@@ -205,6 +205,8 @@ func tpmIdentity() []*field {
 	for _, f := range []*field{ek, group, id, number} {
 		f.owner = finite
 	}
+	provider := cloud("provider", enum{"gce|azure"}, func(c *attest.CloudInstance) string { return c.Provider }, "the machine is another cloud's")
+	provider.names = true
 	return []*field{
 		tpmWord("bank", enum{"sha256|sha384"}, func(t *attest.TPM) string { return t.Bank }, always("the server demands the bank that its configuration names (tpm.pcr_bank), and refuses another")),
 		ek, group,
@@ -222,8 +224,7 @@ func tpmIdentity() []*field {
 			}
 			return ""
 		}),
-		cloud("provider", enum{"gce|azure"}, func(c *attest.CloudInstance) string { return c.Provider }, "the machine is another cloud's"),
-		id, number,
+		provider, id, number,
 		cloud("zone", text{64}, func(c *attest.CloudInstance) string { return c.Zone }, "the machine runs in another zone"),
 		cloud("instance_id", text{128}, func(c *attest.CloudInstance) string { return c.InstanceID }, "another machine"),
 		cloud("instance_name", text{128}, func(c *attest.CloudInstance) string { return c.InstanceName }, "a machine of another name"),

@@ -21,8 +21,9 @@ type ruleWaiver struct {
 
 // waivable is implemented by the kinds of claims whose rules can be waived: the
 // state of a platform, which its owner cannot always mend at once. Digests and
-// other names are no such kinds: what else is accepted for a while is listed,
-// with its own not_after.
+// text are no such kinds: they name what was started, who made it and where it
+// runs, and a waiver would admit any other. What else is accepted for a while is
+// listed, with its own not_after. Nor are words that name, see [field].
 type waivable interface{ waivable() }
 
 func (number) waivable()      {}
@@ -32,7 +33,6 @@ func (tcb) waivable()         {}
 func (bitfield) waivable()    {}
 func (boolean) waivable()     {}
 func (enum) waivable()        {}
-func (text) waivable()        {}
 
 // loose reports whether the workload may match although the rule does not hold.
 func (r *rule) loose() bool { return len(r.waivers) > 0 }
@@ -123,7 +123,7 @@ func (p *parser) waivedRule(w *workload, n *strictyaml.Node) *rule {
 	switch {
 	case f.owner != nil:
 		p.doc.Report(n, name+" cannot be waived: it tells whose environment it is", "list the value for a while, with not_after; or say ownership: {none: REASON, owner: WHO, expires: DATE}")
-	case !can:
+	case !can || f.names:
 		p.doc.Report(n, name+" cannot be waived: any other value would do", "list the value that is accepted for a while, with not_after")
 	default:
 		return r

@@ -241,3 +241,31 @@ func TestMistakesInWaiversAreErrors(t *testing.T) {
 		}
 	}
 }
+
+// A command line, a maker or a place is a name: a waiver of it would admit any
+// other, such as init=/bin/sh.
+func TestNoTextAndNoNameCanBeWaived(t *testing.T) {
+	waived := func(t *testing.T, src, claim, rule string) error {
+		t.Helper()
+		_, err := policy.Parse("p.yaml", []byte(expand(change(t, src, "    match:\n", "    waivers: [{rule: "+claim+", reason: a, owner: b, expires: 2027-03-01}]\n    match:\n      "+claim+": "+rule+"\n"))))
+		return err
+	}
+	for _, claim := range []string{"boot.command_line", "boot.firmware", "cloud.zone", "cloud.instance_id", "cloud.instance_name", "manufacturer", "model", "version"} {
+		for _, rule := range []string{"{eq: x}", "{regex: 'x+y'}"} {
+			if err := waived(t, tpmBase, claim, rule); err == nil || strings.Count(err.Error(), "\n") > 0 || !strings.Contains(err.Error(), claim+" cannot be waived: any other value would do") {
+				t.Errorf("%s: got %v", claim, err)
+			}
+		}
+	}
+	if err := waived(t, tpmBase, "cloud.provider", "{eq: gce}"); err == nil || !strings.Contains(err.Error(), "cloud.provider cannot be waived: any other value would do") {
+		t.Errorf("cloud.provider: got %v", err)
+	}
+	if err := waived(t, snpBase, "csp_id", "{eq: x}"); err == nil || !strings.Contains(err.Error(), "csp_id cannot be waived: any other value would do") {
+		t.Errorf("csp_id: got %v", err)
+	}
+	for claim, rule := range map[string]string{"secure_boot": "{eq: true}", "clock.firmware": `{gte: "7.85.0.0"}`, "clock.reset_count": "{lte: 3}", "key_residency": "{eq: tpm}", "safe": "{eq: true}"} {
+		if err := waived(t, tpmBase, claim, rule); err != nil {
+			t.Errorf("%s, which is state: %v", claim, err)
+		}
+	}
+}
