@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -13,7 +12,8 @@ import (
 // and what relying parties would see of it: for comparing two policies. It
 // grants nothing. The zero Entitlement is a denial.
 type Entitlement struct {
-	// Identities are what would be issued, sorted by SPIFFE ID.
+	// Identities are what would be issued, in the order of the policy: a key that
+	// asks for none gets the next one.
 	Identities []Entitled `json:"identities"`
 	// Publish and Pinned are the claims that results would show and rest on,
 	// sorted; Ownership is whether an ownership predicate held.
@@ -63,7 +63,6 @@ func (b *Bundle) entitlement(c *attest.Claims, at time.Time, d Decision, w *work
 			SPIFFEID: s, X509TTL: id.x509TTL, MaxEvidenceAge: id.maxEvidenceAge, JWT: id.jwt, Attributes: id.attributes, Selectors: id.selectors,
 		}})
 	}
-	slices.SortFunc(out.Identities, func(a, b Entitled) int { return cmp.Compare(a.SPIFFEID, b.SPIFFEID) })
 	return out
 }
 

@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -84,5 +85,19 @@ func TestEveryChangeThatAnEnvironmentWouldFeelMakesAnotherEntitlement(t *testing
 	later := noon.Add(time.Hour)
 	if !b.Entitlement(claims, later).Equal(b.Entitlement(claims, later)) {
 		t.Error("an entitlement is not equal to itself")
+	}
+}
+
+// Keys that ask for no identity get them in the order of the policy.
+func TestAnExchangeOfIdentitiesMakesAnotherEntitlement(t *testing.T) {
+	one, other := "      - {spiffe_id: \"spiffe://{td}/api\", x509_ttl: 1h}\n", "      - {spiffe_id: \"spiffe://{td}/reports\", x509_ttl: 1h}\n"
+	src := base[:strings.Index(base, "      - spiffe_id")]
+	before, after := parse(t, src+one+other), parse(t, src+other+one)
+	claims := nitroClaims(good)
+	if before.Entitlement(claims, noon).Equal(after.Entitlement(claims, noon)) {
+		t.Error("the exchange is not noticed")
+	}
+	if got := after.Entitlement(claims, noon).Identities; len(got) != 2 || got[0].SPIFFEID != "spiffe://simulated.example.org/reports" {
+		t.Errorf("got %+v", got)
 	}
 }

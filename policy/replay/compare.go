@@ -184,6 +184,9 @@ func differences(before, after *Standing) []Difference {
 			out = append(out, Difference{"", property, before, after})
 		}
 	}
+	if slices.Equal(before.SPIFFEIDs, after.SPIFFEIDs) { // a key that asks for none gets another
+		whole("order", list(before.order), list(after.order))
+	}
 	whole("publish", list(x.Publish), list(y.Publish))
 	whole("pinned", list(x.Pinned), list(y.Pinned))
 	whole("ownership", fmt.Sprint(x.Ownership), fmt.Sprint(y.Ownership))

@@ -3,6 +3,7 @@ package replay
 import (
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/assay-project/assay/attest"
@@ -27,7 +28,8 @@ type Standing struct {
 
 	steady      *time.Time // before then the entitlement depends on no time; nil: never
 	detail      string
-	entitlement policy.Entitlement
+	entitlement policy.Entitlement // its identities sorted
+	order       []string           // of the identities in the policy
 	decision    func() (policy.Decision, error)
 }
 
@@ -41,9 +43,11 @@ func policyVersion(name string, revision uint64) string {
 // judged is what a policy says at a time.
 func judged(b *policy.Bundle, c attest.Claims, at time.Time) Standing {
 	d, e := b.Judge(c, at)
+	order := idsOf(e)
+	slices.SortFunc(e.Identities, func(a, b policy.Entitled) int { return strings.Compare(a.SPIFFEID, b.SPIFFEID) })
 	s := Standing{
 		Policy: b.Version(), At: at.UTC(), Outcome: d.Outcome, Reason: d.Reason, Workload: d.Workload, Known: true, detail: d.Detail,
-		entitlement: e, SPIFFEIDs: idsOf(e), decision: func() (policy.Decision, error) { return d, nil },
+		entitlement: e, order: order, SPIFFEIDs: idsOf(e), decision: func() (policy.Decision, error) { return d, nil },
 	}
 	if d.ValidUntil != nil {
 		s.steady = steady(*d.ValidUntil, e)
