@@ -48,12 +48,12 @@ var rules = []rule{
 	},
 	{
 		packages: "enclave-agent",
-		never:    []string{"verifiers", "policy", "issuer/store", "issuer/ledger", "issuer/ca", "issuer/keys", "simulators", "modernc.org/sqlite", "github.com/hf/nitrite"},
+		never:    []string{"verifiers", "policy", "issuer/store", "issuer/ledger", "issuer/ca", "issuer/keys", "simulators", "modernc.org/sqlite", "github.com/jackc/pgx/v5", "github.com/hf/nitrite"},
 		why:      "the agent links no verifier, no policy and no database",
 	},
 	{
 		packages: "cmd/assay-agent",
-		never:    []string{"verifiers", "policy", "issuer/store", "issuer/ledger", "issuer/ca", "issuer/keys", "simulators", "modernc.org/sqlite", "github.com/hf/nitrite"},
+		never:    []string{"verifiers", "policy", "issuer/store", "issuer/ledger", "issuer/ca", "issuer/keys", "simulators", "modernc.org/sqlite", "github.com/jackc/pgx/v5", "github.com/hf/nitrite"},
 		why:      "the agent links no verifier, no policy and no database",
 	},
 	{
