@@ -14,7 +14,7 @@ const (
 	Refused = "denied"
 )
 
-// The reasons of a decision. Evaluate ends in one of the first seven; the others
+// The reasons of a decision. Evaluate ends in one of the first eight; the others
 // come from Authorize, which also knows the challenge.
 const (
 	ReasonGranted        = "granted"                  // exactly one enforced workload matches
@@ -23,6 +23,7 @@ const (
 	ReasonAmbiguous      = "ambiguous"                // several workloads that would grant match
 	ReasonNotInRollout   = "not_in_rollout"           // a workload matches, and its rollout does not admit this environment yet
 	ReasonUndecided      = "rollout_undecided"        // likewise, and the server's secret is not at hand to tell
+	ReasonTooDear        = "expressions_too_dear"     // the expressions of the workloads that come into question cost too much together
 	ReasonNoWorkload     = "no_workload_for_tee"      // the bundle has none for the platform
 	ReasonTrustDomain    = "other_trust_domain"       // the challenge is of another trust domain than the bundle
 	ReasonNotGranted     = "requested_id_not_granted" // a requested SPIFFE ID is not among the granted
@@ -63,7 +64,8 @@ type Decision struct {
 	// [Bundle.Explain]; from [Bundle.Evaluate] those that matter.
 	Workloads []WorkloadResult `json:"workloads"`
 	// Omitted is the number of workloads of the platform that are not listed. None
-	// of them matches, unless MaxExplained that are listed do.
+	// of them matches, unless MaxExplained that are listed do, or their texts are
+	// [MaxDecisionText].
 	Omitted int `json:"omitted,omitempty"`
 }
 

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -34,16 +35,19 @@ func (b *Bundle) evaluate(c *attest.Claims, at time.Time) (Decision, *workload) 
 		ix = newIndex(ws)
 	}
 	e := b.evaluation(c, at)
+	e.bounded = true
 	some := ix.candidates(e)
 	v := &verdicts{}
 	var matching, others []int32
-	for _, i := range some {
-		if e.matches(ws[i], v) {
+	for i, matches := range e.judge(ws, some, v) {
+		if matches {
 			matching = append(matching, i)
 		} else {
 			others = append(others, i)
 		}
 	}
+	slices.Sort(matching)
+	slices.Sort(others)
 	winner := v.conclude(&d)
 	// What is listed: all that match first, for they are the decision; then what
 	// the index found beside them; then, for who is denied, what comes near.
@@ -71,7 +75,23 @@ func (b *Bundle) evaluate(c *attest.Claims, at time.Time) (Decision, *workload) 
 	}
 	d.Omitted = len(ws) - len(list)
 	d.explain()
+	d.shorten()
 	return d, winner
+}
+
+// judge finds which of some workloads match, and adds them to the verdicts: first
+// those that might grant, so that what audited ones cost is no part of what is
+// granted.
+func (e *evaluation) judge(ws []*workload, some []int32, v *verdicts) iter.Seq2[int32, bool] {
+	return func(yield func(int32, bool) bool) {
+		for _, grants := range []bool{true, false} {
+			for _, i := range some {
+				if ws[i].mayGrant() == grants && !yield(i, e.matches(ws[i], v)) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // open begins a decision, and returns the workloads that it is about. Without
@@ -97,6 +117,7 @@ type verdicts struct {
 	audited   []*workload // match in mode audit
 	outside   []*workload // match but for their rollout
 	undecided []*workload // match, and whether their rollout admits is not known
+	tooDear   *workload   // might grant, and what expressions may cost was spent before
 }
 
 // conclude writes outcome and reason, and returns the workload that grants. A
@@ -104,6 +125,8 @@ type verdicts struct {
 // cannot: both might.
 func (v *verdicts) conclude(d *Decision) *workload {
 	switch {
+	case v.tooDear != nil:
+		d.Reason, d.Detail = ReasonTooDear, "the expressions of the workloads that match otherwise cost too much together: the first that was not evaluated is that of "+v.tooDear.name
 	case len(v.granting) == 1 && len(v.undecided) == 0:
 		w := v.granting[0]
 		d.Outcome, d.Reason = Granted, ReasonGranted
@@ -143,6 +166,9 @@ type evaluation struct {
 	rollout *rollout
 	bundle  string
 	exprs   map[*expression]exprResult
+	spent   uint64 // on expressions, for the decision
+	shown   uint64 // likewise, to show them
+	bounded bool   // so that no more than maxExprsCost is
 }
 
 type reading struct {
@@ -222,8 +248,14 @@ func (e *evaluation) matches(w *workload, v *verdicts) bool {
 	if len(w.rules) == 0 {
 		return false // no rule, no match: Parse refuses this, and so do we
 	}
-	if w.expr != nil && !e.expression(w.expr.expression).holds {
-		return false // what costs most comes last
+	if w.expr != nil { // what costs most comes last
+		holds, spent := e.spend(w.expr.expression)
+		if !spent && w.mayGrant() && v.tooDear == nil {
+			v.tooDear = w
+		}
+		if !holds {
+			return false
+		}
 	}
 	return v.add(w, e.draw(w), until)
 }

@@ -18,12 +18,17 @@ func (b *Bundle) Explain(c attest.Claims, at time.Time) Decision {
 	}
 	e := b.evaluation(&c, at)
 	v := &verdicts{}
+	all := make([]int32, len(ws))
+	for i := range all {
+		all[i] = int32(i)
+	}
+	for range e.judge(ws, all, v) { // the verdicts are what counts
+	}
+	v.conclude(&d)
 	d.Workloads = make([]WorkloadResult, len(ws))
 	for i, w := range ws {
 		d.Workloads[i], _ = e.workload(w, make([]RuleResult, 0, w.results()))
-		e.matches(w, v)
 	}
-	v.conclude(&d)
 	d.explain()
 	return d
 }

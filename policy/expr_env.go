@@ -23,6 +23,7 @@ const (
 	maxExprNested = 2       // all and exists within each other
 	maxExprRegex  = 1000    // instructions of a compiled regular expression
 	maxExprCost   = 10000   // the most that an expression may cost, estimated and spent
+	maxExprsCost  = 100_000 // the most that all expressions of a decision may cost
 	maxListed     = 128     // elements of a claim that is a list
 	maxShown      = 200     // characters of one claim in a decision
 )

@@ -13,6 +13,31 @@ type exprResult struct {
 	holds     bool
 	got, hint string
 	input     map[string]any // what it read; nil where it could not
+	cost      uint64         // in the units of CEL
+	skipped   bool           // for what others cost
+}
+
+// spend evaluates an expression for the decision itself, while what all expressions
+// of one may cost is not spent. Beyond that it does not hold: those of workloads that
+// might grant deny the whole, see verdicts.
+func (e *evaluation) spend(x *expression) (holds, spent bool) {
+	if r, ok := e.exprs[x]; ok {
+		return r.holds, !r.skipped
+	}
+	if e.spent >= maxExprsCost {
+		e.remember(x, exprResult{skipped: true, got: "not evaluated", hint: "the expressions of this decision cost too much together: it and all after it do not hold"})
+		return false, false
+	}
+	r := e.expression(x)
+	e.spent += r.cost
+	return r.holds, true
+}
+
+func (e *evaluation) remember(x *expression, r exprResult) {
+	if e.exprs == nil {
+		e.exprs = map[*expression]exprResult{}
+	}
+	e.exprs[x] = r
 }
 
 // expression evaluates an expression, once for all workloads that share it.
@@ -22,10 +47,7 @@ func (e *evaluation) expression(x *expression) exprResult {
 		return r
 	}
 	r := e.eval(x)
-	if e.exprs == nil {
-		e.exprs = map[*expression]exprResult{}
-	}
-	e.exprs[x] = r
+	e.remember(x, r)
 	return r
 }
 
@@ -60,18 +82,18 @@ func (e *evaluation) eval(x *expression) exprResult {
 	if len(x.reads) == 0 {
 		b.WriteString("it names no claim")
 	}
-	holds, err := x.run(input)
+	holds, cost, err := x.run(input)
 	if err != nil {
-		return exprResult{got: b.String(), hint: "it cannot be evaluated: " + tidy(err.Error())}
+		return exprResult{got: b.String(), hint: "it cannot be evaluated: " + tidy(err.Error()), cost: cost}
 	}
-	return exprResult{holds: holds, got: b.String(), input: input}
+	return exprResult{holds: holds, got: b.String(), input: input, cost: cost}
 }
 
 // blame says which parts of an expression are false.
 func (x *expression) blame(input map[string]any) string {
 	var wrong []string
 	for _, part := range x.parts() {
-		if holds, err := part.run(input); err == nil && !holds {
+		if holds, _, err := part.run(input); err == nil && !holds {
 			wrong = append(wrong, part.source)
 		}
 	}
@@ -86,28 +108,50 @@ func (x *expression) blame(input map[string]any) string {
 
 var errNotBool = errors.New("it yields neither true nor false")
 
-func (x *expression) run(input map[string]any) (holds bool, err error) {
+// fixedCost is what one evaluation costs beside its operations, in their units.
+const fixedCost = 20
+
+func (x *expression) run(input map[string]any) (holds bool, cost uint64, err error) {
+	cost = maxExprCost // of what fails
 	defer func() {
 		if r := recover(); r != nil {
 			holds, err = false, fmt.Errorf("%v", r)
 		}
 	}()
-	out, _, err := x.program.Eval(input)
+	out, details, err := x.program.Eval(input)
+	if details != nil {
+		if spent := details.ActualCost(); spent != nil {
+			cost = *spent + fixedCost
+		}
+	}
 	if err != nil {
-		return false, err
+		return false, cost, err
 	}
 	b, ok := out.(types.Bool)
 	if !ok {
-		return false, errNotBool
+		return false, cost, errNotBool
 	}
-	return bool(b), nil
+	return bool(b), cost, nil
 }
 
-// exprRule shows the expression as a rule.
+// exprRule shows the expression as a rule. What is evaluated for this alone is
+// bounded like what decides.
 func (e *evaluation) exprRule(x *placed) RuleResult {
-	r := e.expression(x.expression)
+	r, known := e.exprs[x.expression]
+	switch {
+	case known:
+	case e.bounded && e.shown >= maxExprsCost:
+		r = exprResult{skipped: true, got: "not evaluated", hint: "the expressions of this decision cost too much together; the other rules tell enough"}
+	default:
+		r = e.expression(x.expression)
+		e.shown += r.cost
+	}
 	if !r.holds && r.input != nil {
-		r.hint = x.blame(r.input)
+		r.hint = "the expression is false for these claims"
+		if !e.bounded || e.shown < maxExprsCost {
+			e.shown += r.cost
+			r.hint = x.blame(r.input)
+		}
 	}
 	return RuleResult{Rule: exprRule, Op: exprRule, Expected: x.source, Got: r.got, Holds: r.holds, Hint: r.hint, Position: x.position}
 }
