@@ -62,10 +62,7 @@ func policyError(err error) error {
 
 // PushPolicy puts a policy into force.
 func (a *admin) PushPolicy(ctx context.Context, req *assayv1.PushPolicyRequest) (*assayv1.PushPolicyResponse, error) {
-	in := push{document: req.GetDocument(), source: sourcePush, actor: actorOf(ctx), note: req.GetNote(), dryRun: req.GetDryRun()}
-	if req.GetRevertsTo() != 0 {
-		in.source = sourceRevert
-	}
+	in := push{document: req.GetDocument(), reverts: req.GetRevertsTo(), actor: actorOf(ctx), note: req.GetNote(), dryRun: req.GetDryRun()}
 	done, err := a.policy.push(ctx, in)
 	if err != nil {
 		return nil, policyError(err)
@@ -137,32 +134,29 @@ func (a *admin) ListPolicyChanges(req *assayv1.ListPolicyChangesRequest, stream 
 
 // GetPolicy returns a policy that was in force.
 func (a *admin) GetPolicy(ctx context.Context, req *assayv1.GetPolicyRequest) (*assayv1.GetPolicyResponse, error) {
-	f := store.FindPolicy{Outcome: store.PolicyInForce, Documents: true, Limit: 1}
+	var c store.PolicyChange
+	var err error
 	switch k := req.GetKey().(type) {
 	case *assayv1.GetPolicyRequest_Revision:
-		f.Name, f.Revision = a.policy.Current().Name(), k.Revision
+		if k.Revision == 0 {
+			return nil, status.Error(codes.InvalidArgument, "a revision is at least 1")
+		}
+		c, err = a.policy.byRevision(ctx, k.Revision)
 	case *assayv1.GetPolicyRequest_Digest:
 		if len(k.Digest) != 32 {
 			return nil, status.Errorf(codes.InvalidArgument, "a digest has 32 bytes, not %d", len(k.Digest))
 		}
-		f.Digest = (*[32]byte)(k.Digest)
-	}
-	if f.Revision == 0 && f.Digest == nil {
+		c, err = a.policy.kept(ctx, store.FindPolicy{Digest: (*[32]byte)(k.Digest)})
+	default:
 		return nil, status.Error(codes.InvalidArgument, "name a revision or a digest")
 	}
-	rows, err := a.policy.changes(ctx, f)
-	switch {
-	case err != nil:
+	if errors.Is(err, errNeverInForce) || errors.Is(err, errNotKept) {
+		return nil, status.Error(codes.NotFound, err.Error())
+	}
+	if err != nil {
 		return nil, policyError(err)
-	case len(rows) == 0:
-		return nil, status.Error(codes.NotFound, "no such policy was in force")
-	case !rows[0].Kept:
-		return nil, status.Error(codes.NotFound, "its content is no longer kept")
 	}
-	if err := intact(rows[0]); err != nil {
-		return nil, policyError(err) // what is shown is what was in force
-	}
-	return &assayv1.GetPolicyResponse{Change: policyChange(rows[0]), Document: rows[0].Document}, nil
+	return &assayv1.GetPolicyResponse{Change: policyChange(c), Document: c.Document}, nil
 }
 
 // Bounds of what is recorded and shown of a policy change, in bytes.

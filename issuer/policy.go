@@ -30,6 +30,8 @@ type PolicyFile struct {
 	pushes      string          // directory of pushed policies, see policy_pushed.go
 	log         *slog.Logger
 
+	accepted acceptedPolicies // what was in force, as the data directory has it
+
 	current atomic.Pointer[inForce]
 	file    atomic.Pointer[fileState]
 

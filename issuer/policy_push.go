@@ -23,10 +23,17 @@ const maxPolicyNote = 512
 // push is a policy that an operator hands to the running server.
 type push struct {
 	document []byte
-	source   string // push or revert
+	reverts  uint64 // the revision whose content this is again; 0: none
 	actor    string // who, as the server knows it
 	note     string // why, in their words
 	dryRun   bool   // make every check, and change nothing
+}
+
+func (in push) source() string {
+	if in.reverts != 0 {
+		return sourceRevert
+	}
+	return sourcePush
 }
 
 // pushed is what became of it.
@@ -59,6 +66,9 @@ func (p *PolicyFile) push(ctx context.Context, in push) (*pushed, error) {
 	defer p.exit()
 	d, err := p.compileAlone(ctx, "policy", in.document)
 	if err != nil {
+		return nil, p.refusePush(ctx, in, d, err)
+	}
+	if err := p.checkRevert(ctx, in, d); err != nil {
 		return nil, p.refusePush(ctx, in, d, err)
 	}
 	if err := p.changing.take(ctx); err != nil {
@@ -95,7 +105,7 @@ func (p *PolicyFile) refusePush(ctx context.Context, in push, d *document, err e
 	}
 	p.result("refused")
 	p.log.ErrorContext(ctx, "a pushed policy is refused", "actor", in.actor, "in_force", policyName(p.Current()), "error", err)
-	p.recordRefusal(ctx, p.refusal(in.document, d, in.source, in.actor, in.note, err))
+	p.recordRefusal(ctx, p.refusal(in.document, d, in.source(), in.actor, in.note, err))
 	return err
 }
 
@@ -114,7 +124,7 @@ func (p *PolicyFile) judge(in push, d *document) (*pushed, *inForce, error) {
 	if err := p.grows(d, now); err != nil {
 		return nil, nil, err
 	}
-	return out, &inForce{bundle: d.bundle, PolicyChange: p.change(d, in.source, in.actor, in.note)}, nil
+	return out, &inForce{bundle: d.bundle, PolicyChange: p.change(d, in.source(), in.actor, in.note)}, nil
 }
 
 // changes reads the history.

@@ -26,10 +26,11 @@ const pushedSuffix = ".policy"
 
 var errNoPushes = errors.New("this server takes no pushed policies: it has no place to keep them")
 
-// WithPushedPolicies is the directory in which pushed policies are kept; it is
-// made when it is needed. Without one, pushes are refused.
+// WithPushedPolicies is the directory in which pushed policies are kept, and the
+// list of all that were in force; it is made when it is needed. Without one, pushes
+// are refused, and nothing of the past is handed out.
 func WithPushedPolicies(dir string) PolicyOption {
-	return func(p *PolicyFile) { p.pushes = dir }
+	return func(p *PolicyFile) { p.pushes, p.accepted.path = dir, filepath.Join(dir, acceptedFile) }
 }
 
 func (p *PolicyFile) pushedFile(digest [32]byte) string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/assay-project/assay/internal/cli"
@@ -33,10 +34,21 @@ const (
 // came from the file before is an error, as is one of another name where
 // signatures are required.
 func (p *PolicyFile) Resume(ctx context.Context, st store.PolicyStore) error {
+	if err := p.accepted.read(); err != nil {
+		return err
+	}
 	file := p.current.Load().bundle
+	if before := p.accepted.lastName(); before != "" {
+		if err := p.sameName(file, before); err != nil {
+			return err
+		}
+	}
 	rows, err := st.PolicyChanges(ctx, p.trustDomain, store.FindPolicy{Outcome: store.PolicyInForce, Limit: 1})
 	if err != nil {
 		return err
+	}
+	if newest, ok := p.accepted.highest(file.Name()); ok && newest.Revision > file.Revision() && (len(rows) == 0 || rows[0].Name != file.Name() || rows[0].Revision < newest.Revision) {
+		return p.resumeUnrecorded(ctx, newest)
 	}
 	if len(rows) == 0 {
 		return p.checkNotSuperseded(ctx, st, file)
@@ -57,6 +69,32 @@ func (p *PolicyFile) Resume(ctx context.Context, st store.PolicyStore) error {
 		return err
 	}
 	p.current.Store(pushed)
+	holds := p.file.Load().holds
+	p.file.Store(&fileState{holds: holds, outrun: p.behind(holds, pushed)})
+	return nil
+}
+
+// resumeUnrecorded takes up a policy that was in force, as this server remembers,
+// and of which the database knows nothing: it was restored from an older backup,
+// or somebody removed rows to have an older policy back. Where its content is not
+// here, the operator has to say what counts.
+func (p *PolicyFile) resumeUnrecorded(ctx context.Context, newest store.Policy) error {
+	c := store.PolicyChange{Policy: newest, Source: sourcePush, Actor: "assayd", Note: "taken up from the data directory: the database had no record of it"}
+	c.TrustDomain = p.trustDomain
+	pushed, err := p.stored(c)
+	if errors.Is(err, fs.ErrNotExist) {
+		return cli.Usagef(fmt.Sprintf("restore the database, or put revision %d or later into %s", newest.Revision+1, p.path),
+			"policy %s@%d was in force from %s, as %s says, and the database has no record of it: rows were removed, or it is an older one",
+			newest.Name, newest.Revision, newest.At.UTC().Format(time.RFC3339), p.accepted.path)
+	}
+	if err != nil {
+		return err
+	}
+	p.log.ErrorContext(ctx, "the database has no record of the policy that was in force last: it is an older one, or rows were removed; the policy stays in force", "policy", policyName(pushed.bundle))
+	if pushed.Document, err = p.readPushed(newest.Digest); err != nil {
+		return err
+	}
+	p.current.Store(pushed) // Remember puts it on record
 	holds := p.file.Load().holds
 	p.file.Store(&fileState{holds: holds, outrun: p.behind(holds, pushed)})
 	return nil
@@ -83,6 +121,11 @@ func (p *PolicyFile) stored(c store.PolicyChange) (*inForce, error) {
 // checkNotSuperseded compares a policy with the newest revision of its name
 // that was in force.
 func (p *PolicyFile) checkNotSuperseded(ctx context.Context, st store.PolicyStore, b *policy.Bundle) error {
+	if newest, ok := p.accepted.highest(b.Name()); ok {
+		if err := p.superseded(b, newest); err != nil {
+			return err
+		}
+	}
 	last, err := st.LatestPolicy(ctx, p.trustDomain, b.Name())
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
@@ -97,8 +140,11 @@ func (p *PolicyFile) checkNotSuperseded(ctx context.Context, st store.PolicyStor
 // From then on every change is on record before it is in force.
 func (p *PolicyFile) Remember(ctx context.Context, st store.PolicyStore, now func() time.Time) error {
 	p.store, p.now = st, now
+	if err := p.accepted.read(); err != nil { // Resume may not have been asked for
+		return err
+	}
 	f := p.current.Load()
-	if f.Source != sourceFile {
+	if f.ID != 0 {
 		return p.put(ctx, f.PolicyChange) // what Resume took up
 	}
 	f = &inForce{bundle: f.bundle, PolicyChange: f.PolicyChange}
@@ -130,7 +176,17 @@ func (p *PolicyFile) record(ctx context.Context, f *inForce) error {
 }
 
 func (p *PolicyFile) put(ctx context.Context, c store.PolicyChange) error {
+	if err := p.accepted.writable(); err != nil {
+		return err
+	}
 	err := p.store.PutPolicy(ctx, c)
+	if err == nil {
+		if aerr := p.accepted.add(c.Policy); aerr != nil {
+			// It is on record, and will be in force after a restart: so it is now.
+			p.log.ErrorContext(ctx, "a policy is in force, and the data directory cannot remember it", "policy", fmt.Sprintf("%s@%d", c.Name, c.Revision), "error", aerr)
+		}
+		return nil
+	}
 	if !errors.Is(err, store.ErrConflict) {
 		return err
 	}
