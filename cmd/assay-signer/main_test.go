@@ -93,7 +93,11 @@ func (o *office) do(args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
 	cmd := o.command(args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	err := cmd.Run()
+	must(o.t, cmd.Start())
+	// A `run` that should have been refused, and serves, must fail its test.
+	late := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
+	err := cmd.Wait()
+	late.Stop()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		o.t.Fatal(err)
