@@ -151,6 +151,7 @@ type file struct {
 	lines []int  // offset of each line
 	eol   string // the file's line ending
 	edits []Replaced
+	last  struct{ line, col, at int } // of the last offset
 }
 
 func open(name string, src []byte) *file {
@@ -187,19 +188,23 @@ func (p place) entries() *strictyaml.Node {
 	return p.Node
 }
 
-// offset is where a node begins, or -1.
+// offset is where a node begins, or -1. A column counts characters; on one long
+// line, whose nodes are mostly asked for in order, it goes on from the last.
 func (f *file) offset(n *strictyaml.Node) int {
 	if n.Line < 1 || n.Line > len(f.lines) {
 		return -1
 	}
-	at := f.lines[n.Line-1]
-	for col := 1; col < n.Col; col++ {
-		if at >= len(f.src) {
+	if f.last.line != n.Line || f.last.col > n.Col {
+		f.last.line, f.last.col, f.last.at = n.Line, 1, f.lines[n.Line-1]
+	}
+	for ; f.last.col < n.Col; f.last.col++ {
+		if f.last.at >= len(f.src) {
+			f.last.line = 0
 			return -1
 		}
-		at += runeLength(f.src[at:])
+		f.last.at += runeLength(f.src[f.last.at:])
 	}
-	return at
+	return f.last.at
 }
 
 // insert puts text at an offset; replace puts it in place of n bytes.
