@@ -9,17 +9,21 @@ TOOLS   := $(CURDIR)/$(BIN)/tools
 MODTOOL := cd tools && GOBIN=$(TOOLS) $(GO) install
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint generate fuzz bench tools
+.PHONY: help demo build signer test lint generate fuzz bench tools
 
 help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: ## attest two simulated enclaves, and see a third one refused (no root, no gcc)
+demo: ## simulated enclaves, a guest and a machine attest; others are refused, and told why
 	@bash scripts/demo.sh
 
 build: ## the binaries, into bin/
 	@mkdir -p $(BIN)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w" -o $(BIN)/ ./cmd/...
+
+signer: ## bin/assay-signer, a module of its own (needs a C compiler)
+	@mkdir -p $(BIN)
+	CGO_ENABLED=1 $(GO) -C cmd/assay-signer build -trimpath -ldflags="-s -w" -o $(CURDIR)/$(BIN)/ .
 
 test: ## everything: unit, negative, end to end, race; installs what it lacks
 	@bash scripts/test.sh

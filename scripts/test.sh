@@ -46,6 +46,7 @@ if need gcc gcc "the race detector"; then
 fi
 
 need swtpm swtpm "the tests on a real software TPM" || true
+need softhsm2-util softhsm2 "the tests of assay-signer on a software HSM" || export ASSAY_NO_SOFTHSM=1
 
 # Debian keeps PostgreSQL's programs out of the PATH. The tests start clusters of
 # their own; the one that the package would make is not wanted.
@@ -66,6 +67,14 @@ run "unit and negative tests${race:+, with the race detector}" \
   env CGO_ENABLED=$([ ${#race[@]} -gt 0 ] && echo 1 || echo 0) "$GO" test "${race[@]}" -timeout 9m $packages
 run "commands, sessions and guides, over real processes and sockets" \
   env CGO_ENABLED=0 "$GO" test -timeout 9m $commands
+# assay-signer is a module of its own (PKCS#11 needs cgo), which ./... above does
+# not reach into.
+if libc_headers; then
+  run "assay-signer: vet" env CGO_ENABLED=1 "$GO" -C cmd/assay-signer vet ./...
+  run "assay-signer: SoftHSM, AWS KMS, Vault" env CGO_ENABLED=1 "$GO" -C cmd/assay-signer test -timeout 9m ./...
+else
+  missing+=("assay-signer: PKCS#11 needs cgo, and gcc can't compile (Debian packages gcc and libc6-dev)")
+fi
 if [ ${#race[@]} -gt 0 ]; then
   # Exhaustive tests (every bit of a document) are built without the race
   # detector only: they are arithmetic, many times slower under it.
