@@ -20,14 +20,22 @@ const sourceWidth = 120
 // plain ASCII a column is found without walking.
 const walkable = 4096
 
-// maxParts bounds the memory that a large file takes: some 250 bytes for every
-// character of structure, of which people's files have one in ten and a file of
-// nothing but brackets has all.
-const maxParts = 6 << 20
+// The parts of a file are the characters that can begin or end a node, and memory
+// is what they take: people's files have one part in ten bytes or more, and a file of
+// nothing but brackets one in each. A part takes some 150 bytes once it is read, and
+// twice as much while it is: what is written to take much memory takes about 45 times its
+// size at the peak, with a program's own copies. A file may have a part for every
+// [bytesPerPart] bytes, and [fewParts] in any case.
+const (
+	fewParts     = 256 << 10
+	bytesPerPart = 8
+)
+
+func maxParts(size int) int { return max(fewParts, size/bytesPerPart) }
 
 // parts counts the characters that can begin or end a node.
 func parts(src []byte) int {
-	if len(src) <= maxParts {
+	if len(src) <= fewParts {
 		return len(src)
 	}
 	n := 0
@@ -62,8 +70,8 @@ func OpenLimit(file string, src []byte, limit int) *Document {
 		d.report(1, 0, fmt.Sprintf("the file is too large: %d bytes, at most %d are read", len(src), limit), "")
 		return d
 	}
-	if parts(src) > maxParts {
-		d.report(1, 0, fmt.Sprintf("the file has too many parts: more than %d lines, keys and list items", maxParts), "split it")
+	if most := maxParts(len(src)); parts(src) > most {
+		d.report(1, 0, fmt.Sprintf("the file has too many parts for its size: more than %d lines, keys and list items", most), "split it")
 		return d
 	}
 	d.lines = strings.Split(string(src), "\n")

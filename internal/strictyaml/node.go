@@ -14,7 +14,7 @@ import (
 )
 
 // Kind is what a node is.
-type Kind int
+type Kind uint8
 
 // The kinds of node.
 const (
@@ -36,7 +36,7 @@ func (k Kind) String() string {
 }
 
 // Type is what YAML takes a scalar for. Quoted scalars are always Text.
-type Type int
+type Type uint8
 
 // The types of a scalar. A date or time is Text too.
 const (
@@ -63,18 +63,18 @@ func (t Type) String() string {
 // Node is one place in a file. It holds no unresolved YAML: no aliases, no
 // tags.
 type Node struct {
-	Kind   Kind
-	Line   int    // from 1
-	Col    int    // from 1, in characters
-	Value  string // of a scalar, as written (without quotes)
-	Type   Type   // of a scalar
-	Quoted bool   // the scalar was quoted, or a block scalar
+	Kind    Kind
+	Type    Type   // of a scalar
+	Quoted  bool   // the scalar was quoted, or a block scalar
+	refused bool   // reported already: say nothing more about it
+	Line    int    // from 1
+	Col     int    // from 1, in characters
+	Value   string // of a scalar, as written (without quotes)
 
 	Items  []*Node // of a sequence
 	Fields []Field // of a mapping, in the order of the file; keys are distinct
 
-	index   map[string]int
-	refused bool // reported already: say nothing more about it
+	index map[string]int
 }
 
 // Field is one entry of a mapping.
@@ -225,6 +225,7 @@ func (d *Document) convert(y *yaml.Node, depth int) *Node {
 		n.Items = make([]*Node, len(y.Content))
 		for i, c := range y.Content {
 			n.Items[i] = d.convert(c, depth+1)
+			y.Content[i] = nil // two trees of a large file are one too many
 		}
 		return n
 	}
@@ -232,6 +233,7 @@ func (d *Document) convert(y *yaml.Node, depth int) *Node {
 	n.index = make(map[string]int, len(y.Content)/2)
 	for i := 0; i+1 < len(y.Content); i += 2 {
 		d.field(n, y.Content[i], y.Content[i+1], depth)
+		y.Content[i], y.Content[i+1] = nil, nil
 	}
 	return n
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -295,15 +296,60 @@ func TestNoFileTakesLong(t *testing.T) {
 // A file of structure alone is refused before the parser makes nodes of it; one
 // of the same size with people's content is read.
 func TestAFileOfTooManyPartsIsRefused(t *testing.T) {
-	const size = 7 << 20
-	d := strictyaml.OpenLimit("t.yaml", []byte(strings.Repeat("-\n", size/2)), size)
-	if err := d.Err(); err == nil || !strings.Contains(err.Error(), "the file has too many parts") || d.Root() != nil {
-		t.Errorf("got %.200v", err)
+	dense := func(size int) []byte { return []byte("[" + strings.Repeat("a,", size/2) + "a]") }
+	roomy := func(size int) []byte { return []byte("[" + strings.Repeat("aaaaaaaaaa, ", size/12) + "a]") }
+	for name, c := range map[string]struct {
+		src     []byte
+		refused bool
+	}{
+		"nothing but parts, small":    {dense(400 << 10), false},
+		"nothing but parts, 2 MiB":    {dense(2 << 20), true},
+		"nothing but parts, 40 MiB":   {dense(40 << 20), true},
+		"six bytes to a part, 8 MiB":  {[]byte("[" + strings.Repeat("aaaaa,", 8<<20/6) + "a]"), true},
+		"a part in each dozen, 4 MiB": {roomy(4 << 20), false},
+	} {
+		d := strictyaml.OpenLimit("t.yaml", c.src, 64<<20)
+		err := d.Err()
+		if refused := err != nil && strings.Contains(err.Error(), "the file has too many parts for its size") && d.Root() == nil; refused != c.refused || !c.refused && err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
-	d = strictyaml.OpenLimit("t.yaml", []byte(strings.Repeat("- \""+strings.Repeat("ab", 48)+"\"\n", size/101)), size)
-	if err := d.Err(); err != nil || len(d.Root().Items) != size/101 {
-		t.Errorf("got %.200v", err)
+}
+
+// A file takes memory by its parts, and their number is bounded by its size: what is
+// written to take much takes some twenty times its size, and not hundreds.
+func TestTheMemoryThatAFileTakesIsBoundedByItsSize(t *testing.T) {
+	for name, src := range map[string][]byte{
+		"a list":    []byte("[" + strings.Repeat("aaaaaaaa, ", 1<<20) + "a]"),
+		"a mapping": []byte("{" + keys(600_000) + "}"),
+	} {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		d := strictyaml.OpenLimit("t.yaml", src, 64<<20)
+		runtime.ReadMemStats(&after)
+		if err := d.Err(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		allocated := float64(after.TotalAlloc-before.TotalAlloc) / float64(len(src))
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		kept := float64(after.HeapAlloc-before.HeapAlloc) / float64(len(src))
+		runtime.KeepAlive(d)
+		t.Logf("%s: %d bytes, %.0f times as many allocated, %.0f times kept", name, len(src), allocated, kept)
+		if kept > 25 || allocated > 70 {
+			t.Errorf("%s: %d bytes, %.0f times as many allocated, %.0f times kept", name, len(src), allocated, kept)
+		}
 	}
+}
+
+// keys are the fields of a mapping in flow style, about sixteen bytes each.
+func keys(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "k%09d: aaaa, ", i)
+	}
+	return b.String()
 }
 
 func TestDurationsInDays(t *testing.T) {
