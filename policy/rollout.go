@@ -23,7 +23,10 @@ import (
 //   - an environment keeps its draw while it runs: it is granted at every renewal
 //     or at none, whatever keys it makes;
 //   - a share that grows keeps all whom it admitted before;
-//   - nobody without the server's secret can tell, or choose, who is admitted;
+//   - nobody without the server's secret can tell beforehand who is admitted, or
+//     choose it for an environment that runs. Who launches enclaves or guests draws
+//     again with each launch: a rollout bounds what a mistake reaches, and is no
+//     defence against whom the rules admit;
 //   - the draws of two workloads are independent of each other.
 
 // SecretSize is the length of the secret of rollouts, in bytes.
