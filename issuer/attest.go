@@ -94,7 +94,8 @@ func (a *attestation) run(ctx context.Context) error {
 
 	// 7. What policy grants. (Bans of instances come before it, when they exist.)
 	done := a.metrics.step("authorize")
-	grant, err := a.policy.Current().Authorize(verified, a.now())
+	decides := a.policy.Current()
+	grant, err := decides.Authorize(verified, a.now())
 	done()
 	if err != nil {
 		return a.denied(ctx, verified, err)
@@ -106,6 +107,9 @@ func (a *attestation) run(ctx context.Context) error {
 	done()
 	if err != nil {
 		return err
+	}
+	if a.policy.Current() != decides {
+		a.overtaken(grant)
 	}
 
 	// 9. Certificates.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -69,9 +70,20 @@ workloads:
 }
 
 // clock is the server's time: the real one, and what a test adds.
-type clock struct{ ahead atomic.Int64 }
+type clock struct {
+	ahead atomic.Int64
+	// Called once, when the ledger asks for the time of an entry: after the
+	// decision, before the record. May be nil.
+	recording atomic.Pointer[func()]
+}
 
-func (c *clock) Now() time.Time          { return time.Now().Add(time.Duration(c.ahead.Load())) }
+func (c *clock) Now() time.Time {
+	if f := c.recording.Load(); f != nil && strings.Contains(string(debug.Stack()), "ledger.(*Ledger).prepare") && c.recording.CompareAndSwap(f, nil) {
+		(*f)()
+	}
+	return time.Now().Add(time.Duration(c.ahead.Load()))
+}
+
 func (c *clock) Advance(d time.Duration) { c.ahead.Add(int64(d)) }
 
 // office is a whole server on real sockets.

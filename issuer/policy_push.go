@@ -148,6 +148,7 @@ func (p *PolicyFile) past(ctx context.Context, digest [32]byte) (*policy.Bundle,
 	if len(rows) == 0 || !rows[0].Kept {
 		return nil, nil
 	}
+	p.log.DebugContext(ctx, "reading a policy of the past", "policy", fmt.Sprintf("%s@%d", rows[0].Name, rows[0].Revision))
 	b, err := p.reopen(rows[0])
 	if err != nil {
 		// A later release may read less than the one that accepted it.

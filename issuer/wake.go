@@ -27,7 +27,8 @@ import (
 // renewal.
 //
 // One goroutine judges, one agent after the other, with two look-ups in the
-// ledger each. It holds up nothing but itself.
+// ledger each, and each policy of the past is read once for all who hold something
+// by it. It holds up nothing but itself.
 
 // judgeAgain is when to look again at agents who could not be judged because
 // the database did not answer.
@@ -38,6 +39,19 @@ func (s *Server) judgeSoon() {
 	select {
 	case s.judgeNow <- struct{}{}:
 	default:
+	}
+}
+
+// overtaken has those judged again who hold, from this moment on, what a policy
+// granted that is no longer in force: it changed between the decision and the
+// record, and they may have been judged by what was on record before.
+func (s *Server) overtaken(g *policy.Grant) {
+	var ids []string
+	for _, is := range g.Issues() {
+		ids = append(ids, is.Identity.SPIFFEID)
+	}
+	if s.watchers.again(ids) {
+		s.judgeSoon()
 	}
 }
 
@@ -69,20 +83,46 @@ func (s *Server) judgeAll(ctx context.Context, past *pastPolicies) bool {
 	digest := now.Digest()
 	asked, judged, complete := 0, 0, true
 	event := reattest(assayv1.Reattest_REASON_POLICY_CHANGED, s.cfg.ReattestSpread)
+	// Those whose policy of the past is not in memory wait for it together.
+	later := map[[32]byte][]*watcher{}
+	judge := func(w *watcher) {
+		staleness := s.watchers.staleness(w)
+		concerned, err := s.concerned(ctx, w, now, past)
+		var missing *missingPolicy
+		switch {
+		case errors.As(err, &missing):
+			later[missing.digest] = append(later[missing.digest], w)
+		case err != nil:
+			complete = false
+			s.log.WarnContext(ctx, "whether the policy concerns an agent cannot be told yet", "spiffe_id", w.spiffeID, "error", err)
+		default:
+			s.watchers.judge(w, digest, staleness, concerned, event)
+			judged++
+			if concerned {
+				asked++
+			}
+		}
+	}
 	for _, w := range s.watchers.unjudged(digest) {
 		if ctx.Err() != nil {
 			return true
 		}
-		concerned, err := s.concerned(ctx, w, now, past)
-		if err != nil {
-			complete = false
-			s.log.WarnContext(ctx, "whether the policy concerns an agent cannot be told yet", "spiffe_id", w.spiffeID, "error", err)
-			continue
-		}
-		s.watchers.judge(w, digest, concerned, event)
-		judged++
-		if concerned {
-			asked++
+		judge(w)
+	}
+	for len(later) > 0 {
+		for held, group := range later {
+			if ctx.Err() != nil || s.policy.Current() != now {
+				return true // the next change has asked for a judgement of its own
+			}
+			delete(later, held)
+			if err := past.load(ctx, held); err != nil {
+				complete = false
+				s.log.WarnContext(ctx, "a policy of the past cannot be read yet", "agents", len(group), "error", err)
+				continue
+			}
+			for _, w := range group {
+				judge(w) // who has renewed meanwhile may wait for another
+			}
 		}
 	}
 	if asked > 0 {
@@ -127,7 +167,7 @@ func (s *Server) concerned(ctx context.Context, w *watcher, now *policy.Bundle, 
 	if len(held.Entry.Policy.Digest) != len(digest) {
 		return true, nil
 	}
-	before, err := past.get(ctx, [32]byte(held.Entry.Policy.Digest))
+	before, err := past.get([32]byte(held.Entry.Policy.Digest))
 	if err != nil {
 		return false, err
 	}
@@ -142,17 +182,15 @@ func (s *Server) concerned(ctx context.Context, w *watcher, now *policy.Bundle, 
 // the item itself.
 func (s *Server) newest(ctx context.Context, item ledger.Item, spiffeID string) (ledger.Item, error) {
 	later, err := s.ledger.List(ctx, ledger.Filter{
-		Outcome: ledger.Granted, Instance: string(item.Entry.Instance), After: item.Sequence, Limit: 8,
+		Outcome: ledger.Granted, Instance: string(item.Entry.Instance), SPIFFEID: spiffeID, After: item.Sequence, Limit: 1,
 	})
-	if err != nil {
-		return ledger.Item{}, err
+	if err != nil || len(later) == 0 {
+		return item, err
 	}
-	for _, l := range later { // newest first
-		if slices.ContainsFunc(l.Entry.Identities, func(id ledger.Identity) bool { return id.SPIFFEID == spiffeID }) {
-			return l, nil
-		}
+	if !slices.ContainsFunc(later[0].Entry.Identities, func(id ledger.Identity) bool { return id.SPIFFEID == spiffeID }) {
+		return ledger.Item{}, fmt.Errorf("entry %d: the look-up table says that it is of %s, the entry does not", later[0].Sequence, spiffeID)
 	}
-	return item, nil
+	return later[0], nil
 }
 
 // pastPolicies are the policies under which watching agents hold what they
@@ -183,17 +221,31 @@ func (p *pastPolicies) keep(digest [32]byte, b *policy.Bundle) {
 	}
 }
 
-// get is the policy of that digest; nil when its content is no longer kept.
-func (p *pastPolicies) get(ctx context.Context, digest [32]byte) (*policy.Bundle, error) {
+// missingPolicy says that a policy has to be loaded before it can be compared
+// with.
+type missingPolicy struct{ digest [32]byte }
+
+func (m *missingPolicy) Error() string { return fmt.Sprintf("policy %x is not loaded", m.digest[:8]) }
+
+// get is the policy of that digest, if it is loaded; nil when its content is no
+// longer kept.
+func (p *pastPolicies) get(digest [32]byte) (*policy.Bundle, error) {
 	b, ok := p.known[digest]
 	if !ok {
-		var err error
-		if b, err = p.read(ctx, digest); err != nil {
-			return nil, err
-		}
+		return nil, &missingPolicy{digest}
 	}
 	p.keep(digest, b) // used last, dropped last
 	return b, nil
+}
+
+// load reads a policy from the history, and compiles it: seconds, for a large one.
+func (p *pastPolicies) load(ctx context.Context, digest [32]byte) error {
+	b, err := p.read(ctx, digest)
+	if err != nil {
+		return err
+	}
+	p.keep(digest, b)
+	return nil
 }
 
 func reattest(reason assayv1.Reattest_Reason, within time.Duration) *assayv1.WatchEvent {

@@ -260,6 +260,84 @@ func TestAWatchThatEndsIsForgotten(t *testing.T) {
 	}
 }
 
+// An attestation is decided by one policy and on record a moment later. Who was
+// judged in between was judged by what was on record before.
+func TestWhoIsRecordedUnderAPolicyThatIsNoLongerInForceIsJudgedAgain(t *testing.T) {
+	o := open(t)
+	own := o.agentOf(payments(), "i-1-enc1")
+	o.replacePolicy(edited(t, policyText(2), "30m", "31m"))
+	var l *listener
+	between := func() {
+		o.replacePolicy(policyText(3)) // what is on record was issued under the same
+		l = o.listen(own)
+		if got := o.settled(l); got[0] != 0 {
+			t.Errorf("asked %d times for what is on record", got[0])
+		}
+	}
+	o.clock.recording.Store(&between)
+	o.agentOf(payments(), "i-1-enc1")
+	if l == nil {
+		t.Fatal("the policy did not change before the record")
+	}
+	if got := o.settled(l); got[0] != 1 {
+		t.Errorf("asked %d times, want 1: what it holds now was granted by revision 2", got[0])
+	}
+}
+
+// An instance can run many agents; what one of them holds is found among what all do.
+func TestWhatAnAgentHoldsIsFoundAmongManyIssuancesToItsInstance(t *testing.T) {
+	o := open(t)
+	attest := func(id string) identity {
+		t.Helper()
+		a := o.attempt(o.connect(), newKey(t, id))
+		a.document.ModuleID = "i-1-enc1"
+		issued, err := a.run()
+		must(t, err)
+		leaf, err := x509.ParseCertificate(issued.GetSvids()[0].GetChain()[0])
+		must(t, err)
+		return identity{a.keys[0], leaf}
+	}
+	own := attest(paymentsID)
+	o.replacePolicy(edited(t, policyText(2), "x509_ttl: 1h", "x509_ttl: 2h"))
+	attest(paymentsID)
+	for range 12 {
+		attest(reportsID)
+	}
+	o.replacePolicy(policyText(3))
+	l := o.listen(own)
+	if got := o.settled(l); got[0] != 1 {
+		t.Errorf("asked %d times, want 1: what it holds now was granted by revision 2", got[0])
+	}
+}
+
+func TestEachPolicyOfThePastIsReadOnceForAllWhoHoldSomethingByIt(t *testing.T) {
+	o := open(t)
+	const revisions, agents = 8, 5
+	for revision := range revisions {
+		if revision > 0 {
+			o.replacePolicy(policyText(revision + 1))
+		}
+		for i := range agents {
+			own := o.agentOf(payments(), fmt.Sprintf("i-%d-enc%d", revision, i))
+			defer o.server.WatchForTest(fmt.Sprintf("%032x", own.leaf.SerialNumber), own.leaf.URIs[0].String())()
+		}
+	}
+	eventually(t, "everybody is judged", o.server.AllJudgedForTest)
+	reads := func() int { return strings.Count(o.log.String(), "reading a policy of the past") }
+	before := reads()
+	o.replacePolicy(policyText(revisions + 1))
+	eventually(t, "everybody is judged", o.server.AllJudgedForTest)
+	if n := reads() - before; n < revisions-keptForTest || n > revisions {
+		t.Errorf("%d policies were read for %d agents who hold something by %d", n, revisions*agents, revisions)
+	}
+	if o.gauge("assay_reattest_policy_total") != 0 {
+		t.Error("somebody was asked to attest again")
+	}
+}
+
+// keptForTest is how many policies of the past may be in memory.
+const keptForTest = 4
+
 // BenchmarkPolicyChange is what a change of the policy costs for each agent that
 // watches: two look-ups in the ledger, and two policies asked. None is concerned.
 func BenchmarkPolicyChange(b *testing.B) {

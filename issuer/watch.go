@@ -3,6 +3,7 @@ package issuer
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -81,6 +82,7 @@ type watcher struct {
 
 	// Under the lock; see wake.go.
 	judged   bool
+	stale    uint64   // how often what is on record changed under an older policy
 	judgedBy [32]byte // digest of the policy
 	woken    bool     // was asked to attest again because of a policy
 }
@@ -130,16 +132,37 @@ func (w *watchers) unjudged(digest [32]byte) []*watcher {
 	return out
 }
 
-// judge notes that a watcher was judged by the policy, and tells it to attest
-// again if that concerns it.
-func (w *watchers) judge(x *watcher, digest [32]byte, concerned bool, e *assayv1.WatchEvent) {
+// staleness is to be asked for before a watcher is judged.
+func (w *watchers) staleness(x *watcher) uint64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	x.judged, x.judgedBy = true, digest
+	return x.stale
+}
+
+// judge notes that a watcher was judged by the policy, unless what is on record
+// changed meanwhile, and tells it to attest again if that concerns it.
+func (w *watchers) judge(x *watcher, digest [32]byte, staleness uint64, concerned bool, e *assayv1.WatchEvent) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	x.judged, x.judgedBy = x.stale == staleness, digest
 	if concerned {
 		x.woken = true
 		x.send(e)
 	}
+}
+
+// again has whoever watches under one of the SPIFFE IDs judged once more. It
+// reports whether there is anybody.
+func (w *watchers) again(spiffeIDs []string) (found bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, x := range w.waiting {
+		if slices.Contains(spiffeIDs, x.spiffeID) {
+			x.judged, found = false, true
+			x.stale++
+		}
+	}
+	return found
 }
 
 // send never blocks.

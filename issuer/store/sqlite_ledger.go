@@ -290,7 +290,11 @@ func (s *SQLite) FindEntries(ctx context.Context, trustDomain, chain string, f F
 	text, args := `WHERE trust_domain = ? AND chain = ?`, []any{trustDomain, chain}
 	text, args = f.common(text, args, "sequence")
 	if f.SPIFFEID != "" {
-		text += ` AND sequence IN (SELECT sequence FROM identities WHERE trust_domain = ? AND chain = ? AND spiffe_id = ?)`
+		if f.Instance != "" { // few entries, while a SPIFFE ID may be that of a whole fleet
+			text += ` AND EXISTS (SELECT 1 FROM identities i WHERE i.trust_domain = ? AND i.chain = ? AND i.sequence = entries.sequence AND +i.spiffe_id = ?)`
+		} else {
+			text += ` AND sequence IN (SELECT sequence FROM identities WHERE trust_domain = ? AND chain = ? AND spiffe_id = ?)`
+		}
 		args = append(args, trustDomain, chain, f.SPIFFEID)
 	}
 	if f.Serial != "" {

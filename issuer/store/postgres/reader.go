@@ -136,7 +136,11 @@ func (s *Store) FindEntries(ctx context.Context, trustDomain, chain string, f st
 	c.add(`chain = %s`, chain)
 	c.common(f, "sequence")
 	if f.SPIFFEID != "" {
-		c.add(`sequence IN (SELECT sequence FROM identities WHERE trust_domain = $1 AND chain = $2 AND spiffe_id = %s)`, f.SPIFFEID)
+		if f.Instance != "" { // few entries, while a SPIFFE ID may be that of a whole fleet
+			c.add(`EXISTS (SELECT 1 FROM identities i WHERE i.trust_domain = $1 AND i.chain = $2 AND i.sequence = entries.sequence AND i.spiffe_id = %s)`, f.SPIFFEID)
+		} else {
+			c.add(`sequence IN (SELECT sequence FROM identities WHERE trust_domain = $1 AND chain = $2 AND spiffe_id = %s)`, f.SPIFFEID)
+		}
 	}
 	if f.Serial != "" {
 		c.add(`sequence IN (SELECT sequence FROM identities WHERE trust_domain = $1 AND chain = $2 AND serial = %s)`, f.Serial)
