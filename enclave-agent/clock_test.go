@@ -248,6 +248,56 @@ func TestEventsRightAfterAnAttestationAreTakenTogether(t *testing.T) {
 	})
 }
 
+// The server may have decided before it changed its mind, and asked.
+func TestARequestThatArrivesDuringAnAttestationIsHeededAfterIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSchedule()
+		start := time.Now()
+		s.set(start, time.Time{})
+		if err := s.wait(context.Background(), time.Now); err != nil {
+			t.Fatal(err)
+		}
+		s.begin()
+		time.Sleep(2 * time.Second)
+		s.advance(start.Add(20 * time.Second))
+		s.advance(start.Add(12 * time.Second))
+		s.advance(start.Add(15 * time.Second))
+		time.Sleep(time.Second)
+		if got := s.set(start.Add(30*time.Minute), time.Now().Add(minInterval)); !got.Equal(start.Add(12 * time.Second)) {
+			t.Errorf("the moment is %s after the start, want 12s", got.Sub(start))
+		}
+		// A second attestation, for further keys.
+		s.set(start.Add(40*time.Minute), time.Now().Add(minInterval))
+		s.end()
+		if err := s.wait(context.Background(), time.Now); err != nil || time.Since(start) != 12*time.Second {
+			t.Errorf("%v after %s, want 12s", err, time.Since(start))
+		}
+		// It was heeded: the next attestation is the last that was asked for.
+		s.begin()
+		s.set(start.Add(time.Hour), time.Now().Add(minInterval))
+		s.end()
+		if got := s.next(); !got.Equal(start.Add(time.Hour)) {
+			t.Errorf("asked once, it would attest a third time at %s", got.Sub(start))
+		}
+	})
+}
+
+func TestARequestOfThisMomentDuringAnAttestationWaitsForTheLeastInterval(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSchedule()
+		start := time.Now()
+		s.begin()
+		s.advance(start)
+		s.set(start.Add(time.Hour), start.Add(minInterval))
+		s.end()
+		if got := s.next(); !got.Equal(start.Add(minInterval)) {
+			t.Errorf("the next is %s after the start, want %s", got.Sub(start), minInterval)
+		}
+	})
+}
+
 func TestAScheduleEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -30,20 +30,49 @@ type schedule struct {
 	at    time.Time
 	floor time.Time // an event brings the moment no further forward than this
 	wake  chan struct{}
+
+	busy  bool      // an attestation is under way
+	asked time.Time // the moment that events asked for meanwhile; zero for none
 }
 
 func newSchedule() *schedule { return &schedule{wake: make(chan struct{}, 1)} }
 
-// set fixes the moment, and how far forward events may bring it.
-func (s *schedule) set(at, floor time.Time) {
+// begin and end are an attestation. What it brings may have been decided before
+// an event that comes while it is under way, so that event is not lost with the
+// moment that is set by its result.
+func (s *schedule) begin() {
 	s.mu.Lock()
-	s.at, s.floor = at, floor
+	s.busy, s.asked = true, time.Time{}
 	s.mu.Unlock()
+}
+
+func (s *schedule) end() {
+	s.mu.Lock()
+	s.busy, s.asked = false, time.Time{}
+	s.mu.Unlock()
+}
+
+// set fixes the moment, and how far forward events may bring it, those included
+// that came during the attestation. It returns the moment.
+func (s *schedule) set(at, floor time.Time) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at, s.floor = at, floor
+	if !s.asked.IsZero() && s.asked.Before(at) {
+		s.at = s.asked
+		if s.at.Before(floor) {
+			s.at = floor
+		}
+	}
+	return s.at
 }
 
 // advance brings the moment forward, never back.
 func (s *schedule) advance(at time.Time) {
 	s.mu.Lock()
+	if s.busy && (s.asked.IsZero() || at.Before(s.asked)) {
+		s.asked = at
+	}
 	if at.Before(s.floor) {
 		at = s.floor
 	}
@@ -107,7 +136,9 @@ func (a *Agent) renewal(ctx context.Context) error {
 		if err := a.plan.wait(ctx, a.time.now); err != nil {
 			return nil // the agent is stopping
 		}
+		a.plan.begin()
 		err := a.attestAll(ctx, l)
+		a.plan.end()
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -198,7 +229,7 @@ func (a *Agent) adopt(is *issuance) {
 	if next.Before(soonest) {
 		next = soonest
 	}
-	a.plan.set(next, soonest)
+	next = a.plan.set(next, soonest)
 	a.health.succeeded()
 	a.reportHealth()
 	names := make([]string, len(is.svids))
