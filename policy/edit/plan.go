@@ -89,12 +89,12 @@ func (f *file) endValue(item *strictyaml.Node, until time.Time) bool {
 		f.replace(begin, end-begin, stamp(until))
 		return true
 	}
-	value := item.Get("value")
+	value, braces := item.Get("value"), f.flow(item) // in the order of the file: see offset
 	end := f.end(value)
 	if end < 0 {
 		return false
 	}
-	if f.flow(item) {
+	if braces {
 		f.insert(end, ", not_after: "+stamp(until))
 		return true
 	}
