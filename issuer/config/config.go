@@ -18,7 +18,7 @@ type Config struct {
 	TrustDomain string `yaml:"trust_domain"`
 	// DataDir is the directory of the database and the keys (0700), made by `assayd init`.
 	DataDir string `yaml:"data_dir"`
-	// Policy is the policy file. A policy, or a signed one (`assay policy sign`). It is read at start, on SIGHUP and when it changes; a file that is not valid, or whose revision does not grow, leaves the policy in force as it is. A newer policy that was pushed stays in force until the file holds a newer one still.
+	// Policy is the policy file. A policy, or a signed one (`assay policy sign`). It is read at start, on SIGHUP and when it changes (write beside it and move it there: a file that is being written is left alone until it is settled); a file that is not valid, or whose revision does not grow, leaves the policy in force as it is. A newer policy that was pushed stays in force until the file holds a newer one still.
 	Policy string `yaml:"policy"`
 	// PolicySigners are who must sign a policy before this server takes it, from the file or pushed. Without any, signatures are not asked for.
 	PolicySigners PolicySigners `yaml:"policy_signers"`
