@@ -125,7 +125,7 @@ func (p *parser) file(root *strictyaml.Node) {
 		}
 	}
 	if n := root.Get("at"); n != nil {
-		p.at, _ = p.doc.Time(n)
+		p.at = p.moment(n)
 	}
 	if n := root.Get("claims"); n != nil && p.doc.Want(n, strictyaml.Mapping) {
 		for _, f := range n.Fields {
@@ -156,6 +156,17 @@ func (p *parser) need(n *strictyaml.Node, key, hint string) *strictyaml.Node {
 		p.doc.Report(n, fmt.Sprintf("the key %q is missing", key), hint)
 	}
 	return v
+}
+
+// moment reads a time. One before 2000 is a mistake, as in a policy: the zero time
+// would stand for a case that says none.
+func (p *parser) moment(n *strictyaml.Node) time.Time {
+	t, ok := p.doc.Time(n)
+	if ok && t.Before(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)) {
+		p.doc.Report(n, n.Value+" is before 2000", "the time that a program writes when nobody set one is no moment")
+		return time.Time{}
+	}
+	return t
 }
 
 // beside reads the name of a file in the directory of the tests, or below it.
@@ -196,7 +207,7 @@ func (p *parser) testCase(n *strictyaml.Node, names map[string]int) {
 		}
 	}
 	if v := n.Get("at"); v != nil {
-		c.At, _ = p.doc.Time(v)
+		c.At = p.moment(v)
 	}
 	if c.At.IsZero() {
 		c.At = p.at
@@ -394,7 +405,7 @@ func (p *parser) evidence(n *strictyaml.Node) *given {
 		}
 	}
 	if v := p.need(n, "at", "when it was recorded: it is verified as of then"); v != nil {
-		e.At, _ = p.doc.Time(v)
+		e.At = p.moment(v)
 	}
 	return &given{evidence: e}
 }
@@ -407,7 +418,10 @@ func (p *parser) want(n *strictyaml.Node) Want {
 	p.doc.OnlyKeys(n, "outcome", "reason", "workload", "spiffe_ids", "fails", "valid_until")
 	text := func(key string) string {
 		if v := n.Get(key); v != nil {
-			s, _ := p.doc.Text(v)
+			s, ok := p.doc.Text(v)
+			if ok && s == "" {
+				p.doc.Report(v, key+" is empty", "leave it out where the case does not say it")
+			}
 			return s
 		}
 		return ""
@@ -431,7 +445,7 @@ func (p *parser) want(n *strictyaml.Node) Want {
 	}
 	w.Reason, w.Workload, w.SPIFFEIDs, w.Fails = text("reason"), text("workload"), list("spiffe_ids"), list("fails")
 	if v := n.Get("valid_until"); v != nil {
-		w.ValidUntil, _ = p.doc.Time(v)
+		w.ValidUntil = p.moment(v)
 	}
 	for _, x := range []struct{ outcome, key, msg string }{
 		{policy.Granted, "fails", "of what grants no rule fails"},

@@ -199,6 +199,29 @@ cases:
 	}
 }
 
+// What is empty is not compared: written down it would be a demand that passes
+// whatever the policy says.
+func TestADemandThatWouldNotBeComparedIsAMistake(t *testing.T) {
+	for _, c := range []struct{ at, want, mistake string }{
+		{"2027-01-01T00:00:00Z", `{outcome: granted, workload: ""}`, "2:131 workload is empty"},
+		{"2027-01-01T00:00:00Z", `{outcome: denied, reason: ""}`, "2:128 reason is empty"},
+		{"2027-01-01T00:00:00Z", "{outcome: granted, valid_until: 0001-01-01T00:00:00Z}", "2:134 0001-01-01T00:00:00Z is before 2000"},
+		{"2027-01-01T00:00:00Z", "{outcome: granted, valid_until: 0001-01-01T05:00:00+05:00}", "2:134 0001-01-01T05:00:00+05:00 is before 2000"},
+		{"0001-01-01T00:00:00Z", "{outcome: granted}", "2:74 0001-01-01T00:00:00Z is before 2000"},
+	} {
+		src := "{version: 1, at: 2027-01-20T12:00:00Z, cases: [\n" + `  {name: "it is decided as the case says", claims: {tee: aws-nitro}, at: ` + c.at + ", want: " + c.want + "}]}\n"
+		_, err := policytest.Parse("p.test.yaml", []byte(src), nil)
+		var found strictyaml.Errors
+		if !errors.As(err, &found) || len(found) != 1 {
+			t.Errorf("%s at %s: got %v, want one mistake", c.want, c.at, err)
+			continue
+		}
+		if got := fmt.Sprintf("%d:%d %s", found[0].Line, found[0].Col, found[0].Msg); !strings.HasPrefix(got, c.mistake) {
+			t.Errorf("%s at %s: got %s, want %s", c.want, c.at, got, c.mistake)
+		}
+	}
+}
+
 func TestTestsAreFoundByThePolicyThatTheyAreAbout(t *testing.T) {
 	dir := write(t, map[string]string{"p.yaml": small, "q.yaml": small,
 		"p.test.yaml":    head + "  - {name: p, claims: good, want: {outcome: granted}}\n",
