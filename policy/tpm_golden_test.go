@@ -45,9 +45,9 @@ func TestTheTPMDecisionAsJSON(t *testing.T) {
 		x.PCRs[7] = raw("3e23e8160039594a33894f6564e1b1348bbd7a0088d42c4acb73eeaed59c009d")
 	}
 	for name, c := range map[string]attest.Claims{
-		"granted":   tpmClaims(ours),
-		"cloud":     tpmClaims(cloud),
-		"no-log":    tpmClaims(ours, func(x *attest.TPM) { x.Boot = nil }),
+		"granted": tpmClaims(ours),
+		"cloud":   tpmClaims(cloud),
+		"no-log":  tpmClaims(ours, func(x *attest.TPM) { x.Boot = nil }),
 		"evil-boot": tpmClaims(ours, func(x *attest.TPM) {
 			x.Boot.Loaders = append([]attest.Bytes{sized("evil", 32)}, x.Boot.Loaders...)
 			x.PCRs[4] = sized("another boot", 32)
