@@ -170,7 +170,7 @@ func TestAListOfAcceptedPoliciesThatWasCutOffIsGoneOnWith(t *testing.T) {
 		must(t, st.Close())
 	}
 	must(t, os.WriteFile(list, raw, 0o600))
-	must(t, os.Chmod(list, 0o666)) //nolint:gosec // what must be refused
+	must(t, os.Chmod(list, 0o666))
 	p, err := issuer.LoadPolicyFile(o.cfg.Policy, trustDomain, discard(), issuer.WithPushedPolicies(filepath.Dir(list)))
 	must(t, err)
 	st := o.reopenStore()

@@ -139,6 +139,9 @@ func (p *PolicyFile) checkNotSuperseded(ctx context.Context, st store.PolicyStor
 // Remember puts the policy on record as in force, or refuses it as superseded.
 // From then on every change is on record before it is in force.
 func (p *PolicyFile) Remember(ctx context.Context, st store.PolicyStore, now func() time.Time) error {
+	// Who stops a server that is starting gets one that has started and stops.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
 	p.store, p.now = st, now
 	if err := p.accepted.read(); err != nil { // Resume may not have been asked for
 		return err
