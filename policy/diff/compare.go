@@ -91,7 +91,7 @@ func (c *comparison) workload(w *policy.ModelWorkload, mine, other *side) error 
 	if len(p.rivals) == 0 && len(p.others) == 1 && c.matchKey(w, mine) == c.matchKey(p.others[0], other) {
 		// The same demands: neither admits what the other refuses, at any time.
 		p.same = true
-		what, expand := grants(p.others[0], w)
+		what, expand := grants(p.others[0], w, p.others[0].Pinned, w.Pinned)
 		if mine.name != "B" || len(what) == 0 && !expand {
 			return nil
 		}

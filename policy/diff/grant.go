@@ -20,8 +20,11 @@ func (p *part) both(boxes []*box, o *policy.ModelWorkload) error {
 	if p.mine.name != "B" {
 		return nil
 	}
+	if !p.same {
+		boxes = p.waived(boxes, o, p.w)
+	}
 	for _, b := range boxes {
-		what, expand := grants(o, p.w)
+		what, expand := grants(o, p.w, b.rests(o, p.at), b.rests(p.w, p.at))
 		var claims attest.Claims
 		is := none
 		var why string
@@ -53,6 +56,57 @@ func (p *part) both(boxes []*box, o *policy.ModelWorkload) error {
 	return nil
 }
 
+// pinning are the rules of a workload that a waiver may stand in for, and that a
+// result rests on where they hold.
+func pinning(w *policy.ModelWorkload) []policy.ModelRule {
+	var out []policy.ModelRule
+	for _, r := range w.Rules {
+		if len(r.Waivers) > 0 && !r.Implicit && slices.Contains(w.Pinned, r.Claim.Name()) && slices.Contains([]string{"eq", "in", "gte", "every"}, r.Op) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// waived divides boxes until each of these rules holds in all of a box, or a waiver
+// admits all of it: results of the two rest on other claims.
+func (p *part) waived(boxes []*box, of ...*policy.ModelWorkload) []*box {
+	for _, w := range of {
+		for _, r := range pinning(w) {
+			test, key := r.Frozen(p.at)
+			var next []*box
+			for _, b := range boxes {
+				for _, holds := range []bool{true, false} {
+					if !p.work.spend() {
+						return nil
+					}
+					if in, ok := b.narrow(literal{test: test, key: key}, holds, p.at); ok {
+						next = append(next, in)
+					}
+				}
+			}
+			boxes = next
+		}
+	}
+	return boxes
+}
+
+// rests names the claims that the workload's results rest on, in a box that is
+// divided so.
+func (b *box) rests(w *policy.ModelWorkload, at time.Time) []string {
+	out := slices.Clone(w.Pinned)
+	for _, r := range pinning(w) {
+		_, key := r.Frozen(at)
+		fails := slices.ContainsFunc(b.cons, func(c con) bool {
+			return slices.ContainsFunc(c.not, func(l literal) bool { return l.key == key })
+		})
+		if i := slices.Index(out, r.Claim.Name()); fails && i >= 0 {
+			out = slices.Delete(out, i, i+1)
+		}
+	}
+	return out
+}
+
 // changed records a change, or that one goes on.
 func (p *part) changed(o *policy.ModelWorkload, what []string, claims attest.Claims) {
 	list := p.report.Changes
@@ -71,14 +125,14 @@ func (p *part) changed(o *policy.ModelWorkload, what []string, claims attest.Cla
 }
 
 // grants says what two workloads grant differently. expand is set where IDs have
-// to be expanded to tell.
-func grants(a, b *policy.ModelWorkload) (what []string, expand bool) {
+// to be expanded to tell. aRests and bRests are the claims that results rest on.
+func grants(a, b *policy.ModelWorkload, aRests, bRests []string) (what []string, expand bool) {
 	add := func(format string, args ...any) { what = append(what, fmt.Sprintf(format, args...)) }
 	if !slices.Equal(a.Publish, b.Publish) {
 		add("publish: %s, was %s", list(b.Publish), list(a.Publish))
 	}
-	if !slices.Equal(a.Pinned, b.Pinned) {
-		add("results rest on %s, was %s", list(b.Pinned), list(a.Pinned))
+	if !slices.Equal(aRests, bRests) {
+		add("results rest on %s, was %s", list(bRests), list(aRests))
 	}
 	if a.Ownership != b.Ownership {
 		add("ownership: %t, was %t", b.Ownership, a.Ownership)

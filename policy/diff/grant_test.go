@@ -60,6 +60,30 @@ func TestALongerWindowIsAWideningThenAndAChangeBefore(t *testing.T) {
 	}
 }
 
+// Where a waiver admits and not the floor, results do not rest on the TCB. So a
+// floor that is lower is a change although both admit the same.
+func TestAFloorBelowAWaivedOneIsAChangeInWhatResultsRestOn(t *testing.T) {
+	waived := change(t, snpBase, "    waivers:\n", "    waivers:\n      - {rule: reported_tcb, reason: a, owner: b, expires: 2027-02-01}\n",
+		"chip_id: {in: chips}", "family_id: {eq: \"$family/16$\"}", "    match:\n", "    ownership: {none: a, owner: b, expires: 2027-02-01}\n    match:\n",
+		"  chips: {dedicated: true, values: [\"$chip/64$\", \"$turin/8$\"]}\n", "  chips: {dedicated: true, values: [\"$chip/64$\"]}\n", "bundle: prod\n", "bundle: prod\nsilence: [unused-reference]\n")
+	lower := change(t, waived, "{bl: 9, tee: 0, snp: 23, ucode: 72}", "{bl: 9, tee: 0, snp: 22, ucode: 72}")
+	for _, c := range []struct{ a, b, what string }{
+		{waived, lower, "results rest on measurement, reported_tcb, was measurement"},
+		{lower, waived, "results rest on measurement, was measurement, reported_tcb"},
+	} {
+		r := compare(t, c.a, c.b)
+		if len(r.Widenings)+len(r.Narrowings)+len(r.Undecided) > 0 || len(r.Changes) != 1 || !slices.Equal(r.Changes[0].What, []string{c.what}) {
+			t.Fatalf("widenings %+v, narrowings %+v, changes %+v, undecided %+v, want %s", r.Widenings, r.Narrowings, r.Changes, r.Undecided, c.what)
+		}
+		if tcb := r.Changes[0].Claims.SNP.ReportedTCB; tcb.SNP != 22 {
+			t.Errorf("the example has %s", tcb)
+		}
+	}
+	if same := compare(t, waived, waived); !same.Same() {
+		t.Errorf("the same policy: %+v", same)
+	}
+}
+
 func TestAnotherTrustDomainIsAChangeOfEveryIdentity(t *testing.T) {
 	r := compare(t, tpmBase, change(t, tpmBase, "example.org", "example.com"))
 	if len(r.Changes) != 1 || !strings.Contains(strings.Join(r.Changes[0].What, " "), "also grants spiffe://example.com/store") {
