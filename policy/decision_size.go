@@ -13,12 +13,16 @@ const MaxDecisionText = 256 << 10
 // together; where that is not enough, workloads are left out, those that do not
 // match first, and never the one that grants. Most decisions are far smaller.
 func (d *Decision) shorten() {
-	for _, most := range []int{1 << 30, 1024, 256, 64} {
-		if d.cut(most) <= MaxDecisionText {
+	size := 0
+	for i := range d.Workloads {
+		size += d.Workloads[i].text()
+	}
+	for _, most := range []int{1024, 256, 64} {
+		if size <= MaxDecisionText {
 			return
 		}
+		size = d.cut(most)
 	}
-	size := d.cut(64)
 	for _, matched := range []bool{false, true} {
 		for i := len(d.Workloads) - 1; i >= 0 && size > MaxDecisionText; i-- {
 			w := d.Workloads[i]
@@ -50,9 +54,8 @@ func (d *Decision) cut(most int) (size int) {
 
 func (w *WorkloadResult) text() (size int) {
 	for i := range w.Rules {
-		for _, s := range w.Rules[i].texts() {
-			size += len(*s)
-		}
+		r := &w.Rules[i]
+		size += len(r.Expected) + len(r.Got) + len(r.Hint)
 	}
 	return size
 }
