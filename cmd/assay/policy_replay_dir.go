@@ -179,8 +179,10 @@ func (d *dirRecords) value(path, name string, raw []byte) (replay.Record, error)
 		return r, err
 	case outer.Claims == nil && outer.Platform == nil:
 		return d.evidence(path) // JSON that is no value of ours: a TPM's evidence
-	case outer.Verified != nil && !*outer.Verified && outer.Claims == nil:
+	case outer.Verified != nil && !*outer.Verified && (outer.Claims == nil || string(outer.Claims) == "null"):
 		return replay.Record{}, errors.New("the evidence was refused: there are no claims")
+	case outer.Verified != nil && !*outer.Verified:
+		return replay.Record{}, errors.New("its claims are not verified")
 	}
 	claims, err := readClaims(raw)
 	if err != nil {
