@@ -266,6 +266,8 @@ func (a *addFlags) write(c *cobra.Command, file string, content []byte) error {
 	mode := os.FileMode(0o644) // as an editor would
 	if real, err := filepath.EvalSymlinks(to); err == nil {
 		to = real // a link stays one
+	} else if info, err := os.Lstat(to); err == nil && info.Mode()&os.ModeSymlink != 0 {
+		return cli.Usagef("name the file itself", "%s is a link to nothing", to)
 	}
 	if info, err := os.Stat(to); err == nil {
 		mode = info.Mode().Perm()
