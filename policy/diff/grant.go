@@ -113,10 +113,14 @@ func (p *part) changed(o *policy.ModelWorkload, what []string, claims attest.Cla
 	for i := len(list) - 1; i >= 0; i-- {
 		c := &list[i]
 		if c.TEE == p.w.Platform && c.A == o.Name && c.B == p.w.Name && slices.Equal(c.What, what) {
-			if c.Until != nil && !c.Until.Before(p.at) {
-				c.Until = p.until
+			if c.Until == nil {
+				return
 			}
-			return
+			if !c.Until.Before(p.at) {
+				c.Until = p.until
+				return
+			}
+			break // it ended, and is so again: another stretch
 		}
 	}
 	p.report.Changes = append(list, Change{

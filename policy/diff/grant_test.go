@@ -60,6 +60,39 @@ func TestALongerWindowIsAWideningThenAndAChangeBefore(t *testing.T) {
 	}
 }
 
+// A change that ends and comes again is two: between them nobody is concerned.
+func TestAChangeThatComesAgainIsNamedAgain(t *testing.T) {
+	src := `version: 1
+bundle: prod
+revision: 1
+trust_domain: example.org
+workloads:
+  - name: w
+    tee: aws-nitro
+    mode: enforce
+    match:
+      pcr0: {in: [{value: "$1$", not_after: 2027-01-23T00:00:00Z}, {value: "$2$", not_before: 2027-01-26T00:00:00Z}]}
+      pcr3: {eq: "$role$"}
+    issue: [{spiffe_id: "spiffe://{td}/w", x509_ttl: 1h}]
+`
+	r := compare(t, src, change(t, src, "{in: [", "{in: [\"$3$\", ", "x509_ttl: 1h", "x509_ttl: 2h"))
+	var got []string
+	for _, c := range r.Changes {
+		until := "ever"
+		if c.Until != nil {
+			until = c.Until.Format("Jan 2")
+		}
+		got = append(got, fmt.Sprintf("%s from %s until %s", strings.Join(c.What, "; "), c.From.Format("Jan 2"), until))
+	}
+	want := []string{
+		"spiffe://example.org/w: x509_ttl 2h0m0s, was 1h0m0s from Jan 20 until Jan 23",
+		"spiffe://example.org/w: x509_ttl 2h0m0s, was 1h0m0s from Jan 26 until ever",
+	}
+	if !slices.Equal(got, want) || len(r.Widenings) == 0 || len(r.Narrowings)+len(r.Undecided) > 0 {
+		t.Errorf("changes %q, widenings %+v", got, r.Widenings)
+	}
+}
+
 // Where a waiver admits and not the floor, results do not rest on the TCB. So a
 // floor that is lower is a change although both admit the same.
 func TestAFloorBelowAWaivedOneIsAChangeInWhatResultsRestOn(t *testing.T) {
