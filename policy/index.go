@@ -16,7 +16,7 @@ const (
 	// claim is looked for to find them by.
 	sharing = 16
 	// maxNear bounds those that a denial lists for coming near alone.
-	maxNear = 24
+	maxNear = 20
 	// considered bounds the workloads that these are chosen from.
 	considered = 4 * MaxExplained
 )
