@@ -168,7 +168,7 @@ func (r *cborReader) registers() map[uint32][]byte {
 			r.fail(fmt.Errorf("PCR %d is out of order", index))
 		}
 		next = index + 1
-		out[uint32(index)] = value //nolint:gosec // at most maxPCR, or an error
+		out[uint32(index)] = value
 	}
 	return out
 }
@@ -188,7 +188,7 @@ func (r *cborReader) certified() []TPMCertified {
 			r.fail(fmt.Errorf("certified key %d has %d parts, want 3", i, size))
 		}
 		for key, to := range []*[]byte{&out[i].Public, &out[i].Attest, &out[i].Signature} {
-			if got := r.head(cborUint); r.err == nil && got != uint64(key)+1 { //nolint:gosec // an index
+			if got := r.head(cborUint); r.err == nil && got != uint64(key)+1 {
 				r.fail(fmt.Errorf("certified key %d has the key %d where %d is due", i, got, key+1))
 			}
 			*to = r.bytes()

@@ -219,11 +219,11 @@ func (in *initFlags) write(c *cobra.Command, output cli.Format, s *starter, now 
 		file = "policy.yaml"
 	}
 	src := []byte(s.text(file))
-	b, err := policy.Parse("the policy to be written", src)
-	if err != nil {
+	if _, err := policy.Parse("the policy to be written", src); err != nil {
 		return err // of a name or template that the user gave: shown in its place
 	}
-	if b, err = policy.Parse(file, src); err != nil {
+	b, err := policy.Parse(file, src)
+	if err != nil {
 		return err
 	}
 	if in.out != "-" && !in.force {

@@ -111,7 +111,7 @@ func (f ImageFile) Encode() ([]byte, error) {
 	be.PutUint16(head[4:], 4)
 	be.PutUint64(head[8:], 512<<20)
 	be.PutUint64(head[16:], 2)
-	be.PutUint16(head[26:], uint16(len(sections))) //nolint:gosec // at most imageSections
+	be.PutUint16(head[26:], uint16(len(sections)))
 	var body []byte
 	for i, s := range sections {
 		be.PutUint64(head[28+8*i:], uint64(imageHeader+len(body)))
@@ -183,10 +183,10 @@ func ReadImageFile(b []byte) (ImageFile, error) {
 		}
 		kind, size := be.Uint16(b[at:]), be.Uint64(b[at+4:])
 		at += 12
-		if size > uint64(len(b)-at) { //nolint:gosec // not negative
+		if size > uint64(len(b)-at) {
 			return f, fmt.Errorf("the section at byte %d goes beyond the end of the file", at)
 		}
-		data := b[at : at+int(size)] //nolint:gosec // at most len(b)
+		data := b[at : at+int(size)]
 		at += len(data)
 		switch kind {
 		case sectionKernel:
@@ -235,7 +235,7 @@ func signingCertificate(section []byte) ([]byte, error) {
 	}
 	out := make([]byte, len(entries[0].Certificate))
 	for i, n := range entries[0].Certificate {
-		out[i] = byte(n) //nolint:gosec // a simulator's input
+		out[i] = byte(n)
 	}
 	return out, nil
 }

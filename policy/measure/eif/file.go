@@ -132,14 +132,14 @@ func (f *file) section(i int) (Section, error) {
 	switch {
 	case s.Kind < Kernel || s.Kind > Metadata:
 		return s, malformed("eif_section_type", "1 to 5", s.Kind.String(), fmt.Errorf("section %d at byte %d", i, s.Offset))
-	case f.h.offsets[i] != uint64(s.Offset): //nolint:gosec // an offset in a file that was read up to here
+	case f.h.offsets[i] != uint64(s.Offset):
 		return s, malformed("eif_section_offset", fmt.Sprint(s.Offset), fmt.Sprint(f.h.offsets[i]), fmt.Errorf("the header places section %d elsewhere than behind the one before it", i))
 	case f.h.sizes[i] != size:
 		return s, malformed("eif_section_size", fmt.Sprint(f.h.sizes[i]), fmt.Sprint(size), fmt.Errorf("file header and section header disagree on the size of section %d", i))
 	case size > maxSection:
 		return s, malformed("eif_section_size", fmt.Sprintf("at most %d", int64(maxSection)), fmt.Sprint(size), fmt.Errorf("section %d at byte %d", i, s.Offset))
 	}
-	s.Size = int64(size) //nolint:gosec // at most maxSection
+	s.Size = int64(size)
 	f.seen[s.Kind]++
 	if s.Kind != Ramdisk && f.seen[s.Kind] > 1 {
 		return s, malformed("eif_sections", "one", fmt.Sprint(f.seen[s.Kind]), fmt.Errorf("the image has a second %s section", s.Kind))
