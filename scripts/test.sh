@@ -60,12 +60,16 @@ run "vet" "$GO" vet ./...
 
 # The packages, where goroutines meet, run under the race detector. The commands
 # and guides, which start our binaries as processes by the hundred, do not: the
-# code that those run is the packages'.
-packages=$("$GO" list ./... | grep -vE '/(cmd|docs|examples)(/|$)')
-commands=$("$GO" list ./... | grep -E '/(cmd|docs|examples)(/|$)')
+# code that those run is the packages'. Nor do the policy compiler and its YAML,
+# which compute for long and share nothing but what the tests named below share.
+plain='/(cmd|docs|examples)(/|$)|/policy$|/internal/strictyaml$'
+packages=$("$GO" list ./... | grep -vE "$plain")
+commands=$("$GO" list ./... | grep -E "$plain")
 run "unit and negative tests${race:+, with the race detector}" \
   env CGO_ENABLED=$([ ${#race[@]} -gt 0 ] && echo 1 || echo 0) "$GO" test "${race[@]}" -timeout 9m $packages
-run "commands, sessions and guides, over real processes and sockets" \
+[ ${#race[@]} -gt 0 ] && run "what goroutines share of a policy, with the race detector" \
+  env CGO_ENABLED=1 "$GO" test -race -timeout 9m -run 'Goroutines|Shared|Concurrent' ./policy
+run "policy, commands, sessions and guides, over real processes and sockets" \
   env CGO_ENABLED=0 "$GO" test -timeout 9m $commands
 # assay-signer is a module of its own (PKCS#11 needs cgo), which ./... above does
 # not reach into.
