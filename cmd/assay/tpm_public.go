@@ -106,7 +106,14 @@ func publicKey(area []byte) (key crypto.PublicKey, err error) {
 	if !bytes.Equal(tpm2.Marshal(public), area) {
 		return nil, errors.New("something follows it")
 	}
-	return tpm2.Pub(*public)
+	if key, err = tpm2.Pub(*public); err != nil {
+		return nil, err
+	}
+	// go-tpm takes a point as it is; x509 writes none that is not on its curve.
+	if _, err := x509.MarshalPKIXPublicKey(key); err != nil {
+		return nil, err
+	}
+	return key, nil
 }
 
 // rebuiltArea is a TPMT_PUBLIC around a key that came without one.
