@@ -26,6 +26,24 @@ type Config struct {
 	Listen string `yaml:"listen"`
 	// AdminSocket is the unix socket of the admin service. It is made with mode 0600: who may open it may use all of it.
 	AdminSocket string `yaml:"admin_socket"`
+	// Server is the name of this server among those of its trust domain: that of its ledger chain and of its authorities. 1 to 63 of `a-z`, `0-9` and `-`. It is fixed for the life of the data directory.
+	Server string `yaml:"server"`
+	// Tenants are further configuration files, one for each trust domain that this process serves beside this one. A tenant's file has the same form; what belongs to the process (`listen`, `metrics_listen`, `log`, `tracing`, `shutdown_timeout` and the limits on connections) stands in the first file only.
+	Tenants []string `yaml:"tenants"`
+	// Database is where ledger and authorities are kept. Several servers share one.
+	Database Database `yaml:"database"`
+	// Keys says where the keys of the authorities live.
+	Keys Keys `yaml:"keys"`
+	// Authorities says how long they live, and who stands above them.
+	Authorities Authorities `yaml:"authorities"`
+	// JWT configures JWT-SVIDs.
+	JWT JWT `yaml:"jwt"`
+	// Web serves what the world may read: the OIDC discovery document, the JWKS, the SPIFFE bundle, the verifier keys and the deny-list.
+	Web Web `yaml:"web"`
+	// Federation configures what other trust domains read.
+	Federation Federation `yaml:"federation"`
+	// Administration lets administrators in who are elsewhere.
+	Administration Administration `yaml:"administration"`
 	// MetricsListen is the address of /metrics, /live and /ready (plain HTTP, keep it on the loopback). Empty turns it off.
 	MetricsListen string `yaml:"metrics_listen"`
 
@@ -50,6 +68,9 @@ type Config struct {
 	ShutdownTimeout time.Duration `yaml:"shutdown_timeout"`
 	// Reflection turns on gRPC server reflection on the attestation service.
 	Reflection bool `yaml:"reflection"`
+
+	// Tracing sends OpenTelemetry traces.
+	Tracing Tracing `yaml:"tracing"`
 
 	// Limits bound what strangers can make the server hold.
 	Limits Limits `yaml:"limits"`
@@ -129,6 +150,16 @@ type Limits struct {
 	EventLogMiB int `yaml:"event_log_mib"`
 	// Streams in flight on one connection.
 	StreamsPerConnection int `yaml:"streams_per_connection"`
+	// Attestations in flight in one trust domain. Beyond it the next ones are told to come back later: what is served is served in time.
+	InFlight int `yaml:"in_flight"`
+	// Attestations of one instance whose evidence has verified, in a minute.
+	AttestationsPerInstance int `yaml:"attestations_per_instance"`
+	// Attestations in one trust domain whose evidence has verified, in a second.
+	AttestationsPerSecond int `yaml:"attestations_per_second"`
+	// JWT-SVIDs minted for one X.509-SVID, in a minute.
+	TokensPerInstance int `yaml:"tokens_per_instance"`
+	// Calls of one administrator, in a minute.
+	AdminCalls int `yaml:"admin_calls"`
 }
 
 // Quotas bound what attesters can make the server store. Issuance itself has
@@ -172,6 +203,11 @@ func Default() Config {
 		AdminSocket:     "/run/assay/admin.sock",
 		MetricsListen:   "127.0.0.1:9464",
 		Log:             Log{Level: "info", Format: "text"},
+		Server:          "main",
+		Authorities:     defaultAuthorities(),
+		JWT:             JWT{DefaultTTL: 5 * time.Minute, MaxTTL: time.Hour},
+		Federation:      Federation{Poll: 5 * time.Minute},
+		Tracing:         Tracing{SamplePercent: 100},
 		SEVSNP:          SEVSNP{RequireCRL: true},
 		TPM:             TPM{PCRBank: "sha256"},
 		RetainEvidence:  30 * 24 * time.Hour,
@@ -187,6 +223,12 @@ func Default() Config {
 			UnverifiedPerAddress: 256,
 			EventLogMiB:          64,
 			StreamsPerConnection: 100,
+
+			InFlight:                4096,
+			AttestationsPerInstance: 60,
+			AttestationsPerSecond:   2000,
+			TokensPerInstance:       600,
+			AdminCalls:              6000,
 		},
 		Quotas: Quotas{
 			EvidenceMiB:         2048,

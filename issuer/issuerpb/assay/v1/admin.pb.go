@@ -134,7 +134,14 @@ type StatusResponse struct {
 	AttestationsInFlight uint32 `protobuf:"varint,14,opt,name=attestations_in_flight,json=attestationsInFlight,proto3" json:"attestations_in_flight,omitempty"`
 	Watches              uint32 `protobuf:"varint,15,opt,name=watches,proto3" json:"watches,omitempty"`
 	// What an operator should look at; empty when all is well.
-	Warnings      []string `protobuf:"bytes,16,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Warnings []string `protobuf:"bytes,16,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// The name of this server, and whether it is ready to attest; if not, why.
+	Server   string `protobuf:"bytes,17,opt,name=server,proto3" json:"server,omitempty"`
+	NotReady string `protobuf:"bytes,18,opt,name=not_ready,json=notReady,proto3" json:"not_ready,omitempty"`
+	// "sqlite" or "postgresql".
+	Database string `protobuf:"bytes,19,opt,name=database,proto3" json:"database,omitempty"`
+	// The other servers of the trust domain.
+	Members       []*ServerMember `protobuf:"bytes,20,rep,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -281,6 +288,104 @@ func (x *StatusResponse) GetWarnings() []string {
 	return nil
 }
 
+func (x *StatusResponse) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetNotReady() string {
+	if x != nil {
+		return x.NotReady
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetDatabase() string {
+	if x != nil {
+		return x.Database
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetMembers() []*ServerMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+// ServerMember is a server of the trust domain.
+type ServerMember struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Name         string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	JoinedUnixMs int64                  `protobuf:"varint,2,opt,name=joined_unix_ms,json=joinedUnixMs,proto3" json:"joined_unix_ms,omitempty"`
+	// Entries in its chain, and when the newest was made.
+	LedgerSize      uint64 `protobuf:"varint,3,opt,name=ledger_size,json=ledgerSize,proto3" json:"ledger_size,omitempty"`
+	LastEntryUnixMs int64  `protobuf:"varint,4,opt,name=last_entry_unix_ms,json=lastEntryUnixMs,proto3" json:"last_entry_unix_ms,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ServerMember) Reset() {
+	*x = ServerMember{}
+	mi := &file_assay_v1_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServerMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServerMember) ProtoMessage() {}
+
+func (x *ServerMember) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServerMember.ProtoReflect.Descriptor instead.
+func (*ServerMember) Descriptor() ([]byte, []int) {
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ServerMember) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ServerMember) GetJoinedUnixMs() int64 {
+	if x != nil {
+		return x.JoinedUnixMs
+	}
+	return 0
+}
+
+func (x *ServerMember) GetLedgerSize() uint64 {
+	if x != nil {
+		return x.LedgerSize
+	}
+	return 0
+}
+
+func (x *ServerMember) GetLastEntryUnixMs() int64 {
+	if x != nil {
+		return x.LastEntryUnixMs
+	}
+	return 0
+}
+
 type ListLedgerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only entries after this sequence number.
@@ -299,7 +404,7 @@ type ListLedgerRequest struct {
 
 func (x *ListLedgerRequest) Reset() {
 	*x = ListLedgerRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[2]
+	mi := &file_assay_v1_admin_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -311,7 +416,7 @@ func (x *ListLedgerRequest) String() string {
 func (*ListLedgerRequest) ProtoMessage() {}
 
 func (x *ListLedgerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[2]
+	mi := &file_assay_v1_admin_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -324,7 +429,7 @@ func (x *ListLedgerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListLedgerRequest.ProtoReflect.Descriptor instead.
 func (*ListLedgerRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{2}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ListLedgerRequest) GetAfter() uint64 {
@@ -387,7 +492,7 @@ type ListRecordsRequest struct {
 
 func (x *ListRecordsRequest) Reset() {
 	*x = ListRecordsRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[3]
+	mi := &file_assay_v1_admin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -399,7 +504,7 @@ func (x *ListRecordsRequest) String() string {
 func (*ListRecordsRequest) ProtoMessage() {}
 
 func (x *ListRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[3]
+	mi := &file_assay_v1_admin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -412,7 +517,7 @@ func (x *ListRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRecordsRequest.ProtoReflect.Descriptor instead.
 func (*ListRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ListRecordsRequest) GetOutcome() Outcome {
@@ -463,7 +568,7 @@ type GetLedgerEntryRequest struct {
 
 func (x *GetLedgerEntryRequest) Reset() {
 	*x = GetLedgerEntryRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[4]
+	mi := &file_assay_v1_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -475,7 +580,7 @@ func (x *GetLedgerEntryRequest) String() string {
 func (*GetLedgerEntryRequest) ProtoMessage() {}
 
 func (x *GetLedgerEntryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[4]
+	mi := &file_assay_v1_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -488,7 +593,7 @@ func (x *GetLedgerEntryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLedgerEntryRequest.ProtoReflect.Descriptor instead.
 func (*GetLedgerEntryRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetLedgerEntryRequest) GetKey() isGetLedgerEntryRequest_Key {
@@ -552,7 +657,7 @@ type LedgerEntry struct {
 
 func (x *LedgerEntry) Reset() {
 	*x = LedgerEntry{}
-	mi := &file_assay_v1_admin_proto_msgTypes[5]
+	mi := &file_assay_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -564,7 +669,7 @@ func (x *LedgerEntry) String() string {
 func (*LedgerEntry) ProtoMessage() {}
 
 func (x *LedgerEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[5]
+	mi := &file_assay_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -577,7 +682,7 @@ func (x *LedgerEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LedgerEntry.ProtoReflect.Descriptor instead.
 func (*LedgerEntry) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LedgerEntry) GetOutcome() Outcome {
@@ -637,7 +742,7 @@ type ListCheckpointsRequest struct {
 
 func (x *ListCheckpointsRequest) Reset() {
 	*x = ListCheckpointsRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[6]
+	mi := &file_assay_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -649,7 +754,7 @@ func (x *ListCheckpointsRequest) String() string {
 func (*ListCheckpointsRequest) ProtoMessage() {}
 
 func (x *ListCheckpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[6]
+	mi := &file_assay_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -662,7 +767,7 @@ func (x *ListCheckpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCheckpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListCheckpointsRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 type Checkpoint struct {
@@ -677,7 +782,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_assay_v1_admin_proto_msgTypes[7]
+	mi := &file_assay_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -689,7 +794,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[7]
+	mi := &file_assay_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -702,7 +807,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Checkpoint) GetNote() []byte {
@@ -728,7 +833,7 @@ type GetEvidenceRequest struct {
 
 func (x *GetEvidenceRequest) Reset() {
 	*x = GetEvidenceRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[8]
+	mi := &file_assay_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +845,7 @@ func (x *GetEvidenceRequest) String() string {
 func (*GetEvidenceRequest) ProtoMessage() {}
 
 func (x *GetEvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[8]
+	mi := &file_assay_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +858,7 @@ func (x *GetEvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEvidenceRequest.ProtoReflect.Descriptor instead.
 func (*GetEvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetEvidenceRequest) GetDigest() []byte {
@@ -778,7 +883,7 @@ type GetEvidenceResponse struct {
 
 func (x *GetEvidenceResponse) Reset() {
 	*x = GetEvidenceResponse{}
-	mi := &file_assay_v1_admin_proto_msgTypes[9]
+	mi := &file_assay_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +895,7 @@ func (x *GetEvidenceResponse) String() string {
 func (*GetEvidenceResponse) ProtoMessage() {}
 
 func (x *GetEvidenceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[9]
+	mi := &file_assay_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +908,7 @@ func (x *GetEvidenceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEvidenceResponse.ProtoReflect.Descriptor instead.
 func (*GetEvidenceResponse) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetEvidenceResponse) GetTee() string {
@@ -849,7 +954,7 @@ type GetBundleRequest struct {
 
 func (x *GetBundleRequest) Reset() {
 	*x = GetBundleRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[10]
+	mi := &file_assay_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -861,7 +966,7 @@ func (x *GetBundleRequest) String() string {
 func (*GetBundleRequest) ProtoMessage() {}
 
 func (x *GetBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[10]
+	mi := &file_assay_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -874,7 +979,7 @@ func (x *GetBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBundleRequest.ProtoReflect.Descriptor instead.
 func (*GetBundleRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 type GetBundleResponse struct {
@@ -886,7 +991,7 @@ type GetBundleResponse struct {
 
 func (x *GetBundleResponse) Reset() {
 	*x = GetBundleResponse{}
-	mi := &file_assay_v1_admin_proto_msgTypes[11]
+	mi := &file_assay_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -898,7 +1003,7 @@ func (x *GetBundleResponse) String() string {
 func (*GetBundleResponse) ProtoMessage() {}
 
 func (x *GetBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[11]
+	mi := &file_assay_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -911,7 +1016,7 @@ func (x *GetBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBundleResponse.ProtoReflect.Descriptor instead.
 func (*GetBundleResponse) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetBundleResponse) GetBundle() *TrustBundle {
@@ -941,7 +1046,7 @@ type EndorsementKey struct {
 
 func (x *EndorsementKey) Reset() {
 	*x = EndorsementKey{}
-	mi := &file_assay_v1_admin_proto_msgTypes[12]
+	mi := &file_assay_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1058,7 @@ func (x *EndorsementKey) String() string {
 func (*EndorsementKey) ProtoMessage() {}
 
 func (x *EndorsementKey) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[12]
+	mi := &file_assay_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1071,7 @@ func (x *EndorsementKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndorsementKey.ProtoReflect.Descriptor instead.
 func (*EndorsementKey) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *EndorsementKey) GetEk() []byte {
@@ -1014,7 +1119,7 @@ type ListEndorsementKeysRequest struct {
 
 func (x *ListEndorsementKeysRequest) Reset() {
 	*x = ListEndorsementKeysRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[13]
+	mi := &file_assay_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1131,7 @@ func (x *ListEndorsementKeysRequest) String() string {
 func (*ListEndorsementKeysRequest) ProtoMessage() {}
 
 func (x *ListEndorsementKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[13]
+	mi := &file_assay_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1144,7 @@ func (x *ListEndorsementKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEndorsementKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListEndorsementKeysRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListEndorsementKeysRequest) GetGroup() string {
@@ -1061,7 +1166,7 @@ type AddEndorsementKeysRequest struct {
 
 func (x *AddEndorsementKeysRequest) Reset() {
 	*x = AddEndorsementKeysRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[14]
+	mi := &file_assay_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1178,7 @@ func (x *AddEndorsementKeysRequest) String() string {
 func (*AddEndorsementKeysRequest) ProtoMessage() {}
 
 func (x *AddEndorsementKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[14]
+	mi := &file_assay_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1191,7 @@ func (x *AddEndorsementKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddEndorsementKeysRequest.ProtoReflect.Descriptor instead.
 func (*AddEndorsementKeysRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AddEndorsementKeysRequest) GetKeys() []*EndorsementKey {
@@ -1114,7 +1219,7 @@ type AddEndorsementKeysResponse struct {
 
 func (x *AddEndorsementKeysResponse) Reset() {
 	*x = AddEndorsementKeysResponse{}
-	mi := &file_assay_v1_admin_proto_msgTypes[15]
+	mi := &file_assay_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1231,7 @@ func (x *AddEndorsementKeysResponse) String() string {
 func (*AddEndorsementKeysResponse) ProtoMessage() {}
 
 func (x *AddEndorsementKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[15]
+	mi := &file_assay_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1244,7 @@ func (x *AddEndorsementKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddEndorsementKeysResponse.ProtoReflect.Descriptor instead.
 func (*AddEndorsementKeysResponse) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AddEndorsementKeysResponse) GetAdded() uint32 {
@@ -1165,7 +1270,7 @@ type RemoveEndorsementKeysRequest struct {
 
 func (x *RemoveEndorsementKeysRequest) Reset() {
 	*x = RemoveEndorsementKeysRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[16]
+	mi := &file_assay_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1282,7 @@ func (x *RemoveEndorsementKeysRequest) String() string {
 func (*RemoveEndorsementKeysRequest) ProtoMessage() {}
 
 func (x *RemoveEndorsementKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[16]
+	mi := &file_assay_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1295,7 @@ func (x *RemoveEndorsementKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveEndorsementKeysRequest.ProtoReflect.Descriptor instead.
 func (*RemoveEndorsementKeysRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RemoveEndorsementKeysRequest) GetEk() [][]byte {
@@ -1208,7 +1313,7 @@ type RemoveEndorsementKeysResponse struct {
 
 func (x *RemoveEndorsementKeysResponse) Reset() {
 	*x = RemoveEndorsementKeysResponse{}
-	mi := &file_assay_v1_admin_proto_msgTypes[17]
+	mi := &file_assay_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1325,7 @@ func (x *RemoveEndorsementKeysResponse) String() string {
 func (*RemoveEndorsementKeysResponse) ProtoMessage() {}
 
 func (x *RemoveEndorsementKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[17]
+	mi := &file_assay_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1338,7 @@ func (x *RemoveEndorsementKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveEndorsementKeysResponse.ProtoReflect.Descriptor instead.
 func (*RemoveEndorsementKeysResponse) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 type PushPolicyRequest struct {
@@ -1252,7 +1357,7 @@ type PushPolicyRequest struct {
 
 func (x *PushPolicyRequest) Reset() {
 	*x = PushPolicyRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[18]
+	mi := &file_assay_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1264,7 +1369,7 @@ func (x *PushPolicyRequest) String() string {
 func (*PushPolicyRequest) ProtoMessage() {}
 
 func (x *PushPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[18]
+	mi := &file_assay_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1277,7 +1382,7 @@ func (x *PushPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushPolicyRequest.ProtoReflect.Descriptor instead.
 func (*PushPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PushPolicyRequest) GetDocument() []byte {
@@ -1324,7 +1429,7 @@ type PushPolicyResponse struct {
 
 func (x *PushPolicyResponse) Reset() {
 	*x = PushPolicyResponse{}
-	mi := &file_assay_v1_admin_proto_msgTypes[19]
+	mi := &file_assay_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1336,7 +1441,7 @@ func (x *PushPolicyResponse) String() string {
 func (*PushPolicyResponse) ProtoMessage() {}
 
 func (x *PushPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[19]
+	mi := &file_assay_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1349,7 +1454,7 @@ func (x *PushPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushPolicyResponse.ProtoReflect.Descriptor instead.
 func (*PushPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PushPolicyResponse) GetPolicy() string {
@@ -1395,7 +1500,7 @@ type PolicyStatusRequest struct {
 
 func (x *PolicyStatusRequest) Reset() {
 	*x = PolicyStatusRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[20]
+	mi := &file_assay_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1512,7 @@ func (x *PolicyStatusRequest) String() string {
 func (*PolicyStatusRequest) ProtoMessage() {}
 
 func (x *PolicyStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[20]
+	mi := &file_assay_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1525,7 @@ func (x *PolicyStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyStatusRequest.ProtoReflect.Descriptor instead.
 func (*PolicyStatusRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 type PolicyStatusResponse struct {
@@ -1444,7 +1549,7 @@ type PolicyStatusResponse struct {
 
 func (x *PolicyStatusResponse) Reset() {
 	*x = PolicyStatusResponse{}
-	mi := &file_assay_v1_admin_proto_msgTypes[21]
+	mi := &file_assay_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1561,7 @@ func (x *PolicyStatusResponse) String() string {
 func (*PolicyStatusResponse) ProtoMessage() {}
 
 func (x *PolicyStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[21]
+	mi := &file_assay_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1574,7 @@ func (x *PolicyStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyStatusResponse.ProtoReflect.Descriptor instead.
 func (*PolicyStatusResponse) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PolicyStatusResponse) GetInForce() *PolicyChange {
@@ -1534,7 +1639,7 @@ type PolicySigners struct {
 
 func (x *PolicySigners) Reset() {
 	*x = PolicySigners{}
-	mi := &file_assay_v1_admin_proto_msgTypes[22]
+	mi := &file_assay_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1651,7 @@ func (x *PolicySigners) String() string {
 func (*PolicySigners) ProtoMessage() {}
 
 func (x *PolicySigners) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[22]
+	mi := &file_assay_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1664,7 @@ func (x *PolicySigners) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicySigners.ProtoReflect.Descriptor instead.
 func (*PolicySigners) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PolicySigners) GetThreshold() uint32 {
@@ -1595,7 +1700,7 @@ type ListPolicyChangesRequest struct {
 
 func (x *ListPolicyChangesRequest) Reset() {
 	*x = ListPolicyChangesRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[23]
+	mi := &file_assay_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1607,7 +1712,7 @@ func (x *ListPolicyChangesRequest) String() string {
 func (*ListPolicyChangesRequest) ProtoMessage() {}
 
 func (x *ListPolicyChangesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[23]
+	mi := &file_assay_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1620,7 +1725,7 @@ func (x *ListPolicyChangesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPolicyChangesRequest.ProtoReflect.Descriptor instead.
 func (*ListPolicyChangesRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListPolicyChangesRequest) GetLimit() uint32 {
@@ -1664,7 +1769,7 @@ type PolicyChange struct {
 
 func (x *PolicyChange) Reset() {
 	*x = PolicyChange{}
-	mi := &file_assay_v1_admin_proto_msgTypes[24]
+	mi := &file_assay_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +1781,7 @@ func (x *PolicyChange) String() string {
 func (*PolicyChange) ProtoMessage() {}
 
 func (x *PolicyChange) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[24]
+	mi := &file_assay_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +1794,7 @@ func (x *PolicyChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyChange.ProtoReflect.Descriptor instead.
 func (*PolicyChange) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PolicyChange) GetId() uint64 {
@@ -1796,7 +1901,7 @@ type GetPolicyRequest struct {
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_assay_v1_admin_proto_msgTypes[25]
+	mi := &file_assay_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +1913,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[25]
+	mi := &file_assay_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +1926,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetPolicyRequest) GetKey() isGetPolicyRequest_Key {
@@ -1877,7 +1982,7 @@ type GetPolicyResponse struct {
 
 func (x *GetPolicyResponse) Reset() {
 	*x = GetPolicyResponse{}
-	mi := &file_assay_v1_admin_proto_msgTypes[26]
+	mi := &file_assay_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1889,7 +1994,7 @@ func (x *GetPolicyResponse) String() string {
 func (*GetPolicyResponse) ProtoMessage() {}
 
 func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_admin_proto_msgTypes[26]
+	mi := &file_assay_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1902,7 +2007,7 @@ func (x *GetPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyResponse.ProtoReflect.Descriptor instead.
 func (*GetPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_assay_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_assay_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetPolicyResponse) GetChange() *PolicyChange {
@@ -1924,7 +2029,7 @@ var File_assay_v1_admin_proto protoreflect.FileDescriptor
 const file_assay_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"\x14assay/v1/admin.proto\x12\bassay.v1\x1a\x1aassay/v1/attestation.proto\"\x0f\n" +
-	"\rStatusRequest\"\xed\x04\n" +
+	"\rStatusRequest\"\xf0\x05\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12!\n" +
 	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x12\n" +
@@ -1943,7 +2048,17 @@ const file_assay_v1_admin_proto_rawDesc = "" +
 	"\fdenied_total\x18\r \x01(\x04R\vdeniedTotal\x124\n" +
 	"\x16attestations_in_flight\x18\x0e \x01(\rR\x14attestationsInFlight\x12\x18\n" +
 	"\awatches\x18\x0f \x01(\rR\awatches\x12\x1a\n" +
-	"\bwarnings\x18\x10 \x03(\tR\bwarnings\"\xc8\x01\n" +
+	"\bwarnings\x18\x10 \x03(\tR\bwarnings\x12\x16\n" +
+	"\x06server\x18\x11 \x01(\tR\x06server\x12\x1b\n" +
+	"\tnot_ready\x18\x12 \x01(\tR\bnotReady\x12\x1a\n" +
+	"\bdatabase\x18\x13 \x01(\tR\bdatabase\x120\n" +
+	"\amembers\x18\x14 \x03(\v2\x16.assay.v1.ServerMemberR\amembers\"\x96\x01\n" +
+	"\fServerMember\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12$\n" +
+	"\x0ejoined_unix_ms\x18\x02 \x01(\x03R\fjoinedUnixMs\x12\x1f\n" +
+	"\vledger_size\x18\x03 \x01(\x04R\n" +
+	"ledgerSize\x12+\n" +
+	"\x12last_entry_unix_ms\x18\x04 \x01(\x03R\x0flastEntryUnixMs\"\xc8\x01\n" +
 	"\x11ListLedgerRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\x04R\x05after\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\x12\x1b\n" +
@@ -2092,81 +2207,83 @@ func file_assay_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_assay_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_assay_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_assay_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_assay_v1_admin_proto_goTypes = []any{
 	(Outcome)(0),                          // 0: assay.v1.Outcome
 	(*StatusRequest)(nil),                 // 1: assay.v1.StatusRequest
 	(*StatusResponse)(nil),                // 2: assay.v1.StatusResponse
-	(*ListLedgerRequest)(nil),             // 3: assay.v1.ListLedgerRequest
-	(*ListRecordsRequest)(nil),            // 4: assay.v1.ListRecordsRequest
-	(*GetLedgerEntryRequest)(nil),         // 5: assay.v1.GetLedgerEntryRequest
-	(*LedgerEntry)(nil),                   // 6: assay.v1.LedgerEntry
-	(*ListCheckpointsRequest)(nil),        // 7: assay.v1.ListCheckpointsRequest
-	(*Checkpoint)(nil),                    // 8: assay.v1.Checkpoint
-	(*GetEvidenceRequest)(nil),            // 9: assay.v1.GetEvidenceRequest
-	(*GetEvidenceResponse)(nil),           // 10: assay.v1.GetEvidenceResponse
-	(*GetBundleRequest)(nil),              // 11: assay.v1.GetBundleRequest
-	(*GetBundleResponse)(nil),             // 12: assay.v1.GetBundleResponse
-	(*EndorsementKey)(nil),                // 13: assay.v1.EndorsementKey
-	(*ListEndorsementKeysRequest)(nil),    // 14: assay.v1.ListEndorsementKeysRequest
-	(*AddEndorsementKeysRequest)(nil),     // 15: assay.v1.AddEndorsementKeysRequest
-	(*AddEndorsementKeysResponse)(nil),    // 16: assay.v1.AddEndorsementKeysResponse
-	(*RemoveEndorsementKeysRequest)(nil),  // 17: assay.v1.RemoveEndorsementKeysRequest
-	(*RemoveEndorsementKeysResponse)(nil), // 18: assay.v1.RemoveEndorsementKeysResponse
-	(*PushPolicyRequest)(nil),             // 19: assay.v1.PushPolicyRequest
-	(*PushPolicyResponse)(nil),            // 20: assay.v1.PushPolicyResponse
-	(*PolicyStatusRequest)(nil),           // 21: assay.v1.PolicyStatusRequest
-	(*PolicyStatusResponse)(nil),          // 22: assay.v1.PolicyStatusResponse
-	(*PolicySigners)(nil),                 // 23: assay.v1.PolicySigners
-	(*ListPolicyChangesRequest)(nil),      // 24: assay.v1.ListPolicyChangesRequest
-	(*PolicyChange)(nil),                  // 25: assay.v1.PolicyChange
-	(*GetPolicyRequest)(nil),              // 26: assay.v1.GetPolicyRequest
-	(*GetPolicyResponse)(nil),             // 27: assay.v1.GetPolicyResponse
-	(*TrustBundle)(nil),                   // 28: assay.v1.TrustBundle
+	(*ServerMember)(nil),                  // 3: assay.v1.ServerMember
+	(*ListLedgerRequest)(nil),             // 4: assay.v1.ListLedgerRequest
+	(*ListRecordsRequest)(nil),            // 5: assay.v1.ListRecordsRequest
+	(*GetLedgerEntryRequest)(nil),         // 6: assay.v1.GetLedgerEntryRequest
+	(*LedgerEntry)(nil),                   // 7: assay.v1.LedgerEntry
+	(*ListCheckpointsRequest)(nil),        // 8: assay.v1.ListCheckpointsRequest
+	(*Checkpoint)(nil),                    // 9: assay.v1.Checkpoint
+	(*GetEvidenceRequest)(nil),            // 10: assay.v1.GetEvidenceRequest
+	(*GetEvidenceResponse)(nil),           // 11: assay.v1.GetEvidenceResponse
+	(*GetBundleRequest)(nil),              // 12: assay.v1.GetBundleRequest
+	(*GetBundleResponse)(nil),             // 13: assay.v1.GetBundleResponse
+	(*EndorsementKey)(nil),                // 14: assay.v1.EndorsementKey
+	(*ListEndorsementKeysRequest)(nil),    // 15: assay.v1.ListEndorsementKeysRequest
+	(*AddEndorsementKeysRequest)(nil),     // 16: assay.v1.AddEndorsementKeysRequest
+	(*AddEndorsementKeysResponse)(nil),    // 17: assay.v1.AddEndorsementKeysResponse
+	(*RemoveEndorsementKeysRequest)(nil),  // 18: assay.v1.RemoveEndorsementKeysRequest
+	(*RemoveEndorsementKeysResponse)(nil), // 19: assay.v1.RemoveEndorsementKeysResponse
+	(*PushPolicyRequest)(nil),             // 20: assay.v1.PushPolicyRequest
+	(*PushPolicyResponse)(nil),            // 21: assay.v1.PushPolicyResponse
+	(*PolicyStatusRequest)(nil),           // 22: assay.v1.PolicyStatusRequest
+	(*PolicyStatusResponse)(nil),          // 23: assay.v1.PolicyStatusResponse
+	(*PolicySigners)(nil),                 // 24: assay.v1.PolicySigners
+	(*ListPolicyChangesRequest)(nil),      // 25: assay.v1.ListPolicyChangesRequest
+	(*PolicyChange)(nil),                  // 26: assay.v1.PolicyChange
+	(*GetPolicyRequest)(nil),              // 27: assay.v1.GetPolicyRequest
+	(*GetPolicyResponse)(nil),             // 28: assay.v1.GetPolicyResponse
+	(*TrustBundle)(nil),                   // 29: assay.v1.TrustBundle
 }
 var file_assay_v1_admin_proto_depIdxs = []int32{
-	0,  // 0: assay.v1.ListLedgerRequest.outcome:type_name -> assay.v1.Outcome
-	0,  // 1: assay.v1.ListRecordsRequest.outcome:type_name -> assay.v1.Outcome
-	0,  // 2: assay.v1.LedgerEntry.outcome:type_name -> assay.v1.Outcome
-	28, // 3: assay.v1.GetBundleResponse.bundle:type_name -> assay.v1.TrustBundle
-	13, // 4: assay.v1.AddEndorsementKeysRequest.keys:type_name -> assay.v1.EndorsementKey
-	25, // 5: assay.v1.PolicyStatusResponse.in_force:type_name -> assay.v1.PolicyChange
-	23, // 6: assay.v1.PolicyStatusResponse.signers:type_name -> assay.v1.PolicySigners
-	25, // 7: assay.v1.PolicyStatusResponse.last_refused:type_name -> assay.v1.PolicyChange
-	25, // 8: assay.v1.GetPolicyResponse.change:type_name -> assay.v1.PolicyChange
-	1,  // 9: assay.v1.Admin.Status:input_type -> assay.v1.StatusRequest
-	3,  // 10: assay.v1.Admin.ListLedger:input_type -> assay.v1.ListLedgerRequest
-	5,  // 11: assay.v1.Admin.GetLedgerEntry:input_type -> assay.v1.GetLedgerEntryRequest
-	4,  // 12: assay.v1.Admin.ListRecords:input_type -> assay.v1.ListRecordsRequest
-	7,  // 13: assay.v1.Admin.ListCheckpoints:input_type -> assay.v1.ListCheckpointsRequest
-	9,  // 14: assay.v1.Admin.GetEvidence:input_type -> assay.v1.GetEvidenceRequest
-	11, // 15: assay.v1.Admin.GetBundle:input_type -> assay.v1.GetBundleRequest
-	19, // 16: assay.v1.Admin.PushPolicy:input_type -> assay.v1.PushPolicyRequest
-	21, // 17: assay.v1.Admin.PolicyStatus:input_type -> assay.v1.PolicyStatusRequest
-	24, // 18: assay.v1.Admin.ListPolicyChanges:input_type -> assay.v1.ListPolicyChangesRequest
-	26, // 19: assay.v1.Admin.GetPolicy:input_type -> assay.v1.GetPolicyRequest
-	14, // 20: assay.v1.Admin.ListEndorsementKeys:input_type -> assay.v1.ListEndorsementKeysRequest
-	15, // 21: assay.v1.Admin.AddEndorsementKeys:input_type -> assay.v1.AddEndorsementKeysRequest
-	17, // 22: assay.v1.Admin.RemoveEndorsementKeys:input_type -> assay.v1.RemoveEndorsementKeysRequest
-	2,  // 23: assay.v1.Admin.Status:output_type -> assay.v1.StatusResponse
-	6,  // 24: assay.v1.Admin.ListLedger:output_type -> assay.v1.LedgerEntry
-	6,  // 25: assay.v1.Admin.GetLedgerEntry:output_type -> assay.v1.LedgerEntry
-	6,  // 26: assay.v1.Admin.ListRecords:output_type -> assay.v1.LedgerEntry
-	8,  // 27: assay.v1.Admin.ListCheckpoints:output_type -> assay.v1.Checkpoint
-	10, // 28: assay.v1.Admin.GetEvidence:output_type -> assay.v1.GetEvidenceResponse
-	12, // 29: assay.v1.Admin.GetBundle:output_type -> assay.v1.GetBundleResponse
-	20, // 30: assay.v1.Admin.PushPolicy:output_type -> assay.v1.PushPolicyResponse
-	22, // 31: assay.v1.Admin.PolicyStatus:output_type -> assay.v1.PolicyStatusResponse
-	25, // 32: assay.v1.Admin.ListPolicyChanges:output_type -> assay.v1.PolicyChange
-	27, // 33: assay.v1.Admin.GetPolicy:output_type -> assay.v1.GetPolicyResponse
-	13, // 34: assay.v1.Admin.ListEndorsementKeys:output_type -> assay.v1.EndorsementKey
-	16, // 35: assay.v1.Admin.AddEndorsementKeys:output_type -> assay.v1.AddEndorsementKeysResponse
-	18, // 36: assay.v1.Admin.RemoveEndorsementKeys:output_type -> assay.v1.RemoveEndorsementKeysResponse
-	23, // [23:37] is the sub-list for method output_type
-	9,  // [9:23] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	3,  // 0: assay.v1.StatusResponse.members:type_name -> assay.v1.ServerMember
+	0,  // 1: assay.v1.ListLedgerRequest.outcome:type_name -> assay.v1.Outcome
+	0,  // 2: assay.v1.ListRecordsRequest.outcome:type_name -> assay.v1.Outcome
+	0,  // 3: assay.v1.LedgerEntry.outcome:type_name -> assay.v1.Outcome
+	29, // 4: assay.v1.GetBundleResponse.bundle:type_name -> assay.v1.TrustBundle
+	14, // 5: assay.v1.AddEndorsementKeysRequest.keys:type_name -> assay.v1.EndorsementKey
+	26, // 6: assay.v1.PolicyStatusResponse.in_force:type_name -> assay.v1.PolicyChange
+	24, // 7: assay.v1.PolicyStatusResponse.signers:type_name -> assay.v1.PolicySigners
+	26, // 8: assay.v1.PolicyStatusResponse.last_refused:type_name -> assay.v1.PolicyChange
+	26, // 9: assay.v1.GetPolicyResponse.change:type_name -> assay.v1.PolicyChange
+	1,  // 10: assay.v1.Admin.Status:input_type -> assay.v1.StatusRequest
+	4,  // 11: assay.v1.Admin.ListLedger:input_type -> assay.v1.ListLedgerRequest
+	6,  // 12: assay.v1.Admin.GetLedgerEntry:input_type -> assay.v1.GetLedgerEntryRequest
+	5,  // 13: assay.v1.Admin.ListRecords:input_type -> assay.v1.ListRecordsRequest
+	8,  // 14: assay.v1.Admin.ListCheckpoints:input_type -> assay.v1.ListCheckpointsRequest
+	10, // 15: assay.v1.Admin.GetEvidence:input_type -> assay.v1.GetEvidenceRequest
+	12, // 16: assay.v1.Admin.GetBundle:input_type -> assay.v1.GetBundleRequest
+	20, // 17: assay.v1.Admin.PushPolicy:input_type -> assay.v1.PushPolicyRequest
+	22, // 18: assay.v1.Admin.PolicyStatus:input_type -> assay.v1.PolicyStatusRequest
+	25, // 19: assay.v1.Admin.ListPolicyChanges:input_type -> assay.v1.ListPolicyChangesRequest
+	27, // 20: assay.v1.Admin.GetPolicy:input_type -> assay.v1.GetPolicyRequest
+	15, // 21: assay.v1.Admin.ListEndorsementKeys:input_type -> assay.v1.ListEndorsementKeysRequest
+	16, // 22: assay.v1.Admin.AddEndorsementKeys:input_type -> assay.v1.AddEndorsementKeysRequest
+	18, // 23: assay.v1.Admin.RemoveEndorsementKeys:input_type -> assay.v1.RemoveEndorsementKeysRequest
+	2,  // 24: assay.v1.Admin.Status:output_type -> assay.v1.StatusResponse
+	7,  // 25: assay.v1.Admin.ListLedger:output_type -> assay.v1.LedgerEntry
+	7,  // 26: assay.v1.Admin.GetLedgerEntry:output_type -> assay.v1.LedgerEntry
+	7,  // 27: assay.v1.Admin.ListRecords:output_type -> assay.v1.LedgerEntry
+	9,  // 28: assay.v1.Admin.ListCheckpoints:output_type -> assay.v1.Checkpoint
+	11, // 29: assay.v1.Admin.GetEvidence:output_type -> assay.v1.GetEvidenceResponse
+	13, // 30: assay.v1.Admin.GetBundle:output_type -> assay.v1.GetBundleResponse
+	21, // 31: assay.v1.Admin.PushPolicy:output_type -> assay.v1.PushPolicyResponse
+	23, // 32: assay.v1.Admin.PolicyStatus:output_type -> assay.v1.PolicyStatusResponse
+	26, // 33: assay.v1.Admin.ListPolicyChanges:output_type -> assay.v1.PolicyChange
+	28, // 34: assay.v1.Admin.GetPolicy:output_type -> assay.v1.GetPolicyResponse
+	14, // 35: assay.v1.Admin.ListEndorsementKeys:output_type -> assay.v1.EndorsementKey
+	17, // 36: assay.v1.Admin.AddEndorsementKeys:output_type -> assay.v1.AddEndorsementKeysResponse
+	19, // 37: assay.v1.Admin.RemoveEndorsementKeys:output_type -> assay.v1.RemoveEndorsementKeysResponse
+	24, // [24:38] is the sub-list for method output_type
+	10, // [10:24] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_assay_v1_admin_proto_init() }
@@ -2175,11 +2292,11 @@ func file_assay_v1_admin_proto_init() {
 		return
 	}
 	file_assay_v1_attestation_proto_init()
-	file_assay_v1_admin_proto_msgTypes[4].OneofWrappers = []any{
+	file_assay_v1_admin_proto_msgTypes[5].OneofWrappers = []any{
 		(*GetLedgerEntryRequest_Reference)(nil),
 		(*GetLedgerEntryRequest_Sequence)(nil),
 	}
-	file_assay_v1_admin_proto_msgTypes[25].OneofWrappers = []any{
+	file_assay_v1_admin_proto_msgTypes[26].OneofWrappers = []any{
 		(*GetPolicyRequest_Revision)(nil),
 		(*GetPolicyRequest_Digest)(nil),
 	}
@@ -2189,7 +2306,7 @@ func file_assay_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_assay_v1_admin_proto_rawDesc), len(file_assay_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -139,7 +139,7 @@ func (x Reattest_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Reattest_Reason.Descriptor instead.
 func (Reattest_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{20, 0}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{23, 0}
 }
 
 // AttestRequest is what the client sends: a Hello, then an Evidence; for a TPM,
@@ -1310,7 +1310,17 @@ type TrustBundle struct {
 	RefreshHintSeconds int64  `protobuf:"varint,4,opt,name=refresh_hint_seconds,json=refreshHintSeconds,proto3" json:"refresh_hint_seconds,omitempty"`
 	// The signed verifier-keys document (docs/spec/verifier-keys.md). Relying
 	// parties check it with the verifier root that they pin.
-	VerifierKeys  []byte `protobuf:"bytes,5,opt,name=verifier_keys,json=verifierKeys,proto3" json:"verifier_keys,omitempty"`
+	VerifierKeys []byte `protobuf:"bytes,5,opt,name=verifier_keys,json=verifierKeys,proto3" json:"verifier_keys,omitempty"`
+	// The trust domain's JWT authorities, a JWK Set (RFC 7517) in JSON, as in a
+	// SPIFFE bundle; empty while there are none.
+	JwtAuthorities []byte `protobuf:"bytes,6,opt,name=jwt_authorities,json=jwtAuthorities,proto3" json:"jwt_authorities,omitempty"`
+	// Bundles of other trust domains that this one federates with. Each speaks for
+	// its own trust domain alone.
+	Federated []*FederatedBundle `protobuf:"bytes,7,rep,name=federated,proto3" json:"federated,omitempty"`
+	// Grows whenever anything of this message changes, federated bundles too.
+	Revision uint64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The signed deny-list (docs/spec/deny-list.md).
+	DenyList      []byte `protobuf:"bytes,9,opt,name=deny_list,json=denyList,proto3" json:"deny_list,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1380,6 +1390,230 @@ func (x *TrustBundle) GetVerifierKeys() []byte {
 	return nil
 }
 
+func (x *TrustBundle) GetJwtAuthorities() []byte {
+	if x != nil {
+		return x.JwtAuthorities
+	}
+	return nil
+}
+
+func (x *TrustBundle) GetFederated() []*FederatedBundle {
+	if x != nil {
+		return x.Federated
+	}
+	return nil
+}
+
+func (x *TrustBundle) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *TrustBundle) GetDenyList() []byte {
+	if x != nil {
+		return x.DenyList
+	}
+	return nil
+}
+
+// FederatedBundle is the bundle of another trust domain.
+type FederatedBundle struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	TrustDomain     string                 `protobuf:"bytes,1,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	X509Authorities [][]byte               `protobuf:"bytes,2,rep,name=x509_authorities,json=x509Authorities,proto3" json:"x509_authorities,omitempty"`
+	// A JWK Set, as in TrustBundle.
+	JwtAuthorities     []byte `protobuf:"bytes,3,opt,name=jwt_authorities,json=jwtAuthorities,proto3" json:"jwt_authorities,omitempty"`
+	Sequence           uint64 `protobuf:"varint,4,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	RefreshHintSeconds int64  `protobuf:"varint,5,opt,name=refresh_hint_seconds,json=refreshHintSeconds,proto3" json:"refresh_hint_seconds,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *FederatedBundle) Reset() {
+	*x = FederatedBundle{}
+	mi := &file_assay_v1_attestation_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FederatedBundle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FederatedBundle) ProtoMessage() {}
+
+func (x *FederatedBundle) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_attestation_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FederatedBundle.ProtoReflect.Descriptor instead.
+func (*FederatedBundle) Descriptor() ([]byte, []int) {
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *FederatedBundle) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *FederatedBundle) GetX509Authorities() [][]byte {
+	if x != nil {
+		return x.X509Authorities
+	}
+	return nil
+}
+
+func (x *FederatedBundle) GetJwtAuthorities() []byte {
+	if x != nil {
+		return x.JwtAuthorities
+	}
+	return nil
+}
+
+func (x *FederatedBundle) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *FederatedBundle) GetRefreshHintSeconds() int64 {
+	if x != nil {
+		return x.RefreshHintSeconds
+	}
+	return 0
+}
+
+// MintJWTSVIDRequest asks for one token.
+type MintJWTSVIDRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 8 audiences, each of 1 to 255 bytes.
+	Audience []string `protobuf:"bytes,1,rep,name=audience,proto3" json:"audience,omitempty"`
+	// How long it should live, seconds; 0 is what policy says. It may be less than
+	// was asked for.
+	TtlSeconds    int64 `protobuf:"varint,2,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MintJWTSVIDRequest) Reset() {
+	*x = MintJWTSVIDRequest{}
+	mi := &file_assay_v1_attestation_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MintJWTSVIDRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MintJWTSVIDRequest) ProtoMessage() {}
+
+func (x *MintJWTSVIDRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_attestation_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MintJWTSVIDRequest.ProtoReflect.Descriptor instead.
+func (*MintJWTSVIDRequest) Descriptor() ([]byte, []int) {
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *MintJWTSVIDRequest) GetAudience() []string {
+	if x != nil {
+		return x.Audience
+	}
+	return nil
+}
+
+func (x *MintJWTSVIDRequest) GetTtlSeconds() int64 {
+	if x != nil {
+		return x.TtlSeconds
+	}
+	return 0
+}
+
+// MintJWTSVIDResponse is the token.
+type MintJWTSVIDResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A compact JWS (docs/spec/attested-jwt-svid.md).
+	Token          string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	SpiffeId       string `protobuf:"bytes,2,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	NotAfterUnixMs int64  `protobuf:"varint,3,opt,name=not_after_unix_ms,json=notAfterUnixMs,proto3" json:"not_after_unix_ms,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *MintJWTSVIDResponse) Reset() {
+	*x = MintJWTSVIDResponse{}
+	mi := &file_assay_v1_attestation_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MintJWTSVIDResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MintJWTSVIDResponse) ProtoMessage() {}
+
+func (x *MintJWTSVIDResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_attestation_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MintJWTSVIDResponse.ProtoReflect.Descriptor instead.
+func (*MintJWTSVIDResponse) Descriptor() ([]byte, []int) {
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *MintJWTSVIDResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *MintJWTSVIDResponse) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+func (x *MintJWTSVIDResponse) GetNotAfterUnixMs() int64 {
+	if x != nil {
+		return x.NotAfterUnixMs
+	}
+	return 0
+}
+
 // Denied is the detail of every refusal. It says which check failed and never
 // what policy expected: a denial is not an oracle. Operators find the whole
 // explanation under the reference: `assay ledger show REFERENCE`.
@@ -1399,7 +1633,7 @@ type Denied struct {
 
 func (x *Denied) Reset() {
 	*x = Denied{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[17]
+	mi := &file_assay_v1_attestation_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +1645,7 @@ func (x *Denied) String() string {
 func (*Denied) ProtoMessage() {}
 
 func (x *Denied) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[17]
+	mi := &file_assay_v1_attestation_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +1658,7 @@ func (x *Denied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Denied.ProtoReflect.Descriptor instead.
 func (*Denied) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{17}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Denied) GetKind() string {
@@ -1464,7 +1698,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[18]
+	mi := &file_assay_v1_attestation_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1476,7 +1710,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[18]
+	mi := &file_assay_v1_attestation_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1489,7 +1723,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{18}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{21}
 }
 
 // WatchEvent tells the agent something.
@@ -1506,7 +1740,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[19]
+	mi := &file_assay_v1_attestation_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1752,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[19]
+	mi := &file_assay_v1_attestation_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1765,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{19}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchEvent) GetEvent() isWatchEvent_Event {
@@ -1588,7 +1822,7 @@ type Reattest struct {
 
 func (x *Reattest) Reset() {
 	*x = Reattest{}
-	mi := &file_assay_v1_attestation_proto_msgTypes[20]
+	mi := &file_assay_v1_attestation_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1600,7 +1834,7 @@ func (x *Reattest) String() string {
 func (*Reattest) ProtoMessage() {}
 
 func (x *Reattest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_attestation_proto_msgTypes[20]
+	mi := &file_assay_v1_attestation_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1613,7 +1847,7 @@ func (x *Reattest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reattest.ProtoReflect.Descriptor instead.
 func (*Reattest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{20}
+	return file_assay_v1_attestation_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Reattest) GetReason() Reattest_Reason {
@@ -1706,13 +1940,31 @@ const file_assay_v1_attestation_proto_rawDesc = "" +
 	"\tselectors\x18\x05 \x03(\v2\x12.assay.v1.SelectorR\tselectors\"4\n" +
 	"\bSelector\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\xce\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xe9\x02\n" +
 	"\vTrustBundle\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12)\n" +
 	"\x10x509_authorities\x18\x02 \x03(\fR\x0fx509Authorities\x12\x1a\n" +
 	"\bsequence\x18\x03 \x01(\x04R\bsequence\x120\n" +
 	"\x14refresh_hint_seconds\x18\x04 \x01(\x03R\x12refreshHintSeconds\x12#\n" +
-	"\rverifier_keys\x18\x05 \x01(\fR\fverifierKeys\"v\n" +
+	"\rverifier_keys\x18\x05 \x01(\fR\fverifierKeys\x12'\n" +
+	"\x0fjwt_authorities\x18\x06 \x01(\fR\x0ejwtAuthorities\x127\n" +
+	"\tfederated\x18\a \x03(\v2\x19.assay.v1.FederatedBundleR\tfederated\x12\x1a\n" +
+	"\brevision\x18\b \x01(\x04R\brevision\x12\x1b\n" +
+	"\tdeny_list\x18\t \x01(\fR\bdenyList\"\xd6\x01\n" +
+	"\x0fFederatedBundle\x12!\n" +
+	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12)\n" +
+	"\x10x509_authorities\x18\x02 \x03(\fR\x0fx509Authorities\x12'\n" +
+	"\x0fjwt_authorities\x18\x03 \x01(\fR\x0ejwtAuthorities\x12\x1a\n" +
+	"\bsequence\x18\x04 \x01(\x04R\bsequence\x120\n" +
+	"\x14refresh_hint_seconds\x18\x05 \x01(\x03R\x12refreshHintSeconds\"Q\n" +
+	"\x12MintJWTSVIDRequest\x12\x1a\n" +
+	"\baudience\x18\x01 \x03(\tR\baudience\x12\x1f\n" +
+	"\vttl_seconds\x18\x02 \x01(\x03R\n" +
+	"ttlSeconds\"s\n" +
+	"\x13MintJWTSVIDResponse\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1b\n" +
+	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12)\n" +
+	"\x11not_after_unix_ms\x18\x03 \x01(\x03R\x0enotAfterUnixMs\"v\n" +
 	"\x06Denied\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
 	"\x05check\x18\x02 \x01(\tR\x05check\x12\x1c\n" +
@@ -1737,10 +1989,11 @@ const file_assay_v1_attestation_proto_rawDesc = "" +
 	"\aPurpose\x12\x17\n" +
 	"\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fPURPOSE_BOOT\x10\x01\x12\x11\n" +
-	"\rPURPOSE_RENEW\x10\x022\x87\x01\n" +
+	"\rPURPOSE_RENEW\x10\x022\xd3\x01\n" +
 	"\vAttestation\x12?\n" +
 	"\x06Attest\x12\x17.assay.v1.AttestRequest\x1a\x18.assay.v1.AttestResponse(\x010\x01\x127\n" +
-	"\x05Watch\x12\x16.assay.v1.WatchRequest\x1a\x14.assay.v1.WatchEvent0\x01BAZ?github.com/assay-project/assay/issuer/issuerpb/assay/v1;assayv1b\x06proto3"
+	"\x05Watch\x12\x16.assay.v1.WatchRequest\x1a\x14.assay.v1.WatchEvent0\x01\x12J\n" +
+	"\vMintJWTSVID\x12\x1c.assay.v1.MintJWTSVIDRequest\x1a\x1d.assay.v1.MintJWTSVIDResponseBAZ?github.com/assay-project/assay/issuer/issuerpb/assay/v1;assayv1b\x06proto3"
 
 var (
 	file_assay_v1_attestation_proto_rawDescOnce sync.Once
@@ -1755,7 +2008,7 @@ func file_assay_v1_attestation_proto_rawDescGZIP() []byte {
 }
 
 var file_assay_v1_attestation_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_assay_v1_attestation_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_assay_v1_attestation_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_assay_v1_attestation_proto_goTypes = []any{
 	(Purpose)(0),                // 0: assay.v1.Purpose
 	(Reattest_Reason)(0),        // 1: assay.v1.Reattest.Reason
@@ -1776,10 +2029,13 @@ var file_assay_v1_attestation_proto_goTypes = []any{
 	(*X509SVID)(nil),            // 16: assay.v1.X509SVID
 	(*Selector)(nil),            // 17: assay.v1.Selector
 	(*TrustBundle)(nil),         // 18: assay.v1.TrustBundle
-	(*Denied)(nil),              // 19: assay.v1.Denied
-	(*WatchRequest)(nil),        // 20: assay.v1.WatchRequest
-	(*WatchEvent)(nil),          // 21: assay.v1.WatchEvent
-	(*Reattest)(nil),            // 22: assay.v1.Reattest
+	(*FederatedBundle)(nil),     // 19: assay.v1.FederatedBundle
+	(*MintJWTSVIDRequest)(nil),  // 20: assay.v1.MintJWTSVIDRequest
+	(*MintJWTSVIDResponse)(nil), // 21: assay.v1.MintJWTSVIDResponse
+	(*Denied)(nil),              // 22: assay.v1.Denied
+	(*WatchRequest)(nil),        // 23: assay.v1.WatchRequest
+	(*WatchEvent)(nil),          // 24: assay.v1.WatchEvent
+	(*Reattest)(nil),            // 25: assay.v1.Reattest
 }
 var file_assay_v1_attestation_proto_depIdxs = []int32{
 	4,  // 0: assay.v1.AttestRequest.hello:type_name -> assay.v1.Hello
@@ -1798,18 +2054,21 @@ var file_assay_v1_attestation_proto_depIdxs = []int32{
 	16, // 13: assay.v1.Issued.svids:type_name -> assay.v1.X509SVID
 	18, // 14: assay.v1.Issued.bundle:type_name -> assay.v1.TrustBundle
 	17, // 15: assay.v1.X509SVID.selectors:type_name -> assay.v1.Selector
-	22, // 16: assay.v1.WatchEvent.reattest:type_name -> assay.v1.Reattest
-	18, // 17: assay.v1.WatchEvent.bundle:type_name -> assay.v1.TrustBundle
-	1,  // 18: assay.v1.Reattest.reason:type_name -> assay.v1.Reattest.Reason
-	2,  // 19: assay.v1.Attestation.Attest:input_type -> assay.v1.AttestRequest
-	20, // 20: assay.v1.Attestation.Watch:input_type -> assay.v1.WatchRequest
-	3,  // 21: assay.v1.Attestation.Attest:output_type -> assay.v1.AttestResponse
-	21, // 22: assay.v1.Attestation.Watch:output_type -> assay.v1.WatchEvent
-	21, // [21:23] is the sub-list for method output_type
-	19, // [19:21] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	19, // 16: assay.v1.TrustBundle.federated:type_name -> assay.v1.FederatedBundle
+	25, // 17: assay.v1.WatchEvent.reattest:type_name -> assay.v1.Reattest
+	18, // 18: assay.v1.WatchEvent.bundle:type_name -> assay.v1.TrustBundle
+	1,  // 19: assay.v1.Reattest.reason:type_name -> assay.v1.Reattest.Reason
+	2,  // 20: assay.v1.Attestation.Attest:input_type -> assay.v1.AttestRequest
+	23, // 21: assay.v1.Attestation.Watch:input_type -> assay.v1.WatchRequest
+	20, // 22: assay.v1.Attestation.MintJWTSVID:input_type -> assay.v1.MintJWTSVIDRequest
+	3,  // 23: assay.v1.Attestation.Attest:output_type -> assay.v1.AttestResponse
+	24, // 24: assay.v1.Attestation.Watch:output_type -> assay.v1.WatchEvent
+	21, // 25: assay.v1.Attestation.MintJWTSVID:output_type -> assay.v1.MintJWTSVIDResponse
+	23, // [23:26] is the sub-list for method output_type
+	20, // [20:23] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_assay_v1_attestation_proto_init() }
@@ -1833,7 +2092,7 @@ func file_assay_v1_attestation_proto_init() {
 		(*Evidence_Snp)(nil),
 		(*Evidence_Tpm)(nil),
 	}
-	file_assay_v1_attestation_proto_msgTypes[19].OneofWrappers = []any{
+	file_assay_v1_attestation_proto_msgTypes[22].OneofWrappers = []any{
 		(*WatchEvent_Reattest)(nil),
 		(*WatchEvent_Bundle)(nil),
 	}
@@ -1843,7 +2102,7 @@ func file_assay_v1_attestation_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_assay_v1_attestation_proto_rawDesc), len(file_assay_v1_attestation_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   21,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

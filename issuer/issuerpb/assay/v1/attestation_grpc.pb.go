@@ -30,8 +30,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Attestation_Attest_FullMethodName = "/assay.v1.Attestation/Attest"
-	Attestation_Watch_FullMethodName  = "/assay.v1.Attestation/Watch"
+	Attestation_Attest_FullMethodName      = "/assay.v1.Attestation/Attest"
+	Attestation_Watch_FullMethodName       = "/assay.v1.Attestation/Watch"
+	Attestation_MintJWTSVID_FullMethodName = "/assay.v1.Attestation/MintJWTSVID"
 )
 
 // AttestationClient is the client API for Attestation service.
@@ -63,6 +64,12 @@ type AttestationClient interface {
 	// it. The client authenticates with its live X.509-SVID (mutual TLS); the
 	// stream ends when that SVID expires, or after one hour.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchEvent], error)
+	// MintJWTSVID mints a JWT-SVID. The client authenticates with its live
+	// X.509-SVID (mutual TLS): `sub` is exactly that SVID's SPIFFE ID, and the
+	// token ends no later than it. UNAUTHENTICATED without a live SVID,
+	// PERMISSION_DENIED when policy does not grant this workload tokens for one of
+	// the audiences, or no longer grants it the identity.
+	MintJWTSVID(ctx context.Context, in *MintJWTSVIDRequest, opts ...grpc.CallOption) (*MintJWTSVIDResponse, error)
 }
 
 type attestationClient struct {
@@ -105,6 +112,16 @@ func (c *attestationClient) Watch(ctx context.Context, in *WatchRequest, opts ..
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Attestation_WatchClient = grpc.ServerStreamingClient[WatchEvent]
 
+func (c *attestationClient) MintJWTSVID(ctx context.Context, in *MintJWTSVIDRequest, opts ...grpc.CallOption) (*MintJWTSVIDResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MintJWTSVIDResponse)
+	err := c.cc.Invoke(ctx, Attestation_MintJWTSVID_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AttestationServer is the server API for Attestation service.
 // All implementations must embed UnimplementedAttestationServer
 // for forward compatibility.
@@ -134,6 +151,12 @@ type AttestationServer interface {
 	// it. The client authenticates with its live X.509-SVID (mutual TLS); the
 	// stream ends when that SVID expires, or after one hour.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchEvent]) error
+	// MintJWTSVID mints a JWT-SVID. The client authenticates with its live
+	// X.509-SVID (mutual TLS): `sub` is exactly that SVID's SPIFFE ID, and the
+	// token ends no later than it. UNAUTHENTICATED without a live SVID,
+	// PERMISSION_DENIED when policy does not grant this workload tokens for one of
+	// the audiences, or no longer grants it the identity.
+	MintJWTSVID(context.Context, *MintJWTSVIDRequest) (*MintJWTSVIDResponse, error)
 	mustEmbedUnimplementedAttestationServer()
 }
 
@@ -149,6 +172,9 @@ func (UnimplementedAttestationServer) Attest(grpc.BidiStreamingServer[AttestRequ
 }
 func (UnimplementedAttestationServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchEvent]) error {
 	return status.Errorf(codes.Unimplemented, "method Watch not implemented")
+}
+func (UnimplementedAttestationServer) MintJWTSVID(context.Context, *MintJWTSVIDRequest) (*MintJWTSVIDResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method MintJWTSVID not implemented")
 }
 func (UnimplementedAttestationServer) mustEmbedUnimplementedAttestationServer() {}
 func (UnimplementedAttestationServer) testEmbeddedByValue()                     {}
@@ -189,13 +215,36 @@ func _Attestation_Watch_Handler(srv interface{}, stream grpc.ServerStream) error
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Attestation_WatchServer = grpc.ServerStreamingServer[WatchEvent]
 
+func _Attestation_MintJWTSVID_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MintJWTSVIDRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AttestationServer).MintJWTSVID(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Attestation_MintJWTSVID_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AttestationServer).MintJWTSVID(ctx, req.(*MintJWTSVIDRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Attestation_ServiceDesc is the grpc.ServiceDesc for Attestation service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Attestation_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "assay.v1.Attestation",
 	HandlerType: (*AttestationServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "MintJWTSVID",
+			Handler:    _Attestation_MintJWTSVID_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Attest",
