@@ -36,7 +36,7 @@ func (l *Ledger) Deny(ctx context.Context, d Denial) (kept bool, err error) {
 		return false, internal("ledger_denial", errors.New("a denial needs verified evidence: others are for Reject"))
 	}
 	def(&d.Reference, NewReference())
-	if !isReference(d.Reference) {
+	if !isDrawn(d.Reference) {
 		return false, internal("ledger_denial", errors.New("not a reference"))
 	}
 	e := l.describe(claims, d.Verified.Challenge(), d.Decision, d.Origin)

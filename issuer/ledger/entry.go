@@ -12,14 +12,17 @@ import (
 // payloadVersion is Entry.Version of what this program writes.
 const payloadVersion = 1
 
-// The outcomes of an entry.
+// The outcomes of an entry: what it is a record of.
 const (
-	Granted = "granted"
-	Denied  = "denied"
+	Granted = "granted" // an attestation that earned SVIDs
+	Denied  = "denied"  // one that policy refused; not chained
+	Minted  = "token"   // a JWT-SVID: see [Token]
+	Admin   = "admin"   // a call of an administrator: see [Action]
 )
 
 // Entry is the payload of one record: JSON, kept and hashed byte for byte. The
-// same form describes a denial, which is kept outside the chain.
+// same form describes a denial, which is kept outside the chain. What an outcome
+// has nothing to say of is absent.
 type Entry struct {
 	Version     int    `json:"version"` // 1
 	TrustDomain string `json:"trust_domain"`
@@ -27,30 +30,33 @@ type Entry struct {
 	// Time is the server's, when the entry was made, before it became durable.
 	Time      time.Time `json:"time"`
 	Reference string    `json:"reference"`
-	Outcome   string    `json:"outcome"` // "granted" or "denied"
+	Outcome   string    `json:"outcome"` // "granted", "denied", "token" or "admin"
 
-	Platform attest.Platform `json:"tee"`
-	Purpose  attest.Purpose  `json:"purpose"`
-	Instance attest.Instance `json:"instance"`
+	Platform attest.Platform `json:"tee,omitzero"`
+	Purpose  attest.Purpose  `json:"purpose,omitzero"`
+	Instance attest.Instance `json:"instance,omitzero"`
 	// Simulated: the evidence ends in a simulator's root.
 	Simulated bool `json:"simulated"`
 	// EvidenceDigest is SHA-256 of the evidence body. EvidenceKept says whether
 	// the body was to be stored with this entry: quotas can leave it out, and
 	// its retention ends.
-	EvidenceDigest attest.Bytes `json:"evidence_digest"`
+	EvidenceDigest attest.Bytes `json:"evidence_digest,omitempty"`
 	EvidenceKept   bool         `json:"evidence_kept"`
 	// VerifiedAt is the server's time of the verification.
-	VerifiedAt time.Time `json:"verified_at"`
+	VerifiedAt time.Time `json:"verified_at,omitzero"`
 	// Peer is the network address that the attestation came from. Nothing
 	// depends on it: it may be a NAT, or a lie.
 	Peer string `json:"peer,omitempty"`
 
-	Policy   Policy          `json:"policy"`
-	Claims   attest.Claims   `json:"claims"`
-	Decision policy.Decision `json:"decision"`
+	Policy   Policy          `json:"policy,omitzero"`
+	Claims   attest.Claims   `json:"claims,omitzero"`
+	Decision policy.Decision `json:"decision,omitzero"`
 	// Identities are the SVIDs that the entry allows. An SVID can be missing
 	// (the server stopped between record and signature), never be another.
-	Identities []Identity `json:"identities"`
+	Identities []Identity `json:"identities,omitzero"`
+
+	Token  *Token  `json:"token,omitempty"`
+	Action *Action `json:"action,omitempty"`
 }
 
 // Policy names what decided.

@@ -70,7 +70,7 @@ func (l *Ledger) prepare(g *policy.Grant, from Origin) (*recorded, error) {
 		return nil, internal("ledger_kind", errors.New("the evidence is of the other kind (hardware, simulated) than the trust domain: it is one for life"))
 	}
 	def(&from.Reference, NewReference())
-	if !isReference(from.Reference) {
+	if !isDrawn(from.Reference) {
 		return nil, internal("ledger_entry", fmt.Errorf("%.40q is not a reference", from.Reference))
 	}
 	r := &recorded{trustDomain: l.trustDomain, chain: l.chain, publish: g.Publish()}

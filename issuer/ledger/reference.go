@@ -15,8 +15,13 @@ func NewReference() string {
 	return "as-" + strings.ToLower(enc[:10])
 }
 
-// isReference reports whether s could have been drawn by NewReference.
+// isReference reports whether s could be the reference of an entry: drawn by
+// NewReference, or the ID of a token.
 func isReference(s string) bool {
+	return isDrawn(s) || isHex128(s)
+}
+
+func isDrawn(s string) bool {
 	if len(s) != 13 || s[:3] != "as-" {
 		return false
 	}

@@ -171,7 +171,8 @@ func indexDiffers(row *store.Entry, e Entry) string {
 		return "reference"
 	case row.Instance != string(e.Instance):
 		return "instance"
-	case !bytes.Equal(row.EvidenceDigest[:], e.EvidenceDigest):
+	case len(e.EvidenceDigest) == 0 && row.EvidenceDigest != [32]byte{},
+		len(e.EvidenceDigest) != 0 && !bytes.Equal(row.EvidenceDigest[:], e.EvidenceDigest):
 		return "evidence"
 	case !slices.Equal(row.Identities, ids):
 		return "identities"

@@ -44,6 +44,9 @@ const (
 	TopicPolicies     Topic = "policies"      // key: the name; also what was refused
 	TopicInventory    Topic = "tpm_inventory"
 	TopicBindings     Topic = "tpm_bindings" // key: the EK in hex
+	TopicMembers      Topic = "members"      // key: the server's name
+	TopicBans         Topic = "bans"
+	TopicFederations  Topic = "federations" // key: the foreign trust domain
 	// TopicLost: the database cannot be reached, and changes are not heard of. Who
 	// must not be late asks the store until the next Event.
 	TopicLost Topic = "lost"
