@@ -85,6 +85,17 @@ func fault(check string, err error, hint string) error {
 	return &attest.Error{Kind: attest.Internal, Check: check, Err: err, Hint: hint}
 }
 
+// signing is the error of a signature that was not made. A signer that is away is
+// Unavailable, as it says itself: whoever asked may ask again. Everything else is
+// a fault of this server.
+func signing(check string, err error) error {
+	var e *attest.Error
+	if errors.As(err, &e) && e.Kind == attest.Unavailable {
+		return &attest.Error{Kind: attest.Unavailable, Check: e.Check, Err: err, Hint: e.Hint}
+	}
+	return internal(check, err)
+}
+
 func lost(path string, err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
