@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/assay-project/assay/attest"
@@ -40,17 +38,9 @@ func starting(err error) error {
 
 // data is what the server keeps on disk, open.
 type data struct {
-	store  *store.SQLite
+	store  store.Store
 	ledger *ledger.Ledger
 	ca     *ca.CA
-}
-
-// notInitialised says that init was never run here, if so.
-func notInitialised(cfg *config.Config) error {
-	if _, err := os.Stat(ca.DatabasePath(cfg.DataDir)); errors.Is(err, fs.ErrNotExist) {
-		return cli.Usagef("run `assayd init --trust-domain "+cfg.TrustDomain+"` first, or mend data_dir", "%s holds no database", cfg.DataDir)
-	}
-	return nil
 }
 
 // openData opens database, keys, ledger and CA. The caller closes the store.
@@ -58,9 +48,9 @@ func openData(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *dat
 	if err := notInitialised(cfg); err != nil {
 		return nil, err
 	}
-	st, err := store.OpenSQLite(ctx, ca.DatabasePath(cfg.DataDir))
+	st, err := openStore(ctx, cfg, log)
 	if err != nil {
-		return nil, starting(err)
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -99,7 +89,7 @@ func quotas(cfg *config.Config) ledger.Quotas {
 
 // checkKind compares the trust domain and its kind with the database's: both
 // are fixed for life.
-func checkKind(ctx context.Context, cfg *config.Config, st *store.SQLite) error {
+func checkKind(ctx context.Context, cfg *config.Config, st store.Store) error {
 	tds, err := st.TrustDomains(ctx)
 	if err != nil {
 		return starting(err)
@@ -109,7 +99,7 @@ func checkKind(ctx context.Context, cfg *config.Config, st *store.SQLite) error 
 			continue
 		}
 		if td.Simulated != cfg.Simulated() {
-			return cli.Usagef("use another data_dir", "%s was made for a trust domain of another kind (simulated: %t)", cfg.DataDir, td.Simulated)
+			return cli.Usagef("use another data_dir or database", "%s was made for a trust domain of another kind (simulated: %t)", databaseOf(cfg), td.Simulated)
 		}
 		return nil
 	}
@@ -117,7 +107,19 @@ func checkKind(ctx context.Context, cfg *config.Config, st *store.SQLite) error 
 	for _, td := range tds {
 		names = append(names, td.Name)
 	}
-	return cli.Usagef("the trust domain of a data directory is fixed for life: mend trust_domain or data_dir", "%s was made for trust domain %v, not %s", cfg.DataDir, names, cfg.TrustDomain)
+	hint := "the trust domain of a data directory is fixed for life: mend trust_domain or data_dir"
+	if cfg.Database.URL != "" {
+		hint = "run `assayd init` for the first server of a trust domain, or mend trust_domain or database.url"
+	}
+	return cli.Usagef(hint, "%s was made for trust domain %v, not %s", databaseOf(cfg), names, cfg.TrustDomain)
+}
+
+// databaseOf names what holds the trust domain, without a password.
+func databaseOf(cfg *config.Config) string {
+	if cfg.Database.URL != "" {
+		return "the database of database.url"
+	}
+	return cfg.DataDir
 }
 
 // checkData looks at the data without changing anything, also while a server
@@ -126,9 +128,9 @@ func checkData(ctx context.Context, cfg *config.Config, policy *issuer.PolicyFil
 	if err := notInitialised(cfg); err != nil {
 		return err
 	}
-	st, err := store.OpenSQLiteReadOnly(ctx, ca.DatabasePath(cfg.DataDir))
+	st, err := openStoreReadOnly(ctx, cfg, log)
 	if err != nil {
-		return starting(err)
+		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 	if err := checkKind(ctx, cfg, st); err != nil {
@@ -148,7 +150,7 @@ func checkData(ctx context.Context, cfg *config.Config, policy *issuer.PolicyFil
 
 // checkLedger is the ledger's part, where its key can be read; where it cannot,
 // ca.Check says so.
-func checkLedger(ctx context.Context, cfg *config.Config, ring keys.Ring, st *store.SQLite, log *slog.Logger) error {
+func checkLedger(ctx context.Context, cfg *config.Config, ring keys.Ring, st store.Store, log *slog.Logger) error {
 	signer, err := ca.CheckpointSigner(ctx, ring)
 	if err != nil {
 		return nil //nolint:nilerr // ca.Check reports it
@@ -157,12 +159,12 @@ func checkLedger(ctx context.Context, cfg *config.Config, ring keys.Ring, st *st
 }
 
 func ledgerOptions(cfg *config.Config, log *slog.Logger) ledger.Options {
-	return ledger.Options{Now: time.Now, Log: log, Sink: cfg.CheckpointSink, Retain: cfg.RetainEvidence, Quotas: quotas(cfg)}
+	return ledger.Options{Chain: cfg.Server, Now: time.Now, Log: log, Sink: cfg.CheckpointSink, Retain: cfg.RetainEvidence, Quotas: quotas(cfg)}
 }
 
-func caConfig(cfg *config.Config, ring keys.Ring, st *store.SQLite, results ca.ResultKeeper, log *slog.Logger) ca.Config {
+func caConfig(cfg *config.Config, ring keys.Ring, st store.Store, results ca.ResultKeeper, log *slog.Logger) ca.Config {
 	return ca.Config{
-		TrustDomain: cfg.TrustDomain, Simulated: cfg.Simulated(), DataDir: cfg.DataDir,
+		TrustDomain: cfg.TrustDomain, Simulated: cfg.Simulated(), Chain: cfg.Server, DataDir: cfg.DataDir,
 		Keys: ring, Store: st, Results: results, Now: time.Now, Log: log,
 	}
 }

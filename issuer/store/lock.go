@@ -29,8 +29,8 @@ func takeLock(path string) (*lockFile, error) {
 		}
 		_ = f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fault("database_lock", path, errors.New("another assayd uses this database"+holder),
-				"stop it first; several servers need PostgreSQL")
+			return nil, fault("database_lock", path, errors.New("another assayd uses this data directory"+holder),
+				"stop it first; several servers need PostgreSQL, and a data directory each")
 		}
 		return nil, fault("database_lock", path, err, "put the data directory on a file system with locks")
 	}
@@ -49,6 +49,22 @@ func (l *lockFile) release() error {
 	}
 	return nil
 }
+
+// DataDirLock keeps a second process away from a data directory whose database is
+// elsewhere.
+type DataDirLock struct{ l *lockFile }
+
+// LockDataDir takes the lock, or fails with check database_lock.
+func LockDataDir(path string) (*DataDirLock, error) {
+	l, err := takeLock(path)
+	if err != nil {
+		return nil, err
+	}
+	return &DataDirLock{l}, nil
+}
+
+// Release lets go of it. The kernel does, when the process ends.
+func (d *DataDirLock) Release() error { return d.l.release() }
 
 func fault(check, path string, err error, hint string) error {
 	return &attest.Error{Kind: attest.Internal, Check: check, Err: fmt.Errorf("%s: %w", path, err), Hint: hint}

@@ -25,6 +25,10 @@ type Config struct {
 	// over the network wants sslmode=verify-full. The password comes best from a
 	// password file (passfile=…).
 	ConnString string
+	// PasswordFile holds the password, and nobody else may read it (0600). It is
+	// read for every new connection, so that a password can be changed while
+	// servers run. Empty: that of ConnString, if any.
+	PasswordFile string
 	// MaxConns bounds the connections of this server (8).
 	MaxConns int32
 	// Timeout bounds every operation, also of a caller without a deadline (30 s).
@@ -61,6 +65,7 @@ const oldest = 15_00_00
 //
 //	database_config      the connection string is one
 //	database_tls         a database over the network is authenticated and encrypted
+//	database_password    the password file can be read, and only by its owner
 //	database_connect     it answers
 //	database_version     it is PostgreSQL 15 or later
 //	database_durability  what it commits survives the loss of power
@@ -141,6 +146,12 @@ func (s *Store) poolConfig() (*pgxpool.Config, error) {
 		cc.RuntimeParams["default_transaction_read_only"] = "on"
 	}
 	pc.AfterConnect = s.inspect
+	if s.cfg.PasswordFile != "" {
+		if _, err := readPassword(s.cfg.PasswordFile); err != nil {
+			return nil, err
+		}
+		pc.BeforeConnect = s.password
+	}
 	return pc, nil
 }
 
