@@ -28,6 +28,7 @@ type Store interface {
 	AuthorityStore
 	PolicyStore
 	TPMStore
+	FederationStore
 	LedgerStore
 	LedgerReader
 }

@@ -39,7 +39,7 @@ func listed(t *testing.T, s store.FederationStore, revision uint64, want ...stor
 func federations(t *testing.T, s store.Store, reopen func(*testing.T, store.Store) store.Store) {
 	ctx := t.Context()
 	initialised(t, s)
-	f := s.(store.FederationStore)
+	f := s
 	listed(t, f, 0)
 	b, a := foreign("b.example", 1), foreign("a.example", 1)
 	a.Bundle, a.FetchedAt, a.BundleServer, a.BundleSeal = []byte{}, time.Time{}, "", []byte{}
@@ -57,7 +57,7 @@ func federations(t *testing.T, s store.Store, reopen func(*testing.T, store.Stor
 	next.URL, next.Profile, next.EndpointID = "https://b/x", "https_spiffe", "spiffe://b.example/assay/bundle"
 	must(t, f.PutFederation(ctx, next))
 	s = reopen(t, s)
-	f = s.(store.FederationStore)
+	f = s
 	listed(t, f, 3, a, next)
 	if got, n, err := f.Federations(ctx, "other.example.org"); err != nil || len(got) != 0 || n != 0 {
 		t.Errorf("of another trust domain: %v, %d, %v", got, n, err)
@@ -79,7 +79,7 @@ func federations(t *testing.T, s store.Store, reopen func(*testing.T, store.Stor
 func claims(t *testing.T, s store.Store) {
 	ctx := t.Context()
 	initialised(t, s)
-	f := s.(store.FederationStore)
+	f := s
 	row := foreign("b.example", 1)
 	must(t, f.PutFederation(ctx, row))
 	if mine, err := f.ClaimFederation(ctx, td, "b.example", row.NextAt.Add(-time.Microsecond), row.NextAt.Add(time.Hour)); mine || err != nil {
@@ -103,7 +103,7 @@ func claims(t *testing.T, s store.Store) {
 func checked(t *testing.T, s store.Store) {
 	ctx := t.Context()
 	initialised(t, s)
-	f := s.(store.FederationStore)
+	f := s
 	row := foreign("b.example", 1)
 	must(t, f.PutFederation(ctx, row))
 	row.NextAt, row.CheckedAt, row.Failures, row.Error = start.Add(time.Hour), start.Add(time.Minute), 0, ""

@@ -43,6 +43,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 	t.Run("NamesAreInTheOrderOfTheirBytes", func(t *testing.T) { byteOrder(t, open(t)) })
 	t.Run("TextComesBackAsItWentIn", func(t *testing.T) { anyText(t, open(t)) })
 	t.Run("PruningLeavesNoEvidenceWithoutItsLog", func(t *testing.T) { pruneBeside(t, open(t)) })
+	RunFederations(t, open, reopen)
 }
 
 const td = "simulated.example.org"
