@@ -20,7 +20,7 @@ import (
 // Attest is one attestation in one stream. See the package comment for its
 // steps, and docs/spec/protocol.md for what a client sees.
 func (s *Server) Attest(stream assayv1.Attestation_AttestServer) error {
-	a := &attestation{Server: s, stream: stream, reference: ledger.NewReference()}
+	a := &attestation{Server: s, stream: stream, reference: ledger.NewReference(), span: s.tracing.attestation(s.td.Name())}
 	s.inFlight.Add(1)
 	defer s.inFlight.Add(-1)
 	return a.end(a.run(stream.Context()))
@@ -36,6 +36,7 @@ type attestation struct {
 	tee       attest.Platform
 	purpose   attest.Purpose
 	issued    []string // the SPIFFE IDs, at the end
+	span      *span    // its trace, nil where it is not traced
 }
 
 func (a *attestation) run(ctx context.Context) error {
@@ -85,7 +86,7 @@ func (a *attestation) run(ctx context.Context) error {
 	exchange, waited := a.exchange(place, deadline)
 	start := time.Now()
 	verified, err := a.set.Verify(ctx, evidence, challenge, exchange, a.now())
-	a.metrics.took("verify", time.Since(start)-waited())
+	a.took("verify", time.Since(start)-waited())
 	if err != nil {
 		return err
 	}
@@ -93,7 +94,7 @@ func (a *attestation) run(ctx context.Context) error {
 	a.listener.vouched(address)
 
 	// 7. What policy grants. (Bans of instances come before it, when they exist.)
-	done := a.metrics.step("authorize")
+	done := a.step("authorize")
 	decides := a.policy.Current()
 	grant, err := decides.Authorize(verified, a.now())
 	done()
@@ -102,7 +103,7 @@ func (a *attestation) run(ctx context.Context) error {
 	}
 
 	// 8. On record, durably, before any signature.
-	done = a.metrics.step("record")
+	done = a.step("record")
 	recorded, err := a.ledger.Record(ctx, grant, ledger.Origin{Peer: address.String(), Reference: a.reference})
 	done()
 	if err != nil {
@@ -113,7 +114,7 @@ func (a *attestation) run(ctx context.Context) error {
 	}
 
 	// 9. Certificates.
-	done = a.metrics.step("issue")
+	done = a.step("issue")
 	issued, err := a.ca.Issue(ctx, recorded)
 	done()
 	if err != nil {
@@ -176,17 +177,20 @@ func (a *attestation) end(err error) error {
 	if err == nil {
 		a.issuedTotal.Add(1)
 		a.metrics.attestations.WithLabelValues(tee, purpose, "issued").Inc()
+		a.span.end(tee, purpose, "issued", "")
 		a.metrics.svids.Add(float64(len(a.issued)))
 		a.log.InfoContext(ctx, "issued", "reference", a.reference, "tee", tee, "purpose", purpose, "spiffe_ids", strings.Join(a.issued, " "), "peer", peer)
 		return nil
 	}
 	if gone(ctx, err) {
 		a.metrics.attestations.WithLabelValues(tee, purpose, "aborted").Inc()
+		a.span.end(tee, purpose, "aborted", "")
 		return status.Error(codes.Canceled, "the client left")
 	}
 	kind, check := attest.KindOf(err), attest.CheckOf(err)
 	a.metrics.attestations.WithLabelValues(tee, purpose, kind.String()).Inc()
 	a.metrics.refusals.WithLabelValues(kind.String(), check).Inc()
+	a.span.end(tee, purpose, kind.String(), check)
 	switch kind {
 	case attest.Denied:
 		a.deniedTotal.Add(1)

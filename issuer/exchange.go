@@ -28,7 +28,7 @@ func (a *attestation) exchange(p *place, deadline time.Time) (x verifiers.Exchan
 		start := time.Now()
 		defer func() {
 			spent = time.Since(start)
-			a.metrics.took("activate", spent)
+			a.took("activate", spent)
 		}()
 		err := a.stream.Send(&assayv1.AttestResponse{Message: &assayv1.AttestResponse_CredentialChallenge{
 			CredentialChallenge: &assayv1.CredentialChallenge{Credential: challenge},

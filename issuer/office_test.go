@@ -180,8 +180,10 @@ func (o *office) start() {
 	o.bootstrap, err = ca.BootstrapRootPEM(o.cfg.DataDir)
 	must(t, err)
 	o.metrics = issuer.NewMetrics(trustDomain)
+	tracing, err := issuer.OpenTracing(ctx, o.cfg.Tracing, "test", log)
+	must(t, err)
 	o.server, err = issuer.New(o.cfg, issuer.Parts{
-		Set: set, Policy: o.policy, Ledger: o.ledger, CA: o.ca, Metrics: o.metrics, TPMs: o.tpms, Log: log, Now: o.clock.Now, Version: "test",
+		Set: set, Policy: o.policy, Ledger: o.ledger, CA: o.ca, Metrics: o.metrics, TPMs: o.tpms, Log: log, Now: o.clock.Now, Version: "test", Tracing: tracing,
 	})
 	must(t, err)
 
@@ -210,6 +212,7 @@ func (o *office) start() {
 		if cerr := o.store.Close(); err == nil {
 			err = cerr
 		}
+		tracing.Close()
 		return err
 	})
 	stop := o.stop

@@ -42,7 +42,7 @@ const maxAdminMessage = signed.MaxSize + 64<<10 // bytes
 const challengeTTL = 60 * time.Second
 
 // Parts are what the service is made of; cmd/assayd builds them. All are
-// required but Version, and TPMs where no TPM is served.
+// required but Version, Tracing, and TPMs where no TPM is served.
 type Parts struct {
 	Set     verifiers.Set
 	Policy  *PolicyFile
@@ -53,6 +53,7 @@ type Parts struct {
 	Log     *slog.Logger
 	Now     func() time.Time
 	Version string // of the software, for Status
+	Tracing *Tracing
 }
 
 // Listeners are what the service is reached through. Metrics may be nil.
@@ -79,6 +80,7 @@ type Server struct {
 	log     *slog.Logger
 	now     func() time.Time
 	version string
+	tracing *Tracing
 
 	challengeTTL time.Duration
 	closingGrace atomic.Int64 // nanoseconds
@@ -125,7 +127,7 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 	}
 	s := &Server{
 		td: td, id: id, cfg: cfg,
-		set: p.Set, policy: p.Policy, ledger: p.Ledger, ca: p.CA, metrics: p.Metrics, tpms: p.TPMs, log: p.Log, now: p.Now, version: p.Version,
+		set: p.Set, policy: p.Policy, ledger: p.Ledger, ca: p.CA, metrics: p.Metrics, tpms: p.TPMs, log: p.Log, now: p.Now, version: p.Version, tracing: p.Tracing,
 		challengeTTL: challengeTTL,
 		started:      p.Now(),
 		handshakes:   newGate(cfg.Limits.Handshakes, cfg.Limits.HandshakesPerAddress),

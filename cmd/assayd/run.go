@@ -88,11 +88,16 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) 
 		return starting(err)
 	}
 
+	tracing, err := issuer.OpenTracing(ctx, cfg.Tracing, cli.Version(), log)
+	if err != nil {
+		return starting(err)
+	}
+	defer tracing.Close()
 	metrics := issuer.NewMetrics(cfg.TrustDomain)
 	platformMetrics(metrics, tees, source, registry)
 	server, err := issuer.New(*cfg, issuer.Parts{
 		Set: tees.set, Policy: policy, Ledger: data.ledger, CA: data.ca,
-		Metrics: metrics, TPMs: registry, Log: log, Now: time.Now, Version: cli.Version(),
+		Metrics: metrics, TPMs: registry, Log: log, Now: time.Now, Version: cli.Version(), Tracing: tracing,
 	})
 	if err != nil {
 		return starting(err)
