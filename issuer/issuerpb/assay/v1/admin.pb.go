@@ -32,6 +32,9 @@ const (
 	Outcome_OUTCOME_UNSPECIFIED Outcome = 0
 	Outcome_OUTCOME_GRANTED     Outcome = 1
 	Outcome_OUTCOME_DENIED      Outcome = 2
+	// JWT-SVIDs, and calls of administrators; they are in the chain.
+	Outcome_OUTCOME_TOKEN Outcome = 3
+	Outcome_OUTCOME_ADMIN Outcome = 4
 )
 
 // Enum value maps for Outcome.
@@ -40,11 +43,15 @@ var (
 		0: "OUTCOME_UNSPECIFIED",
 		1: "OUTCOME_GRANTED",
 		2: "OUTCOME_DENIED",
+		3: "OUTCOME_TOKEN",
+		4: "OUTCOME_ADMIN",
 	}
 	Outcome_value = map[string]int32{
 		"OUTCOME_UNSPECIFIED": 0,
 		"OUTCOME_GRANTED":     1,
 		"OUTCOME_DENIED":      2,
+		"OUTCOME_TOKEN":       3,
+		"OUTCOME_ADMIN":       4,
 	}
 )
 
@@ -397,7 +404,10 @@ type ListLedgerRequest struct {
 	Instance string  `protobuf:"bytes,4,opt,name=instance,proto3" json:"instance,omitempty"`
 	Outcome  Outcome `protobuf:"varint,5,opt,name=outcome,proto3,enum=assay.v1.Outcome" json:"outcome,omitempty"`
 	// Newest first, for people; the default is oldest first, for verification.
-	NewestFirst   bool `protobuf:"varint,6,opt,name=newest_first,json=newestFirst,proto3" json:"newest_first,omitempty"`
+	NewestFirst bool `protobuf:"varint,6,opt,name=newest_first,json=newestFirst,proto3" json:"newest_first,omitempty"`
+	// The chain of this server, whole: every entry of it, whatever its outcome,
+	// and no denials. Empty is those of all servers, merged by time.
+	Chain         string `protobuf:"bytes,7,opt,name=chain,proto3" json:"chain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -474,6 +484,13 @@ func (x *ListLedgerRequest) GetNewestFirst() bool {
 	return false
 }
 
+func (x *ListLedgerRequest) GetChain() string {
+	if x != nil {
+		return x.Chain
+	}
+	return ""
+}
+
 type ListRecordsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// OUTCOME_GRANTED or OUTCOME_DENIED: each has its own sequence.
@@ -484,8 +501,10 @@ type ListRecordsRequest struct {
 	Limit uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
 	// Leave out issuances from before since, and from until on, with an hour at
 	// either end for clocks that were set. 0 has no end.
-	SinceUnixMs   int64 `protobuf:"varint,4,opt,name=since_unix_ms,json=sinceUnixMs,proto3" json:"since_unix_ms,omitempty"`
-	UntilUnixMs   int64 `protobuf:"varint,5,opt,name=until_unix_ms,json=untilUnixMs,proto3" json:"until_unix_ms,omitempty"`
+	SinceUnixMs int64 `protobuf:"varint,4,opt,name=since_unix_ms,json=sinceUnixMs,proto3" json:"since_unix_ms,omitempty"`
+	UntilUnixMs int64 `protobuf:"varint,5,opt,name=until_unix_ms,json=untilUnixMs,proto3" json:"until_unix_ms,omitempty"`
+	// Issuances of this chain; empty is the answering server's own.
+	Chain         string `protobuf:"bytes,6,opt,name=chain,proto3" json:"chain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -555,13 +574,22 @@ func (x *ListRecordsRequest) GetUntilUnixMs() int64 {
 	return 0
 }
 
+func (x *ListRecordsRequest) GetChain() string {
+	if x != nil {
+		return x.Chain
+	}
+	return ""
+}
+
 type GetLedgerEntryRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Key:
 	//
 	//	*GetLedgerEntryRequest_Reference
 	//	*GetLedgerEntryRequest_Sequence
-	Key           isGetLedgerEntryRequest_Key `protobuf_oneof:"key"`
+	Key isGetLedgerEntryRequest_Key `protobuf_oneof:"key"`
+	// Whose sequence it is; empty is the answering server's own chain.
+	Chain         string `protobuf:"bytes,3,opt,name=chain,proto3" json:"chain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -621,6 +649,13 @@ func (x *GetLedgerEntryRequest) GetSequence() uint64 {
 	return 0
 }
 
+func (x *GetLedgerEntryRequest) GetChain() string {
+	if x != nil {
+		return x.Chain
+	}
+	return ""
+}
+
 type isGetLedgerEntryRequest_Key interface {
 	isGetLedgerEntryRequest_Key()
 }
@@ -630,7 +665,7 @@ type GetLedgerEntryRequest_Reference struct {
 }
 
 type GetLedgerEntryRequest_Sequence struct {
-	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3,oneof"` // of the issuance ledger
+	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3,oneof"` // of a chain
 }
 
 func (*GetLedgerEntryRequest_Reference) isGetLedgerEntryRequest_Key() {}
@@ -649,8 +684,10 @@ type LedgerEntry struct {
 	// The bytes that were hashed: JSON, documented in docs/spec/ledger.md.
 	Payload []byte `protobuf:"bytes,5,opt,name=payload,proto3" json:"payload,omitempty"`
 	// Chain values; empty for denials, which are not chained.
-	PreviousHash  []byte `protobuf:"bytes,6,opt,name=previous_hash,json=previousHash,proto3" json:"previous_hash,omitempty"`
-	Hash          []byte `protobuf:"bytes,7,opt,name=hash,proto3" json:"hash,omitempty"`
+	PreviousHash []byte `protobuf:"bytes,6,opt,name=previous_hash,json=previousHash,proto3" json:"previous_hash,omitempty"`
+	Hash         []byte `protobuf:"bytes,7,opt,name=hash,proto3" json:"hash,omitempty"`
+	// The chain that it is in: the name of the server that wrote it.
+	Chain         string `protobuf:"bytes,8,opt,name=chain,proto3" json:"chain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -734,6 +771,13 @@ func (x *LedgerEntry) GetHash() []byte {
 	return nil
 }
 
+func (x *LedgerEntry) GetChain() string {
+	if x != nil {
+		return x.Chain
+	}
+	return ""
+}
+
 type ListCheckpointsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -774,8 +818,12 @@ type Checkpoint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A signed note, docs/spec/ledger.md.
 	Note []byte `protobuf:"bytes,1,opt,name=note,proto3" json:"note,omitempty"`
-	// The verifier key of the notes, in the note format's text form.
-	VerifierKey   string `protobuf:"bytes,2,opt,name=verifier_key,json=verifierKey,proto3" json:"verifier_key,omitempty"`
+	// The verifier key of the notes, in the note format's text form. Empty where
+	// the answering server knows none.
+	VerifierKey string `protobuf:"bytes,2,opt,name=verifier_key,json=verifierKey,proto3" json:"verifier_key,omitempty"`
+	// The chain that it is of. A chain without checkpoints is named by one with an
+	// empty note.
+	Chain         string `protobuf:"bytes,3,opt,name=chain,proto3" json:"chain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -820,6 +868,13 @@ func (x *Checkpoint) GetNote() []byte {
 func (x *Checkpoint) GetVerifierKey() string {
 	if x != nil {
 		return x.VerifierKey
+	}
+	return ""
+}
+
+func (x *Checkpoint) GetChain() string {
+	if x != nil {
+		return x.Chain
 	}
 	return ""
 }
@@ -2058,24 +2113,27 @@ const file_assay_v1_admin_proto_rawDesc = "" +
 	"\x0ejoined_unix_ms\x18\x02 \x01(\x03R\fjoinedUnixMs\x12\x1f\n" +
 	"\vledger_size\x18\x03 \x01(\x04R\n" +
 	"ledgerSize\x12+\n" +
-	"\x12last_entry_unix_ms\x18\x04 \x01(\x03R\x0flastEntryUnixMs\"\xc8\x01\n" +
+	"\x12last_entry_unix_ms\x18\x04 \x01(\x03R\x0flastEntryUnixMs\"\xde\x01\n" +
 	"\x11ListLedgerRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\x04R\x05after\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\x12\x1b\n" +
 	"\tspiffe_id\x18\x03 \x01(\tR\bspiffeId\x12\x1a\n" +
 	"\binstance\x18\x04 \x01(\tR\binstance\x12+\n" +
 	"\aoutcome\x18\x05 \x01(\x0e2\x11.assay.v1.OutcomeR\aoutcome\x12!\n" +
-	"\fnewest_first\x18\x06 \x01(\bR\vnewestFirst\"\xb5\x01\n" +
+	"\fnewest_first\x18\x06 \x01(\bR\vnewestFirst\x12\x14\n" +
+	"\x05chain\x18\a \x01(\tR\x05chain\"\xcb\x01\n" +
 	"\x12ListRecordsRequest\x12+\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x11.assay.v1.OutcomeR\aoutcome\x12\x14\n" +
 	"\x05after\x18\x02 \x01(\x04R\x05after\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\"\n" +
 	"\rsince_unix_ms\x18\x04 \x01(\x03R\vsinceUnixMs\x12\"\n" +
-	"\runtil_unix_ms\x18\x05 \x01(\x03R\vuntilUnixMs\"\\\n" +
+	"\runtil_unix_ms\x18\x05 \x01(\x03R\vuntilUnixMs\x12\x14\n" +
+	"\x05chain\x18\x06 \x01(\tR\x05chain\"r\n" +
 	"\x15GetLedgerEntryRequest\x12\x1e\n" +
 	"\treference\x18\x01 \x01(\tH\x00R\treference\x12\x1c\n" +
-	"\bsequence\x18\x02 \x01(\x04H\x00R\bsequenceB\x05\n" +
-	"\x03key\"\xe9\x01\n" +
+	"\bsequence\x18\x02 \x01(\x04H\x00R\bsequence\x12\x14\n" +
+	"\x05chain\x18\x03 \x01(\tR\x05chainB\x05\n" +
+	"\x03key\"\xff\x01\n" +
 	"\vLedgerEntry\x12+\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x11.assay.v1.OutcomeR\aoutcome\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x1c\n" +
@@ -2084,12 +2142,14 @@ const file_assay_v1_admin_proto_rawDesc = "" +
 	"timeUnixMs\x12\x18\n" +
 	"\apayload\x18\x05 \x01(\fR\apayload\x12#\n" +
 	"\rprevious_hash\x18\x06 \x01(\fR\fpreviousHash\x12\x12\n" +
-	"\x04hash\x18\a \x01(\fR\x04hash\"\x18\n" +
-	"\x16ListCheckpointsRequest\"C\n" +
+	"\x04hash\x18\a \x01(\fR\x04hash\x12\x14\n" +
+	"\x05chain\x18\b \x01(\tR\x05chain\"\x18\n" +
+	"\x16ListCheckpointsRequest\"Y\n" +
 	"\n" +
 	"Checkpoint\x12\x12\n" +
 	"\x04note\x18\x01 \x01(\fR\x04note\x12!\n" +
-	"\fverifier_key\x18\x02 \x01(\tR\vverifierKey\",\n" +
+	"\fverifier_key\x18\x02 \x01(\tR\vverifierKey\x12\x14\n" +
+	"\x05chain\x18\x03 \x01(\tR\x05chain\",\n" +
 	"\x12GetEvidenceRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\fR\x06digest\"\x9e\x01\n" +
 	"\x13GetEvidenceResponse\x12\x10\n" +
@@ -2171,11 +2231,13 @@ const file_assay_v1_admin_proto_rawDesc = "" +
 	"\x03key\"_\n" +
 	"\x11GetPolicyResponse\x12.\n" +
 	"\x06change\x18\x01 \x01(\v2\x16.assay.v1.PolicyChangeR\x06change\x12\x1a\n" +
-	"\bdocument\x18\x02 \x01(\fR\bdocument*K\n" +
+	"\bdocument\x18\x02 \x01(\fR\bdocument*q\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOUTCOME_GRANTED\x10\x01\x12\x12\n" +
-	"\x0eOUTCOME_DENIED\x10\x022\xce\b\n" +
+	"\x0eOUTCOME_DENIED\x10\x02\x12\x11\n" +
+	"\rOUTCOME_TOKEN\x10\x03\x12\x11\n" +
+	"\rOUTCOME_ADMIN\x10\x042\xce\b\n" +
 	"\x05Admin\x12;\n" +
 	"\x06Status\x12\x17.assay.v1.StatusRequest\x1a\x18.assay.v1.StatusResponse\x12B\n" +
 	"\n" +
