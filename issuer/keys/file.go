@@ -41,6 +41,10 @@ func LoadOrCreate(path string, create bool, alg Algorithm) (crypto.Signer, error
 	return nil, err
 }
 
+// ReadKey reads a private key of any algorithm that signs, such as that of a CA
+// which is not ours. The checks are those of key files.
+func ReadKey(path string) (crypto.Signer, error) { return load(path) }
+
 // fault is an error about one file, in the form in which the commands print it.
 func fault(check, path string, err error, hint string) error {
 	return &attest.Error{Kind: attest.Internal, Check: check, Err: fmt.Errorf("%s: %w", path, err), Hint: hint}
