@@ -65,6 +65,10 @@ type keyEntry struct {
 // Sign writes the document, signed by the verifier root, whose key must be on
 // P-256. Times are cut to seconds.
 func (k *VerifierKeys) Sign(root crypto.Signer) ([]byte, error) {
+	return k.signAs(typeVerifierKeys, root)
+}
+
+func (k *VerifierKeys) signAs(typ string, root crypto.Signer) ([]byte, error) {
 	doc := keysDocument{
 		TrustDomain: k.TrustDomain.Name(),
 		Sequence:    k.Sequence,
@@ -89,7 +93,7 @@ func (k *VerifierKeys) Sign(root crypto.Signer) ([]byte, error) {
 	if _, err := decodeVerifierKeys(payload); err != nil {
 		return nil, fail(attest.Internal, "verifier_keys_encode", "%w", err)
 	}
-	out, err := signSign1(root, typeVerifierKeys, payload)
+	out, err := signSign1(root, typ, payload)
 	if err != nil {
 		return nil, fail(attest.Internal, "verifier_keys_sign", "%w", err)
 	}
@@ -113,6 +117,10 @@ func (k *VerifierKeys) Sign(root crypto.Signer) ([]byte, error) {
 //	verifier_keys_future     Stale: issued more than MaxClockSkew ahead
 //	verifier_keys_expired    Stale: next_update has come
 func ParseVerifierKeys(doc []byte, root crypto.PublicKey, at time.Time) (*VerifierKeys, error) {
+	return parseKeys(doc, typeVerifierKeys, root, at)
+}
+
+func parseKeys(doc []byte, typ string, root crypto.PublicKey, at time.Time) (*VerifierKeys, error) {
 	if len(doc) > MaxVerifierKeysSize {
 		return nil, fail(attest.Malformed, "verifier_keys_size", "the document has %d bytes, at most %d are read", len(doc), MaxVerifierKeysSize)
 	}
@@ -124,7 +132,7 @@ func ParseVerifierKeys(doc []byte, root crypto.PublicKey, at time.Time) (*Verifi
 	if err != nil {
 		return nil, fail(attest.Internal, "verifier_root", "%w", err)
 	}
-	s, err := parseSign1(doc, typeVerifierKeys)
+	s, err := parseSign1(doc, typ)
 	if err != nil {
 		return nil, err
 	}
