@@ -97,7 +97,36 @@ var jwtKeys = keys{
 	}},
 }
 
-var selectorKeys = keys{{"unix", true, "What the kernel tells of the process.", ref("unix")}}
+var selectorKeys = keys{
+	{"unix", false, "What the kernel tells of the process.", ref("unix")},
+	{"systemd", false, "What the service manager tells of it.", ref("systemd")},
+	{"docker", false, "What the container engine tells of its container.", ref("docker")},
+	{"k8s", false, "What the kubelet tells of its pod.", ref("k8s")},
+}
+
+var (
+	selectorName   = schema{"type": "string", "minLength": 1, "maxLength": maxSelectorText}
+	selectorImage  = schema{"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
+	selectorLabels = schema{"type": "object", "minProperties": 1, "maxProperties": maxSelectorLabels, "additionalProperties": selectorName}
+)
+
+var systemdKeys = keys{{"unit", true, "The unit, with its suffix: orders.service.", schema{"type": "string", "pattern": `^[^/]+\.(service|scope)$`, "maxLength": maxSelectorText}}}
+
+var dockerKeys = keys{
+	{"image_id", false, "The digest of the image's configuration.", selectorImage},
+	{"image_digest", false, "The digest of the image in its registry.", selectorImage},
+	{"name", false, "The name of the container.", selectorName},
+	{"labels", false, "Labels of the container: all must be there.", selectorLabels},
+}
+
+var kubernetesKeys = keys{
+	{"namespace", true, "The namespace of the pod.", selectorName},
+	{"service_account", false, "Its service account.", selectorName},
+	{"pod", false, "Its name.", selectorName},
+	{"container", false, "The name of the container in it.", selectorName},
+	{"image_digest", false, "The digest of the container's image.", selectorImage},
+	{"labels", false, "Labels of the pod: all must be there.", selectorLabels},
+}
 
 var unixID = schema{"type": "integer", "minimum": 0, "maximum": maxUnixID}
 

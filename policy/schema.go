@@ -40,6 +40,9 @@ func Schema() []byte {
 		"jwt":       mapping("JWT-SVIDs of an identity.", jwtKeys),
 		"selectors": mapping("Which processes get an identity.", selectorKeys),
 		"unix":      mapping("What a process must show, all of it.", unixKeys),
+		"systemd":   mapping("What the service manager must say of it.", systemdKeys),
+		"docker":    mapping("What the container engine must say of it.", dockerKeys),
+		"k8s":       mapping("What the kubelet must say of it.", kubernetesKeys),
 	}
 	defs["unix"]["minProperties"] = 1
 	ofWorkload := slices.Clone(workloadKeys)

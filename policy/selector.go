@@ -11,7 +11,7 @@ import (
 	"github.com/assay-project/assay/internal/strictyaml"
 )
 
-// The types of selectors: what the kernel of the environment tells of a process.
+// The types of selectors. What the kernel of the environment tells of a process:
 const (
 	SelectorUID              = "unix:uid"
 	SelectorGID              = "unix:gid"
@@ -22,7 +22,7 @@ const (
 
 // Limits on selectors.
 const (
-	MaxSelectors        = 20
+	MaxSelectors        = 48
 	maxSupplementary    = 16
 	maxExecutable       = 512       // bytes of a path
 	maxUnixID           = 1<<32 - 2 // 1<<32 - 1 is "no id" (setresuid(2))
@@ -42,14 +42,34 @@ func (p *parser) selectors(n *strictyaml.Node) []Selector {
 		return nil
 	}
 	p.only(n, selectorKeys)
-	unix := p.need(n, "unix", "for example unix: {uid: 1000, path: /usr/bin/api}")
-	if unix == nil || !p.doc.Want(unix, strictyaml.Mapping) {
-		return nil
+	if len(n.Fields) == 0 {
+		p.doc.Report(n, "selectors name nothing: every process would match", "for example unix: {uid: 1000, path: /usr/bin/api}; or leave selectors out")
 	}
-	p.only(unix, unixKeys)
-	if len(unix.Fields) == 0 {
-		p.doc.Report(unix, "selectors name nothing: every process would match", "for example unix: {uid: 1000}; or leave selectors out")
+	var out []Selector
+	for _, x := range []struct {
+		key  string
+		keys keys
+		read func(*strictyaml.Node) []Selector
+	}{
+		{"unix", unixKeys, p.unixSelectors},
+		{"systemd", systemdKeys, p.systemdSelectors},
+		{"docker", dockerKeys, p.dockerSelectors},
+		{"k8s", kubernetesKeys, p.kubernetesSelectors},
+	} {
+		kind := n.Get(x.key)
+		if kind == nil || !p.doc.Want(kind, strictyaml.Mapping) {
+			continue
+		}
+		p.only(kind, x.keys)
+		if len(kind.Fields) == 0 {
+			p.doc.Report(kind, "selectors name nothing: every process would match", "for example unix: {uid: 1000}; or leave selectors out")
+		}
+		out = append(out, x.read(kind)...)
 	}
+	return out
+}
+
+func (p *parser) unixSelectors(unix *strictyaml.Node) []Selector {
 	var out []Selector
 	for _, x := range []struct{ key, kind string }{{"uid", SelectorUID}, {"gid", SelectorGID}} {
 		if v := unix.Get(x.key); v != nil {

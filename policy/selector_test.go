@@ -41,11 +41,43 @@ func TestSelectorsComeWithTheirIdentity(t *testing.T) {
 	}
 }
 
+func TestSelectorsOfServicesAndContainersAreCarriedAsTheAgentReadsThem(t *testing.T) {
+	image := "sha256:" + strings.Repeat("1f", 32)
+	b := parse(t, change(t, base, "        x509_ttl: 1h\n", `        selectors:
+          systemd: {unit: orders.service}
+          docker: {image_id: "`+image+`", image_digest: "`+image+`", name: orders, labels: {tier: gold, org.example.zone: "eu:1"}}
+          k8s: {namespace: shop, service_account: orders, pod: orders-0, container: api, image_digest: "`+image+`", labels: {app: orders}}
+          unix: {uid: 0}
+`))
+	g, err := b.Authorize(newLab(t).verify(t, attestation{pcrs: good, requested: []string{""}}), noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []policy.Selector{
+		{Type: "unix:uid", Value: "0"},
+		{Type: "systemd:unit", Value: "orders.service"},
+		{Type: "docker:image_id", Value: image},
+		{Type: "docker:image_digest", Value: image},
+		{Type: "docker:name", Value: "orders"},
+		{Type: "docker:label", Value: "tier:gold"},
+		{Type: "docker:label", Value: "org.example.zone:eu:1"},
+		{Type: "k8s:namespace", Value: "shop"},
+		{Type: "k8s:service_account", Value: "orders"},
+		{Type: "k8s:pod", Value: "orders-0"},
+		{Type: "k8s:container", Value: "api"},
+		{Type: "k8s:image_digest", Value: image},
+		{Type: "k8s:pod_label", Value: "app:orders"},
+	}
+	if diff := cmp.Diff(want, g.Issues()[0].Identity.Selectors); diff != "" {
+		t.Errorf("selectors (-want +got):\n%s", diff)
+	}
+}
+
 func TestMistakesInSelectorsAreErrors(t *testing.T) {
 	for _, c := range []struct{ name, selectors, want string }{
 		{"no mapping", `[]`, "18:20: want a mapping, got a list"},
 		{"unknown kind", `{windows: {user: x}, unix: {uid: 1}}`, `18:21: unknown key "windows"`},
-		{"nothing", `{}`, `18:20: the key "unix" is missing`},
+		{"nothing", `{}`, `18:20: selectors name nothing: every process would match`},
 		{"nothing of unix", `{unix: {}}`, "18:27: selectors name nothing: every process would match"},
 		{"unknown selector", `{unix: {uid: 1, pid: 1}}`, `18:36: unknown key "pid"`},
 		{"a name for a number", `{unix: {uid: root}}`, `want a whole number, got "root"`},
@@ -60,6 +92,15 @@ func TestMistakesInSelectorsAreErrors(t *testing.T) {
 		{"a long path", `{unix: {path: /` + strings.Repeat("a", 512) + `}}`, "not the path of an executable"},
 		{"a path with a line break", `{unix: {path: "/a\nb"}}`, "not the path of an executable"},
 		{"another hash", `{unix: {sha256: "$exe/48$"}}`, "18:36: want 32 bytes in hex (64 characters), got 48 bytes"},
+		{"a unit without its suffix", `{systemd: {unit: orders}}`, `18:37: not the name of a unit: "orders"`},
+		{"a unit in a path", `{systemd: {unit: a/b.service}}`, "not the name of a unit"},
+		{"nothing of docker", `{docker: {}}`, "18:29: selectors name nothing"},
+		{"an image by name", `{docker: {image_digest: "orders:41"}}`, `18:44: not the digest of an image: "orders:41"`},
+		{"an image without its hash", `{docker: {image_id: "$exe/32$"}}`, "not the digest of an image"},
+		{"no labels", `{docker: {labels: {}}}`, "18:38: labels has 0 entries, want 1 to 8"},
+		{"a label with two colons", `{docker: {labels: {"a:b": c}}}`, `18:39: not the key of a label: "a:b"`},
+		{"a pod of any namespace", `{k8s: {pod: orders-0}}`, `18:26: the key "namespace" is missing`},
+		{"an empty name", `{k8s: {namespace: ""}}`, `18:38: not a name: ""`},
 		{"a zero hash", `{unix: {sha256: "` + strings.Repeat("0", 64) + `"}}`, "an all-zero reference value is refused"},
 	} {
 		src := expand(change(t, base, "x509_ttl: 1h", "selectors: "+c.selectors))
