@@ -5,7 +5,9 @@
 // What it holds, each row with its trust domain:
 //
 //	trust_domains   the name, and whether it is simulated: fixed at first start
-//	authorities     which key signs what, from when to when (never the key itself)
+//	authorities     which key signs what, from when to when (never the key itself); signed rows
+//	authority_changes  what became of each: published, active, retired, tainted, revoked; signed rows
+//	members         which servers there are, each endorsed by the bootstrap root
 //	documents       signed documents that outlive the key that signed them
 //	policies        every revision of a policy that was in force: what may not come back
 //	policy_changes  what changed the policy in force, and what was refused, with who and why

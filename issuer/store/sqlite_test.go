@@ -199,7 +199,7 @@ func TestTheLedgerRefusesUpdateAndDelete(t *testing.T) {
 		`DELETE FROM authorities`,
 		`UPDATE authorities SET public = x'00'`,
 		`UPDATE authorities SET not_after = not_after + 1`,
-		`REPLACE INTO authorities SELECT trust_domain, use, id, server, key_name, state, x'00', not_before, not_after, created_at FROM authorities`,
+		`REPLACE INTO authorities SELECT trust_domain, use, id, server, key_name, state, x'00', not_before, not_after, created_at, signature FROM authorities`,
 		`DELETE FROM documents`,
 		`UPDATE documents SET sequence = 9`,
 		`UPDATE trust_domains SET bundle_sequence = 0`,

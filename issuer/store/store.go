@@ -54,59 +54,6 @@ type TrustDomain struct {
 	BundleSequence uint64
 }
 
-// AuthorityStore knows which keys sign what.
-type AuthorityStore interface {
-	// AddAuthority stores a new authority and increments the trust domain's
-	// bundle sequence in the same transaction. ErrConflict where the ID is taken.
-	AddAuthority(ctx context.Context, a Authority) error
-	// Authorities lists those of one use, oldest first.
-	Authorities(ctx context.Context, trustDomain string, use Use) ([]Authority, error)
-	// PutDocument stores a signed document; its sequence must be greater than
-	// that of every document of the same kind (ErrConflict).
-	PutDocument(ctx context.Context, d Document) error
-	// LatestDocument reads the one with the highest sequence; ErrNotFound.
-	LatestDocument(ctx context.Context, trustDomain, kind string) (Document, error)
-}
-
-// Use is what an authority signs.
-type Use string
-
-// The uses.
-const (
-	X509     Use = "x509"     // X.509-SVIDs
-	Verifier Use = "verifier" // attestation results
-)
-
-// State is where an authority is in its life.
-type State string
-
-// Active authorities sign. (Those prepared, retired and tainted come with
-// rotation; the column is there.)
-const Active State = "active"
-
-// Authority is a signing key's public side. The private key is in a ring under
-// KeyName.
-type Authority struct {
-	TrustDomain         string
-	Use                 Use
-	ID                  string // lower-case hex, unique within trust domain and use
-	Server              string // the server that owns the key: the name of its chain
-	KeyName             string
-	State               State
-	Public              []byte // X.509: the certificate, DER; verifier: SubjectPublicKeyInfo, DER
-	NotBefore, NotAfter time.Time
-	CreatedAt           time.Time
-}
-
-// Document is a signed document, such as that of the verifier keys.
-type Document struct {
-	TrustDomain string
-	Kind        string // "verifier-keys"
-	Sequence    uint64
-	Body        []byte
-	CreatedAt   time.Time
-}
-
 // PolicyStore remembers the policies that were in force, and those that were
 // refused.
 type PolicyStore interface {

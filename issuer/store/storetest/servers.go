@@ -69,7 +69,7 @@ func inTurn(t *testing.T, s store.Store) {
 	}
 	won := atOnce(t, "authorities", n, func(ctx context.Context, i int) error {
 		return s.AddAuthority(ctx, store.Authority{
-			TrustDomain: td, Use: store.X509, ID: fmt.Sprintf("%02x", i), Server: "main", KeyName: "k", State: store.Active,
+			TrustDomain: td, Use: store.X509, ID: fmt.Sprintf("%02x", i), Server: "main", KeyName: "k", State: store.Prepared,
 			Public: []byte{1}, NotBefore: start, NotAfter: start, CreatedAt: start,
 		})
 	})

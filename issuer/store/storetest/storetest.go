@@ -23,6 +23,10 @@ import (
 func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testing.T, s store.Store) store.Store) {
 	t.Run("ATrustDomainKeepsItsKindForLife", func(t *testing.T) { trustDomainKind(t, open(t)) })
 	t.Run("AuthoritiesAreListedAndNeverReplaced", func(t *testing.T) { authorities(t, open(t)) })
+	t.Run("OnlyTheFirstAuthorityBeginsAsActive", func(t *testing.T) { firstAuthority(t, open(t)) })
+	t.Run("WhatBecomesOfAnAuthorityIsSaidOnce", func(t *testing.T) { authorityChanges(t, open(t), reopen) })
+	t.Run("AnAuthorityOfBeforeIsSignedOnce", func(t *testing.T) { signAuthority(t, open(t)) })
+	t.Run("AServerJoinsOnce", func(t *testing.T) { members(t, open(t)) })
 	t.Run("DocumentsOnlyGrow", func(t *testing.T) { documents(t, open(t)) })
 	t.Run("PolicyRevisionsOnlyGrow", func(t *testing.T) { policies(t, open(t)) })
 	t.Run("PolicyChangesAreKeptWithWhoAndWhy", func(t *testing.T) { policyChanges(t, open(t), reopen) })
@@ -104,58 +108,6 @@ func trustDomainKind(t *testing.T, s store.Store) {
 	must(t, err)
 	diff(t, []store.TrustDomain{row}, all)
 	must(t, s.Ping(ctx))
-}
-
-func authorities(t *testing.T, s store.Store) {
-	ctx := t.Context()
-	initialised(t, s)
-	a := store.Authority{
-		TrustDomain: td, Use: store.X509, ID: "aa", Server: "main", KeyName: "x509-ca-aa", State: store.Active,
-		Public: []byte{1}, NotBefore: start, NotAfter: start.Add(time.Hour), CreatedAt: start,
-	}
-	b := a
-	b.ID, b.CreatedAt = "bb", start.Add(time.Minute)
-	must(t, s.AddAuthority(ctx, a))
-	must(t, s.AddAuthority(ctx, b))
-	if err := s.AddAuthority(ctx, a); !errors.Is(err, store.ErrConflict) {
-		t.Errorf("the same ID: %v, want ErrConflict", err)
-	}
-	got, err := s.Authorities(ctx, td, store.X509)
-	must(t, err)
-	diff(t, []store.Authority{a, b}, got)
-	none, err := s.Authorities(ctx, td, store.Verifier)
-	must(t, err)
-	if len(none) != 0 {
-		t.Errorf("authorities of another use: %v", none)
-	}
-	row, err := s.TrustDomain(ctx, td)
-	must(t, err)
-	if row.BundleSequence != 2 {
-		t.Errorf("bundle sequence %d, want 2", row.BundleSequence)
-	}
-	a.TrustDomain = "other.example.org"
-	if err := s.AddAuthority(ctx, a); err == nil {
-		t.Error("an authority of an unknown trust domain was stored")
-	}
-}
-
-func documents(t *testing.T, s store.Store) {
-	ctx := t.Context()
-	initialised(t, s)
-	if _, err := s.LatestDocument(ctx, td, "k"); !errors.Is(err, store.ErrNotFound) {
-		t.Errorf("none: %v, want ErrNotFound", err)
-	}
-	for _, seq := range []uint64{1, 5} {
-		must(t, s.PutDocument(ctx, store.Document{TrustDomain: td, Kind: "k", Sequence: seq, Body: []byte{byte(seq)}, CreatedAt: start}))
-	}
-	for _, seq := range []uint64{3, 5} {
-		if err := s.PutDocument(ctx, store.Document{TrustDomain: td, Kind: "k", Sequence: seq, Body: []byte{9}, CreatedAt: start}); !errors.Is(err, store.ErrConflict) {
-			t.Errorf("sequence %d after 5: %v, want ErrConflict", seq, err)
-		}
-	}
-	got, err := s.LatestDocument(ctx, td, "k")
-	must(t, err)
-	diff(t, store.Document{TrustDomain: td, Kind: "k", Sequence: 5, Body: []byte{5}, CreatedAt: start}, got)
 }
 
 // change is a change of the policy in force.
