@@ -35,7 +35,11 @@ type InitConfig struct {
 	DataDir     string // created, mode 0700, where it is missing; its parent must exist
 	TrustDomain string // "attested.example.org"
 	Simulated   bool   // of simulators; the name then begins with "simulated."
-	Now         func() time.Time
+	Server      string // the first server's name: ledger.MainChain
+	// Open opens the database that several servers share, when the data directory
+	// is there; nil makes an SQLite database in it.
+	Open func(context.Context) (store.Store, error)
+	Now  func() time.Time
 }
 
 // InitReport says what there is now.
@@ -51,14 +55,17 @@ type InitReport struct {
 	BootstrapRootKey, VerifierRootKey string
 }
 
-// Init makes a trust domain: bootstrap root, verifier root, checkpoint key, and
-// last the database row that says so. A crash at any moment leaves a state that
-// Init completes, with the keys that are there. Run on a trust domain that
-// exists it changes nothing. The checks:
+// Init makes a trust domain: bootstrap root, verifier root, checkpoint key, the
+// database row that says so, and last the endorsement that makes this its first
+// server. A crash at any moment leaves a state that Init completes, with the keys
+// that are there. Run on a trust domain that exists it changes nothing. The checks:
 //
 //	init_trust_domain  the name is one, and begins with "simulated." just when it is
 //	init_other         the database is not another trust domain's, or of the other kind
+//	init_join          a shared database does not have the trust domain from another server
 //	init_leftover      there are no issuing keys without their database
+//	server_name        the server's name is one
+//	member_…           as in endorseSelf
 //	data_file, key_…   what is there is complete and closed to others
 func Init(ctx context.Context, c InitConfig) (InitReport, error) { return initAt(ctx, c, noStop) }
 
@@ -76,6 +83,10 @@ func initAt(ctx context.Context, c InitConfig, at stops) (InitReport, error) {
 	if c.Now == nil {
 		return InitReport{}, errors.New("ca: InitConfig.Now is required")
 	}
+	def(&c.Server, ledger.MainChain)
+	if err := checkServerName(c.Server); err != nil {
+		return InitReport{}, err
+	}
 	if _, err := keys.MakeDir(c.DataDir); err != nil { // the same rules as for keys
 		return InitReport{}, err
 	}
@@ -83,10 +94,18 @@ func initAt(ctx context.Context, c InitConfig, at stops) (InitReport, error) {
 	if err != nil {
 		return InitReport{}, err
 	}
-	if err := checkLeftover(ctx, c.DataDir, ring); err != nil {
-		return InitReport{}, err
+	open := c.Open
+	if open == nil {
+		if _, err := os.Lstat(DatabasePath(c.DataDir)); errors.Is(err, fs.ErrNotExist) {
+			if err := checkLeftover(ctx, DatabasePath(c.DataDir), ring); err != nil {
+				return InitReport{}, err
+			}
+		}
+		open = func(ctx context.Context) (store.Store, error) {
+			return store.OpenSQLite(ctx, DatabasePath(c.DataDir))
+		}
 	}
-	st, err := store.OpenSQLite(ctx, DatabasePath(c.DataDir))
+	st, err := open(ctx)
 	if err != nil {
 		return InitReport{}, err
 	}
@@ -115,35 +134,54 @@ func checkTrustDomain(name string, simulated bool) (spiffeid.TrustDomain, error)
 
 // checkLeftover refuses keys that issued, whose database is gone: a new one
 // would pretend that nothing was ever issued.
-func checkLeftover(ctx context.Context, dataDir string, ring keys.Ring) error {
-	if _, err := os.Lstat(DatabasePath(dataDir)); !errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+func checkLeftover(ctx context.Context, database string, ring keys.Ring) error {
 	names, err := ring.Names(ctx)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
 		if strings.HasPrefix(name, x509Prefix) {
-			return fault("init_leftover", fmt.Errorf("there is a key %s, and no database %s", name, DatabasePath(dataDir)),
+			return fault("init_leftover", fmt.Errorf("there is a key %s, and no database: %s", name, database),
 				"restore the database from a backup; for a new trust domain use an empty data directory")
 		}
 	}
 	return nil
 }
 
-func initIn(ctx context.Context, c InitConfig, td spiffeid.TrustDomain, ring *keys.Dir, st store.Store, at stops) (InitReport, error) {
+// initOver says whether the database has the trust domain already, and refuses
+// what Init must not touch.
+func initOver(ctx context.Context, c InitConfig, ring keys.Ring, st store.Store) (existed bool, err error) {
 	rows, err := st.TrustDomains(ctx)
 	if err != nil {
-		return InitReport{}, err
+		return false, err
 	}
-	existed := false
 	for _, row := range rows {
+		if c.Open != nil && row.Name != c.TrustDomain {
+			continue // several trust domains may share a database
+		}
 		if row.Name != c.TrustDomain || row.Simulated != c.Simulated {
-			return InitReport{}, fault("init_other", fmt.Errorf("the data directory is that of %s (simulated: %t), which is for life", row.Name, row.Simulated),
-				"use another data directory for "+c.TrustDomain)
+			return false, fault("init_other", fmt.Errorf("the database is that of %s (simulated: %t), which is for life", row.Name, row.Simulated),
+				"use another data directory, or database, for "+c.TrustDomain)
 		}
 		existed = true
+	}
+	if c.Open == nil {
+		return existed, nil
+	}
+	if !existed {
+		return false, checkLeftover(ctx, "the shared one does not know "+c.TrustDomain, ring)
+	}
+	if _, err := os.Lstat(filepath.Join(c.DataDir, bootstrapRootFile)); errors.Is(err, fs.ErrNotExist) {
+		return false, fault("init_join", fmt.Errorf("the database has the trust domain %s already", c.TrustDomain),
+			"make this one of its servers with `assayd join`, which needs the bootstrap root")
+	}
+	return true, nil
+}
+
+func initIn(ctx context.Context, c InitConfig, td spiffeid.TrustDomain, ring *keys.Dir, st store.Store, at stops) (InitReport, error) {
+	existed, err := initOver(ctx, c, ring, st)
+	if err != nil {
+		return InitReport{}, err
 	}
 	if !existed {
 		if err := makeRoots(ctx, c, td, ring, at); err != nil {
@@ -165,6 +203,13 @@ func initIn(ctx context.Context, c InitConfig, td spiffeid.TrustDomain, ring *ke
 		return InitReport{}, err
 	}
 	if _, err := CheckpointKeyText(c.DataDir); err != nil {
+		return InitReport{}, err
+	}
+	own := membership{td: td, server: c.Server, root: cert, keys: ring, store: st, now: c.Now}
+	if err := own.enrol(ctx); err != nil {
+		return InitReport{}, err
+	}
+	if err := at("member row"); err != nil {
 		return InitReport{}, err
 	}
 	sum := sha256.Sum256(cert.Raw)
@@ -197,7 +242,7 @@ func makeRoots(ctx context.Context, c InitConfig, td spiffeid.TrustDomain, ring 
 		}},
 		{verifierRootKey, verifierRootFile, keys.P256, func(key crypto.Signer) ([]byte, error) { return publicPEM(key.Public()) }},
 		{checkpointKey, checkpointFile, keys.Ed25519, func(key crypto.Signer) ([]byte, error) {
-			k, err := ledger.NewVerifierKey(ledger.ChainName(c.TrustDomain, ledger.MainChain), key.Public())
+			k, err := ledger.NewVerifierKey(ledger.ChainName(c.TrustDomain, c.Server), key.Public())
 			return []byte(k.String() + "\n"), err
 		}},
 	} {
