@@ -3,6 +3,7 @@ package svid
 import (
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -15,14 +16,27 @@ import (
 // maxChain bounds the certificates that a peer may send.
 const maxChain = 8
 
-// Attested is an SVID whose certificate and attestation result both hold. Only
-// [Verify] and what calls it make one.
+// Attested is an SVID that holds with its attestation result: a certificate, or a
+// token. Only [Verify], [VerifyJWT] and what calls them make one.
 type Attested struct {
 	ID          spiffeid.ID       `json:"id"`
-	Certificate *x509.Certificate `json:"-"` // the leaf
+	Certificate *x509.Certificate `json:"-"`               // the leaf; nil for a token
+	Token       *Token            `json:"token,omitempty"` // nil for a certificate
 	Result      Result            `json:"result"`
-	VerifierKey Thumbprint        `json:"verifier_key"` // of the key that signed the result
+	VerifierKey Thumbprint        `json:"verifier_key,omitzero"` // of the key that signed the result; zero for a token
 	VerifiedAt  time.Time         `json:"verified_at"`
+}
+
+// Serial is the serial number of the certificate, or of the one that asked for
+// the token: 32 digits of lower-case hex, as in the issuer's ledger.
+func (a *Attested) Serial() string {
+	switch {
+	case a != nil && a.Token != nil:
+		return a.Token.Serial
+	case a != nil && a.Certificate != nil && a.Certificate.SerialNumber != nil:
+		return fmt.Sprintf("%032x", a.Certificate.SerialNumber)
+	}
+	return ""
 }
 
 // Verify checks an attested SVID: chain is the peer's certificates, leaf first,
@@ -185,8 +199,14 @@ func (a *Attested) about(r *Result) error {
 // server that keeps connections calls it for each request, or Verify itself,
 // which also notices a changed bundle and withdrawn verifier keys.
 func (a *Attested) Check(at time.Time, require ...Requirement) error {
-	if a == nil || a.Certificate == nil {
+	if a == nil || (a.Certificate == nil) == (a.Token == nil) {
 		return fail(attest.Internal, "verify", "not the result of a verification")
+	}
+	if a.Token != nil {
+		if err := a.Token.current(at); err != nil {
+			return err
+		}
+		return a.satisfies(at, require)
 	}
 	if at.Before(a.Certificate.NotBefore) || at.After(a.Certificate.NotAfter) {
 		return fail(attest.Stale, "chain_validity", "the certificate is valid from %s to %s", stamp(a.Certificate.NotBefore), stamp(a.Certificate.NotAfter))

@@ -1,0 +1,73 @@
+package svid
+
+import (
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
+
+	"github.com/assay-project/assay/attest"
+)
+
+// Token is what an attested JWT-SVID says beside its name and its result.
+type Token struct {
+	ID       string    `json:"id"` // jti, as in the issuer's ledger
+	Audience []string  `json:"audience"`
+	Issuer   string    `json:"issuer,omitempty"`
+	IssuedAt time.Time `json:"issued_at"`
+	Expiry   time.Time `json:"expiry"`
+	KeyID    string    `json:"key_id"` // of the JWT authority
+	Serial   string    `json:"serial"` // of the X.509-SVID that asked for it
+
+	svid *JWTSVID
+}
+
+// current makes those checks that time can change.
+func (t *Token) current(at time.Time) error {
+	if t.svid == nil {
+		return fail(attest.Internal, "verify", "not the result of a verification")
+	}
+	return t.svid.current(at)
+}
+
+// VerifyJWT checks an attested JWT-SVID: what a peer shows as a bearer token.
+// bundles holds the JWT authorities that are trusted (a JWTSource of go-spiffe's
+// package workloadapi, or a jwtbundle.Set); audience is whom the relying party
+// calls itself; at is its time. It returns an Attested that satisfies every
+// requirement, or an *[attest.Error], never both. As in [Verify], a simulated
+// result is refused unless [Simulated] asks for it, and a contraindicated one unless
+// [MinTier] does.
+//
+// A token belongs to whoever holds it, and its attestation claim is signed by the
+// JWT authority, not by the verifier key: it needs no verifier keys, and offers
+// less than an X.509-SVID (docs/decisions/0016-token-attestation.md). The checks, in
+// order: those of [VerifyJWTSVID], with
+//
+//	token_algorithm      Malformed: ES256, for an attested token
+//	attestation_…        the attestation claim (docs/spec/attested-jwt-svid.md)
+//	claims_…             Malformed: what it says
+//	simulated_domain     Untrusted: simulated if, and only if, the trust domain is
+//	simulated            Denied: not simulated, or asked for by name
+//	(requirements)       each under its own name
+func VerifyJWT(token string, bundles jwtbundle.Source, audience string, at time.Time, require ...Requirement) (*Attested, error) {
+	s, err := VerifyJWTSVID(token, bundles, audience, at)
+	if err != nil {
+		return nil, err
+	}
+	r, serial, err := s.attestation()
+	if err != nil {
+		return nil, err
+	}
+	if s.Algorithm != attestedAlgorithm {
+		return nil, mismatch(attest.Malformed, "token_algorithm", "not the algorithm of an attested JWT-SVID", attestedAlgorithm, s.Algorithm)
+	}
+	if simulated := IsSimulated(s.ID.TrustDomain()); simulated != r.Simulated {
+		return nil, fail(attest.Untrusted, "simulated_domain", "the token says simulated: %t, and the trust domain's name says %t", r.Simulated, simulated)
+	}
+	a := &Attested{ID: s.ID, Result: *r, VerifiedAt: at, Token: &Token{
+		ID: s.TokenID, Audience: s.Audience, Issuer: s.Issuer, IssuedAt: s.IssuedAt, Expiry: s.Expiry, KeyID: s.KeyID, Serial: serial, svid: s,
+	}}
+	if err := a.Check(at, require...); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
