@@ -27,6 +27,13 @@ const (
 	limitBytes   = "bytes"
 )
 
+// resize changes the limits. Who is inside stays inside.
+func (g *gate) resize(limit, perAddress int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.max, g.maxPerAddress = limit, perAddress
+}
+
 // enter lets one in and returns how it leaves, which may be called many times;
 // or it returns the limit that was reached.
 func (g *gate) enter(address string) (leave func(), limit string) {
@@ -78,19 +85,20 @@ func addressOf(a net.Addr) string {
 
 // limitedListener closes connections beyond a limit, before anything is read
 // from them. A total bounds all; of those on which nobody has proved anything
-// yet, one address has a part only, so that it cannot take every place.
+// yet, one address has a part only, so that it cannot take every place. Which
+// trust domain a connection belongs to is known later, in the handshake.
 type limitedListener struct {
-	net.Listener
-	all       *gate
-	strangers *gate
-	refused   func(limit string)
+	net.Listener // set before the first Accept
+	all          *gate
+	strangers    *gate
+	refused      func(limit string)
 
 	mu   sync.Mutex
 	open map[string]*limitedConn // by the client's address and port
 }
 
-func limit(l net.Listener, all, strangers *gate, refused func(string)) *limitedListener {
-	return &limitedListener{Listener: l, all: all, strangers: strangers, refused: refused, open: map[string]*limitedConn{}}
+func newLimitedListener(all, strangers *gate, refused func(string)) *limitedListener {
+	return &limitedListener{all: all, strangers: strangers, refused: refused, open: map[string]*limitedConn{}}
 }
 
 // Accept returns the next connection that there is room for.
@@ -124,14 +132,26 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 // vouched says that somebody on the connection has proved who it is: by
 // evidence that verified, or by a live SVID.
 func (l *limitedListener) vouched(client net.Addr) {
-	if l == nil || client == nil {
-		return
-	}
 	l.mu.Lock()
 	c := l.open[client.String()]
 	l.mu.Unlock()
 	if c != nil {
-		c.known()
+		c.vouched()
+	}
+}
+
+// closeAll closes the connections of one trust domain.
+func (l *limitedListener) closeAll(s *Server) {
+	l.mu.Lock()
+	var of []*limitedConn
+	for _, c := range l.open {
+		if c.belongsTo(s) {
+			of = append(of, c)
+		}
+	}
+	l.mu.Unlock()
+	for _, c := range of {
+		_ = c.Close()
 	}
 }
 
@@ -140,6 +160,50 @@ type limitedConn struct {
 	listener *limitedListener
 	leave    func() // the total
 	known    func() // the strangers
+
+	mu       sync.Mutex
+	closed   bool
+	stranger bool    // and counted as one of the server's
+	server   *Server // whose certificate the client is shown; nil until it is known
+	leaves   func()  // the server's share
+}
+
+// join makes the connection a trust domain's, if it has room for one more.
+func (c *limitedConn) join(s *Server) (limit string) {
+	leaves, limit := s.connections.enter("")
+	if limit != "" {
+		return limitShare
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		leaves()
+		return limitShare
+	}
+	c.server, c.leaves, c.stranger = s, leaves, true
+	s.strangers.Add(1)
+	return ""
+}
+
+func (c *limitedConn) belongsTo(s *Server) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.server == s
+}
+
+func (c *limitedConn) vouched() {
+	c.known()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.noStranger()
+}
+
+// noStranger is called with the lock held.
+func (c *limitedConn) noStranger() {
+	if c.stranger {
+		c.stranger = false
+		c.server.strangers.Add(-1)
+	}
 }
 
 // Close makes room for another connection.
@@ -151,5 +215,12 @@ func (c *limitedConn) Close() error {
 	c.listener.mu.Unlock()
 	c.known()
 	c.leave()
+	c.mu.Lock()
+	c.closed = true
+	c.noStranger()
+	if c.leaves != nil {
+		c.leaves()
+	}
+	c.mu.Unlock()
 	return c.Conn.Close()
 }

@@ -74,7 +74,14 @@ func (a *attestation) run(ctx context.Context) error {
 		return errDisplaced()
 	}
 
-	// 5. A renewal proves the key of the SVID that it renews.
+	// 5. A turn, if there will be time for it. A renewal proves the key of the SVID
+	// that it renews.
+	turn, err := a.takeTurn(ctx)
+	if err != nil {
+		return err
+	}
+	served := false
+	defer func() { turn.over(served) }()
 	if hello.purpose == attest.Renew {
 		if err := a.checkRenewal(ctx, proof, challenge); err != nil {
 			return err
@@ -83,7 +90,7 @@ func (a *attestation) run(ctx context.Context) error {
 
 	// 6. Authentic, and bound to this connection, nonce, keys and purpose. A TPM
 	// that is not known yet is asked a second question meanwhile.
-	exchange, waited := a.exchange(place, deadline)
+	exchange, waited := a.exchange(place, turn, deadline)
 	start := time.Now()
 	verified, err := a.set.Verify(ctx, evidence, challenge, exchange, a.now())
 	a.took("verify", time.Since(start)-waited())
@@ -91,13 +98,17 @@ func (a *attestation) run(ctx context.Context) error {
 		return err
 	}
 	place.leave() // no stranger any more
-	a.listener.vouched(address)
+	a.vouched(address)
 
 	// 7. What policy grants. (Bans of instances come before it, when they exist.)
+	if err := a.attested(verified); err != nil {
+		return err
+	}
 	done := a.step("authorize")
 	decides := a.policy.Current()
 	grant, err := decides.Authorize(verified, a.now())
 	done()
+	turn.verified()
 	if err != nil {
 		return a.denied(ctx, verified, err)
 	}
@@ -122,6 +133,7 @@ func (a *attestation) run(ctx context.Context) error {
 	}
 
 	// 10. The answer.
+	served = true
 	return a.answer(grant, issued)
 }
 

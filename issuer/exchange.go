@@ -12,12 +12,12 @@ import (
 // exchange is the second round that a verifier may ask for while it verifies
 // (TPM credential activation): one question in the same stream, answered by the
 // same deadline. While the client is waited for, others may take the place over,
-// as before. waited is how long that was, for the metrics. Checks:
-// protocol_order (malformed), deadline (stale), admission (unavailable).
-func (a *attestation) exchange(p *place, deadline time.Time) (x verifiers.Exchange, waited func() time.Duration) {
+// as before, and the place among those that verify is free. waited is how long that was, for the metrics. Checks:
+// protocol_order (malformed), deadline (stale), admission and overload (unavailable).
+func (a *attestation) exchange(p *place, t *turn, deadline time.Time) (x verifiers.Exchange, waited func() time.Duration) {
 	var spent time.Duration
 	asked := false
-	x = func(_ context.Context, challenge []byte) ([]byte, error) {
+	x = func(ctx context.Context, challenge []byte) ([]byte, error) {
 		if asked {
 			return nil, internal("exchange", errors.New("a verifier asks a second time"))
 		}
@@ -46,6 +46,9 @@ func (a *attestation) exchange(p *place, deadline time.Time) (x verifiers.Exchan
 		}
 		if !p.keep() {
 			return nil, errDisplaced()
+		}
+		if err := t.resume(ctx); err != nil {
+			return nil, err
 		}
 		return proof.GetProof(), nil
 	}

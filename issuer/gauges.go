@@ -6,9 +6,11 @@ func (s *Server) registerGauges() {
 	m.Gauge("assay_attestations_in_flight", "Attestations in flight.", func() float64 { return float64(s.inFlight.Load()) })
 	m.Gauge("assay_unverified_in_flight", "Attestations in flight whose evidence has not verified yet.", func() float64 { return float64(s.unverified.inside()) })
 	m.Gauge("assay_event_log_bytes", "Bytes of boot event logs that are held for attestations whose evidence has not verified yet.", func() float64 { return float64(s.unverified.holding()) })
-	m.Gauge("assay_handshakes_in_flight", "TLS handshakes in flight.", func() float64 { return float64(s.handshakes.inside()) })
-	m.Gauge("assay_connections", "Open connections.", func() float64 { return float64(s.connections.inside()) })
-	m.Gauge("assay_connections_of_strangers", "Open connections on which nobody has proved anything yet.", func() float64 { return float64(s.strangers.inside()) })
+	m.Gauge("assay_handshakes_in_flight", "TLS handshakes in flight.", func() float64 { return float64(s.census().handshakes) })
+	m.Gauge("assay_connections", "Open connections.", func() float64 { return float64(s.census().connections) })
+	m.Gauge("assay_connections_of_strangers", "Open connections on which nobody has proved anything yet.", func() float64 { return float64(s.census().strangers) })
+	m.Gauge("assay_attestations_working", "Attestations whose evidence has come and that are not answered yet.", func() float64 { return float64(s.working.Load()) })
+	m.Gauge("assay_attestations_waiting", "Of these, those that wait for their turn to be verified.", func() float64 { return float64(s.waiting()) })
 	m.Gauge("assay_watches", "Agents that are watching.", func() float64 { return float64(s.watchers.count()) })
 	m.Counter("assay_verifier_panics_total", "Panics of libraries on evidence, each answered as malformed. Any is worth a look.", func() float64 { return float64(s.set.Panics()) })
 
@@ -38,4 +40,34 @@ func truth(b bool) float64 {
 		return 1
 	}
 	return 0
+}
+
+// census is who is connected to a trust domain. Those of whom it is not known
+// yet whose they are count for the first.
+type census struct{ handshakes, connections, strangers int }
+
+func (s *Server) census() census {
+	c := census{s.handshakes.inside(), s.connections.inside(), int(s.strangers.Load())}
+	f := s.front.Load()
+	if f == nil || f.home() != s {
+		return c
+	}
+	c.handshakes, c.connections, c.strangers = f.handshakes.inside(), f.connections.inside(), f.strangers.inside()
+	for _, x := range f.all() {
+		if x != s {
+			c.handshakes -= x.handshakes.inside()
+			c.connections -= x.connections.inside()
+			c.strangers -= int(x.strangers.Load())
+		}
+	}
+	return census{max(c.handshakes, 0), max(c.connections, 0), max(c.strangers, 0)}
+}
+
+// waiting is how many attestations wait for their turn.
+func (s *Server) waiting() int {
+	f, l := s.front.Load(), s.line.Load()
+	if f == nil || l == nil {
+		return 0
+	}
+	return f.turns.waiting(l)
 }

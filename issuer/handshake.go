@@ -31,16 +31,13 @@ const (
 // runs on it ends with the SVID, and can say so.
 const closingGrace = 5 * time.Second
 
-// limitedCredentials bounds the handshakes in flight, what is read in one, and
+// frontCredentials bounds the handshakes in flight, what is read in one, and
 // what of it is kept: a handshake costs the server a signature, and the
 // stranger who asks for it nothing. A connection that was opened with a live
 // SVID ends with it.
-type limitedCredentials struct {
+type frontCredentials struct {
 	credentials.TransportCredentials
-	gate    *gate
-	refused func(limit string)
-	now     func() time.Time
-	grace   *atomic.Int64 // nanoseconds; closingGrace
+	front *Front
 }
 
 var (
@@ -51,30 +48,39 @@ var (
 
 // ServerHandshake runs one handshake if there is room. The time it may take is
 // gRPC's ConnectionTimeout.
-func (c *limitedCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	leave, limit := c.gate.enter(addressOf(raw.RemoteAddr()))
+func (c *frontCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	leave, limit := c.front.handshakes.enter(addressOf(raw.RemoteAddr()))
 	if limit != "" {
-		c.refused(limit)
+		c.front.refused("handshake", limit)
 		return nil, nil, errTooManyHandshakes // gRPC closes raw
 	}
 	defer leave()
 	bounded := &handshakeConn{Conn: raw, left: maxHandshake}
+	defer bounded.over()
 	conn, info, err := c.TransportCredentials.ServerHandshake(bounded)
-	switch {
-	case errors.Is(err, errHandshakeSize):
-		c.refused("bytes")
-	case errors.Is(err, errPeerCertificate):
-		c.refused("certificate")
-	}
 	if err != nil {
+		refused := c.front.refused
+		if s := bounded.server; s != nil {
+			refused = func(what, limit string) { s.metrics.limited.WithLabelValues(what, limit).Inc() }
+		}
+		switch {
+		case errors.Is(err, errHandshakeSize):
+			refused("handshake", limitBytes)
+		case errors.Is(err, errPeerCertificate):
+			refused("handshake", "certificate")
+		}
 		return nil, nil, err
 	}
-	bounded.established(c.lasts(info))
-	return conn, info, nil
+	t, ok := info.(credentials.TLSInfo)
+	if !ok || bounded.server == nil {
+		return nil, nil, errors.New("a handshake of no trust domain")
+	}
+	bounded.established(c.lasts(t, bounded.server))
+	return conn, shown{t, bounded.server}, nil
 }
 
 // Clone keeps the limits.
-func (c *limitedCredentials) Clone() credentials.TransportCredentials {
+func (c *frontCredentials) Clone() credentials.TransportCredentials {
 	clone := *c
 	clone.TransportCredentials = c.TransportCredentials.Clone()
 	return &clone
@@ -83,25 +89,49 @@ func (c *limitedCredentials) Clone() credentials.TransportCredentials {
 // lasts is how long the connection may last because of the certificate that it
 // was opened with; 0 is no limit (gRPC's MaxConnectionAge is another). Who shows
 // a certificate that has ended has no SVID here that could end, and may attest.
-func (c *limitedCredentials) lasts(info credentials.AuthInfo) time.Duration {
-	t, ok := info.(credentials.TLSInfo)
-	if !ok || len(t.State.PeerCertificates) == 0 {
+func (c *frontCredentials) lasts(t credentials.TLSInfo, s *Server) time.Duration {
+	if len(t.State.PeerCertificates) == 0 {
 		return 0
 	}
-	left := t.State.PeerCertificates[0].NotAfter.Sub(c.now())
+	left := t.State.PeerCertificates[0].NotAfter.Sub(s.now())
 	if left <= 0 {
 		return 0
 	}
-	return left + time.Duration(c.grace.Load())
+	return left + time.Duration(s.closingGrace.Load())
 }
 
 // handshakeConn is a connection of which only so much can be read until its
 // handshake is over, and which closes itself when its time is up.
 type handshakeConn struct {
 	net.Conn
-	left int // used by the handshake alone, which reads in one goroutine
-	done atomic.Bool
-	end  *time.Timer // nil for no limit; set before anybody else has the connection
+	left   int     // used by the handshake alone, which reads in one goroutine
+	server *Server // of the trust domain that was asked for; nil until it is known
+	leave  func()  // its share of handshakes
+	done   atomic.Bool
+	end    *time.Timer // nil for no limit; set before anybody else has the connection
+}
+
+// join makes handshake and connection a trust domain's, if it has room.
+func (c *handshakeConn) join(s *Server) (limit string) {
+	leave, limit := s.handshakes.enter("")
+	if limit != "" {
+		return limitShare
+	}
+	if l, ok := c.Conn.(*limitedConn); ok {
+		if limit := l.join(s); limit != "" {
+			leave()
+			return limit
+		}
+	}
+	c.server, c.leave = s, leave
+	return ""
+}
+
+// over says that the handshake has ended.
+func (c *handshakeConn) over() {
+	if c.leave != nil {
+		c.leave()
+	}
 }
 
 // Read implements net.Conn.

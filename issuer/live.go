@@ -66,6 +66,6 @@ func (s *Server) peerSVID(ctx context.Context) (spiffeid.ID, *x509.Certificate, 
 		}
 		return spiffeid.ID{}, nil, status.Error(codes.Internal, "a fault of the server")
 	}
-	s.listener.vouched(address)
+	s.vouched(address)
 	return id, cert, nil
 }

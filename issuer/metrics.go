@@ -1,16 +1,12 @@
 package issuer
 
 import (
-	"errors"
-	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Metrics are the server's, each with the trust domain as a label. Every other
+// Metrics are those of one trust domain, which each has as a label. Every other
 // label has few values that the code names: nothing a stranger sends becomes
 // one. docs/reference/metrics.md explains each.
 type Metrics struct {
@@ -40,7 +36,7 @@ func NewMetrics(trustDomain string) *Metrics {
 	}, []string{"kind", "check"})
 	m.steps = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "assay_attestation_step_seconds", Help: "Time spent in one step of an attestation.",
-		Buckets: prometheus.ExponentialBuckets(0.00025, 2, 14), // 0.25 ms to 2 s
+		Buckets: seconds(),
 	}, []string{"step"})
 	m.svids = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "assay_svids_issued_total", Help: "X.509-SVIDs issued.",
@@ -61,7 +57,6 @@ func NewMetrics(trustDomain string) *Metrics {
 		Name: "assay_reattest_policy_total", Help: "Agents that were asked to attest again because a policy change concerned them.",
 	})
 	m.labelled.MustRegister(m.woken, m.attestations, m.refusals, m.steps, m.svids, m.limited, m.panics, m.reloads, m.unlogged)
-	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -76,6 +71,22 @@ func (m *Metrics) Counter(name, help string, value func() float64) {
 	m.labelled.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, value))
 }
 
+// CounterVec adds a counter with labels, whose values the code names.
+func (m *Metrics) CounterVec(name, help string, labels ...string) *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	m.labelled.MustRegister(c)
+	return c
+}
+
+// HistogramVec adds a histogram with labels, of seconds from 0.25 ms to 2 s.
+func (m *Metrics) HistogramVec(name, help string, labels ...string) *prometheus.HistogramVec {
+	h := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: seconds()}, labels)
+	m.labelled.MustRegister(h)
+	return h
+}
+
+func seconds() []float64 { return prometheus.ExponentialBuckets(0.00025, 2, 14) }
+
 // Registry returns the registry, for tests and other exporters.
 func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
 
@@ -88,26 +99,4 @@ func (m *Metrics) step(name string) func() {
 // took records the time of a step.
 func (m *Metrics) took(name string, d time.Duration) {
 	m.steps.WithLabelValues(name).Observe(d.Seconds())
-}
-
-// httpHandler serves /metrics, /live (the process runs) and /ready (it can
-// attest: 503 with the reason otherwise).
-func (m *Metrics) httpHandler(ready func() error) http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil) })
-	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) { answer(w, ready()) })
-	return mux
-}
-
-var errStopping = errors.New("stopping")
-
-func answer(w http.ResponseWriter, err error) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	if err != nil {
-		w.WriteHeader(http.StatusServiceUnavailable)
-		_, _ = w.Write([]byte(err.Error() + "\n"))
-		return
-	}
-	_, _ = w.Write([]byte("ok\n"))
 }

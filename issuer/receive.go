@@ -22,12 +22,21 @@ import (
 // Hello before it and the work after it.
 func (s *Server) patience() time.Duration { return s.challengeTTL * 5 / 4 }
 
+// patience of a stream whose trust domain is not known yet: gRPC's tap has no
+// peer. All trust domains have the same.
+func (f *Front) patience() time.Duration {
+	if s := f.home(); s != nil {
+		return s.patience()
+	}
+	return challengeTTL * 5 / 4
+}
+
 // limitPatience is the tap that gRPC calls before it creates a stream.
-func (s *Server) limitPatience(ctx context.Context, info *tap.Info) (context.Context, error) {
+func (f *Front) limitPatience(ctx context.Context, info *tap.Info) (context.Context, error) {
 	if info.FullMethodName != assayv1.Attestation_Attest_FullMethodName {
 		return ctx, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.patience())
+	ctx, cancel := context.WithTimeout(ctx, f.patience())
 	// gRPC cancels the parent when the stream ends. Who gives up a place to
 	// another is cancelled through the value.
 	return context.WithValue(ctx, streamCancel{}, cancel), nil

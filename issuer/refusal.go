@@ -63,7 +63,7 @@ func refusal(err error, reference string) error {
 		detail.Check = "policy"
 	case attest.Unavailable:
 		code, text = codes.Unavailable, "the server cannot do this now"
-		detail.RetryAfterMs = retryAfter.Milliseconds()
+		detail.RetryAfterMs = retryOf(err).Milliseconds()
 	case attest.Internal:
 		code, text = codes.Internal, "a fault of the server"
 		detail.Check = "internal"

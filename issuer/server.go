@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,11 +15,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/health"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/reflection"
 
 	"github.com/assay-project/assay/issuer/ca"
 	"github.com/assay-project/assay/issuer/config"
@@ -42,7 +38,7 @@ const maxAdminMessage = signed.MaxSize + 64<<10 // bytes
 const challengeTTL = 60 * time.Second
 
 // Parts are what the service is made of; cmd/assayd builds them. All are
-// required but Version, Tracing, and TPMs where no TPM is served.
+// required but Version, Tracing, Background, and TPMs where no TPM is served.
 type Parts struct {
 	Set     verifiers.Set
 	Policy  *PolicyFile
@@ -54,44 +50,70 @@ type Parts struct {
 	Now     func() time.Time
 	Version string // of the software, for Status
 	Tracing *Tracing
+	// Background runs as long as the server. Each returns nil after ctx ends; an
+	// error ends the server of this trust domain.
+	Background []func(ctx context.Context) error
 }
 
-// Listeners are what the service is reached through. Metrics may be nil.
+// Listeners are what the service is reached through: the attestation service
+// either through a Front, which serves other trust domains too, or through
+// Attestation and Metrics alone. All but these and Admin may be nil, for off.
 type Listeners struct {
+	Front *Front
+
 	Attestation net.Listener
-	Admin       net.Listener // a unix socket that only the operator can open
 	Metrics     net.Listener
+
+	Admin          net.Listener // a unix socket that only the operator can open
+	AdminTLS       net.Listener // TCP; administrators elsewhere
+	Web            net.Listener // TCP; what the world may read
+	BundleEndpoint net.Listener // TCP; the SPIFFE bundle endpoint, profile https_spiffe
 }
 
 // Server is the attestation service of one trust domain.
 type Server struct {
 	assayv1.UnimplementedAttestationServer
 
-	td  spiffeid.TrustDomain
-	id  spiffeid.ID // spiffe://TD/assay/server, the same for every server of it
-	cfg config.Config
+	td        spiffeid.TrustDomain
+	id        spiffeid.ID // spiffe://TD/assay/server, the same for every server of it
+	cfg       config.Config
+	current   atomic.Pointer[config.Config] // see settings
+	reloaders []reloader
 
-	set     verifiers.Set
-	policy  *PolicyFile
-	ledger  *ledger.Ledger
-	ca      *ca.CA
-	metrics *Metrics
-	tpms    *tpms.Registry
-	log     *slog.Logger
-	now     func() time.Time
-	version string
-	tracing *Tracing
+	set        verifiers.Set
+	policy     *PolicyFile
+	ledger     *ledger.Ledger
+	ca         *ca.CA
+	metrics    *Metrics
+	tpms       *tpms.Registry
+	tracing    *Tracing
+	background []func(context.Context) error
+	log        *slog.Logger
+	now        func() time.Time
+	version    string
 
 	challengeTTL time.Duration
 	closingGrace atomic.Int64 // nanoseconds
 	started      time.Time
 
-	handshakes  *gate
-	connections *gate
-	strangers   *gate
-	listener    *limitedListener // set by Run
-	unverified  *waitingRoom
-	logLimit    *rate.Limiter
+	// What is shared with other trust domains.
+	front       atomic.Pointer[Front] // set by Run
+	tls         *tls.Config
+	handshakes  *gate // this one's share
+	connections *gate // likewise
+	strangers   atomic.Int64
+	line        atomic.Pointer[line]
+	streams     calls
+
+	// What is not.
+	unverified *waitingRoom
+	working    atomic.Int64 // attestations whose evidence has come
+	rest       atomic.Int64 // nanoseconds that ledger and CA take, of late
+	instances  *rates
+	tokens     *rates
+	adminCalls *rates
+	perSecond  *rate.Limiter
+	logLimit   *rate.Limiter
 
 	watchers    watchers
 	judgeNow    chan struct{} // see wake.go
@@ -125,22 +147,32 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 	case p.Set.Simulated() != cfg.Simulated():
 		return nil, errors.New("issuer: the verifiers and the trust domain are of two kinds, simulated and hardware")
 	}
+	l := cfg.Limits
 	s := &Server{
 		td: td, id: id, cfg: cfg,
-		set: p.Set, policy: p.Policy, ledger: p.Ledger, ca: p.CA, metrics: p.Metrics, tpms: p.TPMs, log: p.Log, now: p.Now, version: p.Version, tracing: p.Tracing,
+		set: p.Set, policy: p.Policy, ledger: p.Ledger, ca: p.CA, metrics: p.Metrics, tpms: p.TPMs, log: p.Log, now: p.Now, version: p.Version,
+		tracing: p.Tracing, background: p.Background,
 		challengeTTL: challengeTTL,
 		started:      p.Now(),
-		handshakes:   newGate(cfg.Limits.Handshakes, cfg.Limits.HandshakesPerAddress),
-		connections:  newGate(cfg.Limits.Connections, cfg.Limits.Connections),
-		strangers:    newGate(cfg.Limits.Connections, cfg.Limits.StrangersPerAddress),
-		unverified:   newWaitingRoom(cfg.Limits.Unverified, cfg.Limits.UnverifiedPerAddress, int64(cfg.Limits.EventLogMiB)<<20),
+		tls:          tlsConfig(p.CA.ServerCertificate),
+		handshakes:   newGate(l.Handshakes, l.Handshakes),
+		connections:  newGate(l.Connections, l.Connections),
+		unverified:   newWaitingRoom(l.Unverified, l.UnverifiedPerAddress, int64(l.EventLogMiB)<<20),
+		instances:    newRates(l.AttestationsPerInstance),
+		tokens:       newRates(l.TokensPerInstance),
+		adminCalls:   newRates(l.AdminCalls),
+		perSecond:    rate.NewLimiter(rate.Limit(l.AttestationsPerSecond), l.AttestationsPerSecond),
 		logLimit:     rate.NewLimiter(5, 50),
 		stopping:     make(chan struct{}),
 		judgeNow:     make(chan struct{}, 1),
 	}
+	s.current.Store(&s.cfg)
 	s.closingGrace.Store(int64(closingGrace))
 	s.policy.result = func(r string) { s.metrics.reloads.WithLabelValues(r).Inc() }
 	s.policy.changed = func(*policy.Bundle) { s.judgeSoon() }
+	s.onReload(func(next *config.Config) (func(), error) {
+		return func() { s.limit(next.Limits) }, nil
+	})
 	s.registerGauges()
 	return s, nil
 }
@@ -149,31 +181,54 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 // in flight finish within the configured time, watches end. It returns nil
 // after a stop that was asked for. It can be called once.
 func (s *Server) Run(ctx context.Context, l Listeners) error {
-	public, healthServer := s.publicServer()
-	admin := s.adminServer()
-	s.listener = limit(l.Attestation, s.connections, s.strangers, func(limit string) { s.metrics.limited.WithLabelValues("connection", limit).Inc() })
-
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return serving("attestation", public.Serve(s.listener)) })
+	front := l.Front
+	if front == nil {
+		var err error
+		if front, err = NewFront(s.cfg, FrontParts{TrustDomains: []string{s.td.Name()}, Log: s.log, Now: s.now}); err != nil {
+			return err
+		}
+		g.Go(func() error { return front.Run(ctx, l.Attestation, l.Metrics) })
+	}
+	s.line.Store(front.turns.line())
+	defer front.turns.forget(s.line.Load())
+	if err := front.attach(s); err != nil {
+		return err
+	}
+	admin := s.adminServer()
 	g.Go(func() error { return serving("admin", admin.Serve(l.Admin)) })
 	g.Go(func() error { return s.judging(ctx) })
-	var web *http.Server
-	if l.Metrics != nil {
-		web = &http.Server{Handler: s.metrics.httpHandler(s.ready), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
-		g.Go(func() error { return serving("metrics", web.Serve(l.Metrics)) })
+	for _, run := range s.background {
+		g.Go(func() error { return run(ctx) })
+	}
+	for _, x := range []struct {
+		what     string
+		listener net.Listener
+		serve    func(context.Context, net.Listener) error
+	}{
+		{"remote admin", l.AdminTLS, s.serveAdminTLS},
+		{"web", l.Web, s.serveWeb},
+		{"bundle endpoint", l.BundleEndpoint, s.serveBundleEndpoint},
+	} {
+		if x.listener != nil {
+			g.Go(func() error { return serving(x.what, x.serve(ctx, x.listener)) })
+		}
 	}
 	g.Go(func() error {
 		<-ctx.Done()
 		close(s.stopping)
-		healthServer.Shutdown()
-		stop(public, s.cfg.ShutdownTimeout)
+		front.detach(s, s.cfg.ShutdownTimeout)
 		stop(admin, time.Second)
-		if web != nil {
-			_ = web.Close()
-		}
 		return nil
 	})
 	return g.Wait()
+}
+
+// vouched says that the client on a connection has proved who it is.
+func (s *Server) vouched(client net.Addr) {
+	if f := s.front.Load(); f != nil && client != nil {
+		f.listener.vouched(client)
+	}
 }
 
 // serving makes an error of a server that ended without being asked to.
@@ -189,59 +244,6 @@ func stop(g *grpc.Server, limit time.Duration) {
 	timer := time.AfterFunc(limit, g.Stop)
 	defer timer.Stop()
 	g.GracefulStop()
-}
-
-func (s *Server) publicServer() (*grpc.Server, *health.Server) {
-	r := recovery{s.log, s.metrics}
-	creds := &limitedCredentials{
-		TransportCredentials: credentials.NewTLS(tlsConfig(s.ca.ServerCertificate)),
-		gate:                 s.handshakes,
-		refused:              func(limit string) { s.metrics.limited.WithLabelValues("handshake", limit).Inc() },
-		now:                  s.now,
-		grace:                &s.closingGrace,
-	}
-	g := grpc.NewServer(
-		grpc.Creds(creds),
-		grpc.ChainUnaryInterceptor(r.unary),
-		grpc.ChainStreamInterceptor(r.stream),
-		grpc.InTapHandle(s.limitPatience),
-		grpc.MaxRecvMsgSize(maxMessage),
-		grpc.MaxHeaderListSize(16<<10),
-		grpc.MaxConcurrentStreams(uint32(s.cfg.Limits.StreamsPerConnection)),
-		grpc.ConnectionTimeout(s.cfg.Limits.HandshakeTimeout),
-		grpc.WaitForHandlers(true),
-		// Fixed windows: a stranger's fast link must not grow our buffers.
-		grpc.StaticStreamWindowSize(2*maxMessage),
-		grpc.StaticConnWindowSize(8*maxMessage),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{
-			MaxConnectionIdle:     5 * time.Minute,
-			MaxConnectionAge:      time.Hour,
-			MaxConnectionAgeGrace: 2 * challengeTTL,
-			Time:                  time.Minute,
-			Timeout:               20 * time.Second,
-		}),
-	)
-	assayv1.RegisterAttestationServer(g, s)
-	h := health.NewServer()
-	h.SetServingStatus(assayv1.Attestation_ServiceDesc.ServiceName, healthpb.HealthCheckResponse_SERVING)
-	healthpb.RegisterHealthServer(g, probe{server: h})
-	if s.cfg.Reflection {
-		reflection.Register(g)
-	}
-	return g, h
-}
-
-// probe answers health checks and nothing else: a watch costs a stranger nothing
-// and holds memory here for as long as they like.
-type probe struct {
-	healthpb.UnimplementedHealthServer
-	server *health.Server
-}
-
-// Check implements the health service.
-func (p probe) Check(ctx context.Context, r *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
-	return p.server.Check(ctx, r)
 }
 
 func (s *Server) adminServer() *grpc.Server {

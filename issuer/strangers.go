@@ -46,6 +46,13 @@ func newWaitingRoom(limit, perAddress int, maxBytes int64) *waitingRoom {
 	return &waitingRoom{max: limit, maxPerAddress: perAddress, maxBytes: maxBytes, byAddress: map[string]*corner{}}
 }
 
+// resize changes the limits. Who is inside stays inside.
+func (r *waitingRoom) resize(limit, perAddress int, maxBytes int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.max, r.maxPerAddress, r.maxBytes = limit, perAddress, maxBytes
+}
+
 // enter takes a place. lose is called, at most once, when another takes it over.
 // displaced says whose: "" for nobody's. With no place to be had, p is nil and
 // limit names why.

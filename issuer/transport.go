@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 
 	"github.com/assay-project/assay/attest"
@@ -37,7 +36,7 @@ func tlsState(ctx context.Context) (tls.ConnectionState, net.Addr, error) {
 	if !ok {
 		return tls.ConnectionState{}, nil, errors.New("the stream has no peer")
 	}
-	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	info, ok := p.AuthInfo.(shown)
 	if !ok {
 		return tls.ConnectionState{}, p.Addr, fmt.Errorf("the stream does not run over TLS but %T", p.AuthInfo)
 	}
