@@ -4,252 +4,366 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/ed25519"
-	"crypto/rand"
+	"crypto/ecdsa"
+	"crypto/sha256"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/asn1"
+	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/issuer/keys"
+	"github.com/assay-project/assay/issuer/ledger"
 	"github.com/assay-project/assay/issuer/store"
+	"github.com/assay-project/assay/svid"
 )
 
-// Member is a server of the trust domain, as the bootstrap root says it. What it
-// signs with Key (rows of authorities, checkpoints of its chain) others believe.
-type Member struct {
-	Name string // of its chain, and in its authorities' rows
-	Key  ed25519.PublicKey
-	// JoinedAt is when its endorsement begins, which the root has signed; a row's
-	// own time counts for nothing.
-	JoinedAt time.Time
+// JoinConfig says which server joins which trust domain.
+type JoinConfig struct {
+	DataDir string // of the new server; created, mode 0700, where it is missing
+	// From has the public files of the roots, and the bootstrap root's key: another
+	// server's data directory, or what was taken offline. Keys are in it or in its
+	// directory "keys".
+	From   string
+	Server string // the new server's name
+	// Open opens the database that the servers share, when the data directory is
+	// there.
+	Open func(context.Context) (store.Store, error)
+	// CopyRootKeys keeps the keys of the roots that From holds, so that this server
+	// renews by itself what they sign. Otherwise they are used, and not kept.
+	CopyRootKeys bool
+	ServerTTL    time.Duration // of the server's TLS certificate: 7 days
+	Now          func() time.Time
 }
 
-// oidTrustAnchorConfigSigning is id-kp-trustAnchorConfigSigning (RFC 9809,
-// section 3): what the key signs becomes what others trust. As the one extended
-// key usage, and critical, it keeps an endorsement from being taken for a
-// server's or a client's TLS certificate, which the same root signs.
-var oidTrustAnchorConfigSigning = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 42}
-
-// endorse makes the certificate by which the bootstrap root says that a server of
-// that name, with that checkpoint key, belongs to the trust domain. It ends with
-// the root.
-func endorse(td spiffeid.TrustDomain, server string, key crypto.PublicKey, root *x509.Certificate, signer crypto.Signer, now time.Time) ([]byte, error) {
-	if err := checkServerName(server); err != nil {
-		return nil, err
-	}
-	if !keys.Ed25519.Is(key) {
-		return nil, fault("endorsement_key", fmt.Errorf("the checkpoint key is a %T, want Ed25519", key), "")
-	}
-	if !samePublic(root.PublicKey, signer.Public()) {
-		return nil, fault("endorsement_root", errors.New("the key is not the bootstrap root's"), "bring the key that belongs to "+bootstrapRootFile)
-	}
-	// ExtraExtensions, because crypto/x509 writes an extended key usage that is
-	// not critical.
-	usage, err := asn1.Marshal([]asn1.ObjectIdentifier{oidTrustAnchorConfigSigning})
-	if err != nil {
-		return nil, fault("endorsement", err, "")
-	}
-	id := spiffeid.RequireFromPath(td, ServerPath)
-	t := &x509.Certificate{
-		SerialNumber:          randomSerial(),
-		Subject:               pkix.Name{Organization: []string{td.Name()}, CommonName: server},
-		NotBefore:             later(now.UTC().Add(-maxBackdate), root.NotBefore).Truncate(time.Second),
-		NotAfter:              root.NotAfter,
-		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtraExtensions:       []pkix.Extension{{Id: oidExtKeyUsage, Critical: true, Value: usage}},
-		BasicConstraintsValid: true,
-		URIs:                  []*url.URL{id.URL()},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, t, root, key, signer)
-	if err != nil {
-		return nil, fault("endorsement", err, "")
-	}
-	if _, err := checkEndorsement(der, td, server, root, now); err != nil {
-		return nil, err
-	}
-	return der, nil
+// JoinReport says what there is now.
+type JoinReport struct {
+	Existed       bool // the server was a member already
+	TrustDomain   string
+	Simulated     bool
+	BootstrapRoot string   // path of the certificate
+	Fingerprint   string   // SHA-256 of its DER, lower-case hex
+	VerifierRoot  string   // path of the public key
+	Checkpoint    string   // path of the checkpoint key's text
+	Copied        []string // keys of roots that are here now
+	Others        []string // the other servers, sorted
 }
 
-// checkEndorsement reads an endorsement of the server with that name, and believes
-// nothing but the root's signature. The checks:
+// TrustDomainOf reads which trust domain a directory with the roots' public files
+// belongs to.
+func TrustDomainOf(dir string) (name string, simulated bool, err error) {
+	r, err := readRoots(dir)
+	if err != nil {
+		return "", false, err
+	}
+	return r.td.Name(), svid.IsSimulated(r.td), nil
+}
+
+// roots are the public files of a trust domain's roots.
+type roots struct {
+	td          spiffeid.TrustDomain
+	bootstrap   *x509.Certificate
+	verifierKey *ecdsa.PublicKey
+}
+
+func readRoots(dir string) (*roots, error) {
+	cert, err := readCertificate(filepath.Join(dir, bootstrapRootFile))
+	if err != nil {
+		return nil, err
+	}
+	bad := func(err error) (*roots, error) {
+		return nil, fault("join_from", fmt.Errorf("%s: %w", filepath.Join(dir, bootstrapRootFile), err), "--from is the data directory of another server, or a copy of its roots' files")
+	}
+	if err := cert.CheckSignatureFrom(cert); err != nil {
+		return bad(fmt.Errorf("not a root: %w", err))
+	}
+	if len(cert.URIs) != 1 {
+		return bad(fmt.Errorf("it names %d trust domains", len(cert.URIs)))
+	}
+	id, err := spiffeid.FromURI(cert.URIs[0])
+	if err != nil || id.Path() != "" {
+		return bad(fmt.Errorf("%q is not the ID of a trust domain", cert.URIs[0]))
+	}
+	verifier, err := readPublicKey(filepath.Join(dir, verifierRootFile))
+	if err != nil {
+		return nil, err
+	}
+	return &roots{td: id.TrustDomain(), bootstrap: cert, verifierKey: verifier}, nil
+}
+
+// Join makes a server of a trust domain that others serve already: its checkpoint
+// key, the endorsement of that key and a TLS certificate, both by the bootstrap
+// root, and last the row that makes it a member. A crash at any moment leaves a
+// state that Join completes; run again it changes nothing. The checks:
 //
-//	endorsement_der        it is one certificate
-//	endorsement_signature  the bootstrap root made it
-//	endorsement_validity   it and the root are valid at that time
-//	endorsement_usage      it is for a key that signs records: no CA, no TLS
-//	endorsement_name       it is for this server of this trust domain
-//	endorsement_key        the key is Ed25519
-func checkEndorsement(der []byte, td spiffeid.TrustDomain, server string, root *x509.Certificate, at time.Time) (Member, error) {
-	bad := func(check, format string, args ...any) (Member, error) {
-		return Member{}, &attest.Error{Kind: attest.Untrusted, Check: check, Err: fmt.Errorf("the endorsement of the server %.80q: %w", server, fmt.Errorf(format, args...)),
-			Hint: "a server joins with `assayd join`; an endorsement that the bootstrap root did not make was put into the database by somebody else"}
+//	join_from          From has the public files of the roots of one trust domain
+//	join_root_key      and the bootstrap root's key
+//	join_trust_domain  the database serves it
+//	join_stranger      the database has a server that this root endorsed
+//	join_other         the data directory is not another trust domain's
+//	server_name, member_…, endorsement_…, key_…, data_file
+func Join(ctx context.Context, c JoinConfig) (JoinReport, error) { return joinAt(ctx, c, noStop) }
+
+func joinAt(ctx context.Context, c JoinConfig, at stops) (_ JoinReport, err error) {
+	if c.Now == nil || c.Open == nil {
+		return JoinReport{}, errors.New("ca: JoinConfig.Now and Open are required")
 	}
-	cert, err := x509.ParseCertificate(der)
+	def(&c.ServerTTL, 7*24*time.Hour)
+	if err := checkServerName(c.Server); err != nil {
+		return JoinReport{}, err
+	}
+	from, err := readRoots(c.From)
 	if err != nil {
-		return bad("endorsement_der", "%w", err)
+		return JoinReport{}, err
 	}
-	if !bytes.Equal(cert.RawIssuer, root.RawSubject) {
-		return bad("endorsement_signature", "its issuer is %q, not the bootstrap root", cert.Issuer)
+	online, err := from.keys(c.From)
+	if err != nil {
+		return JoinReport{}, err
 	}
-	if err := cert.CheckSignatureFrom(root); err != nil {
-		return bad("endorsement_signature", "not made by the bootstrap root: %w", err)
+	if _, err := keys.MakeDir(c.DataDir); err != nil {
+		return JoinReport{}, err
 	}
-	for _, c := range []*x509.Certificate{cert, root} {
-		if at.Before(c.NotBefore) || !at.Before(c.NotAfter) {
-			return bad("endorsement_validity", "%q is valid from %s until %s", c.Subject.CommonName, c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339))
+	ring, err := keys.MakeDir(KeysPath(c.DataDir))
+	if err != nil {
+		return JoinReport{}, err
+	}
+	st, err := c.Open(ctx)
+	if err != nil {
+		return JoinReport{}, err
+	}
+	defer func() {
+		if cerr := st.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	j := joining{JoinConfig: c, roots: from, online: online, ring: ring, st: st}
+	return j.join(ctx, at)
+}
+
+// joining is one Join.
+type joining struct {
+	JoinConfig
+	roots  *roots
+	online map[string]crypto.Signer // the keys of roots that are in From
+	ring   *keys.Dir
+	st     store.Store
+}
+
+func (j *joining) join(ctx context.Context, at stops) (JoinReport, error) {
+	if err := j.checkDatabase(ctx); err != nil {
+		return JoinReport{}, err
+	}
+	if err := j.publicFiles(at); err != nil {
+		return JoinReport{}, err
+	}
+	if err := j.ring.Sweep(); err != nil {
+		return JoinReport{}, err
+	}
+	key, err := keys.LoadOrCreate(j.ring.Path(checkpointKey), true, keys.Ed25519)
+	if err != nil {
+		return JoinReport{}, err
+	}
+	if err := at("checkpoint key"); err != nil {
+		return JoinReport{}, err
+	}
+	m := membership{td: j.roots.td, server: j.Server, root: j.roots.bootstrap, keys: j.ring, store: j.st, now: j.Now}
+	existed, _, err := m.look(ctx, key.Public())
+	if err != nil {
+		return JoinReport{}, err
+	}
+	text, err := ledger.NewVerifierKey(ledger.ChainName(j.roots.td.Name(), j.Server), key.Public())
+	if err != nil {
+		return JoinReport{}, fault("checkpoint_key", err, "")
+	}
+	if err := keys.WriteFile(filepath.Join(j.DataDir, checkpointFile), []byte(text.String()+"\n"), 0o644, keys.Replace); err != nil {
+		return JoinReport{}, err
+	}
+	if err := j.serverCertificate(ctx, at); err != nil {
+		return JoinReport{}, err
+	}
+	copied, err := j.copyRootKeys()
+	if err != nil {
+		return JoinReport{}, err
+	}
+	if err := at("root keys"); err != nil {
+		return JoinReport{}, err
+	}
+	// The row comes last: until it is there, nobody hears of this server.
+	if !existed {
+		if err := m.add(ctx, key.Public(), j.online[bootstrapRootKey]); err != nil {
+			return JoinReport{}, err
 		}
 	}
-	if err := checkEndorsementUsage(cert); err != nil {
-		return bad("endorsement_usage", "%w", err)
+	if err := at("member row"); err != nil {
+		return JoinReport{}, err
 	}
-	if cert.Subject.CommonName != server || len(cert.Subject.Organization) != 1 || cert.Subject.Organization[0] != td.Name() {
-		return bad("endorsement_name", "it is for %q", cert.Subject)
+	others, err := j.endorsed(ctx)
+	if err != nil {
+		return JoinReport{}, err
 	}
-	if id := spiffeid.RequireFromPath(td, ServerPath).String(); len(cert.URIs) != 1 || cert.URIs[0].String() != id {
-		return bad("endorsement_name", "it names %v, want %s alone", cert.URIs, id)
-	}
-	if err := checkServerName(server); err != nil {
-		return bad("endorsement_name", "%w", err)
-	}
-	key, ok := cert.PublicKey.(ed25519.PublicKey)
-	if !ok {
-		return bad("endorsement_key", "its key is a %T, want Ed25519", cert.PublicKey)
-	}
-	return Member{Name: server, Key: key, JoinedAt: cert.NotBefore}, nil
+	others = slices.DeleteFunc(others, func(name string) bool { return name == j.Server })
+	sum := sha256.Sum256(j.roots.bootstrap.Raw)
+	return JoinReport{
+		Existed: existed, TrustDomain: j.roots.td.Name(), Simulated: svid.IsSimulated(j.roots.td),
+		BootstrapRoot: filepath.Join(j.DataDir, bootstrapRootFile), Fingerprint: hex.EncodeToString(sum[:]),
+		VerifierRoot: filepath.Join(j.DataDir, verifierRootFile), Checkpoint: filepath.Join(j.DataDir, checkpointFile),
+		Copied: copied, Others: others,
+	}, nil
 }
 
-func checkEndorsementUsage(cert *x509.Certificate) error {
-	switch {
-	case !cert.BasicConstraintsValid || cert.IsCA:
-		return errors.New("want basicConstraints, CA:FALSE")
-	case cert.KeyUsage != x509.KeyUsageDigitalSignature:
-		return errors.New("want keyUsage digitalSignature alone")
-	case len(cert.ExtKeyUsage) != 0 || len(cert.UnknownExtKeyUsage) != 1 || !cert.UnknownExtKeyUsage[0].Equal(oidTrustAnchorConfigSigning):
-		return errors.New("want extKeyUsage trustAnchorConfigSigning alone")
-	case len(cert.UnhandledCriticalExtensions) != 0:
-		return fmt.Errorf("it has critical extensions that mean nothing here: %v", cert.UnhandledCriticalExtensions)
+// keys reads the keys of the roots that a directory holds: the bootstrap root's
+// must be there.
+func (r *roots) keys(dir string) (map[string]crypto.Signer, error) {
+	out := map[string]crypto.Signer{}
+	for name, public := range map[string]crypto.PublicKey{bootstrapRootKey: r.bootstrap.PublicKey, verifierRootKey: r.verifierKey} {
+		for _, d := range []string{KeysPath(dir), dir} {
+			key, err := keys.ReadKey(filepath.Join(d, name+".key"))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			if !samePublic(public, key.Public()) {
+				return nil, fault("join_root_key", fmt.Errorf("the key %s.key in %s is not that of %s.pem", name, d, name), "bring the files of one trust domain")
+			}
+			out[name] = key
+			break
+		}
+	}
+	if out[bootstrapRootKey] == nil {
+		return nil, fault("join_root_key", fmt.Errorf("neither %s nor its directory %s holds %s.key", dir, keysDir, bootstrapRootKey),
+			"bring the bootstrap root's key for the joining; it is not kept unless you say --copy-root-keys")
+	}
+	return out, nil
+}
+
+func (j *joining) checkDatabase(ctx context.Context) error {
+	name := j.roots.td.Name()
+	row, err := j.st.TrustDomain(ctx, name)
+	if errors.Is(err, store.ErrNotFound) {
+		return fault("join_trust_domain", fmt.Errorf("the database does not serve %s", name), "check the database's URL; `assayd init` makes the first server of a trust domain")
+	}
+	if err != nil {
+		return err
+	}
+	if row.Simulated != svid.IsSimulated(j.roots.td) {
+		return fault("join_trust_domain", fmt.Errorf("in the database %s is simulated: %t", name, row.Simulated), "check the database's URL")
+	}
+	servers, err := j.endorsed(ctx)
+	if err != nil {
+		return err
+	}
+	if len(servers) == 0 {
+		return fault("join_stranger", fmt.Errorf("no server of %s in the database is endorsed by this bootstrap root", name),
+			"bring the files of the trust domain's own bootstrap root; a first server of before there were several is endorsed when it is started once with that key")
 	}
 	return nil
 }
 
-// maxServerName is as in the configuration: a label of DNS.
-const maxServerName = 63
-
-// checkServerName accepts the name of a server.
-func checkServerName(name string) error {
-	ok := name != "" && len(name) <= maxServerName
-	for _, c := range []byte(name) {
-		ok = ok && (c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-')
-	}
-	if !ok {
-		return fault("server_name", fmt.Errorf("%.80q is not the name of a server", name), "1 to 63 of a-z, 0-9 and '-'")
-	}
-	return nil
-}
-
-// membership is a server's place among those of its trust domain.
-type membership struct {
-	td     spiffeid.TrustDomain
-	server string
-	root   *x509.Certificate // the bootstrap root
-	keys   keys.Ring         // with the checkpoint key, and the bootstrap root's where it is online
-	store  store.Store
-	now    func() time.Time
-}
-
-// endorseSelf sees to it that the database has this server as a member. A data
-// directory of before there were members gets its endorsement here.
-func (c *CA) endorseSelf(ctx context.Context) error {
-	m := membership{td: c.td, server: c.cfg.Chain, root: c.bootstrapRoot, keys: c.cfg.Keys, store: c.cfg.Store, now: c.cfg.Now}
-	return m.enrol(ctx)
-}
-
-// enrol adds the row of this server where it is missing, endorsed with the bootstrap
-// root's key. Without that key a trust domain's only server does without a row:
-// it has no others to convince. The checks:
-//
-//	member_key      the row of this name is endorsed for this server's checkpoint key
-//	member_root     the other servers in the database are of the same bootstrap root
-//	member_missing  there are others, and no endorsement of this one can be made
-//	checkpoint_key, bootstrap-root, endorsement_…
-func (m membership) enrol(ctx context.Context) error {
-	signer, err := CheckpointSigner(ctx, m.keys)
+// endorsed lists the members that the root endorsed.
+func (j *joining) endorsed(ctx context.Context) ([]string, error) {
+	state, err := j.st.AuthorityState(ctx, j.roots.td.Name())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	own, others, err := m.look(ctx, signer.Public())
-	if err != nil || own {
-		return err
-	}
-	root, err := m.keys.Get(ctx, bootstrapRootKey)
-	if errors.Is(err, fs.ErrNotExist) {
-		if others == 0 {
-			return nil
-		}
-		return fault("member_missing", fmt.Errorf("the database has %d other servers, and no endorsement of the server %s", others, m.server),
-			"make it with `assayd join`, or bring the bootstrap root's key and start the server once")
-	}
-	if err != nil {
-		return err
-	}
-	return m.add(ctx, signer.Public(), root)
-}
-
-// look finds this server among the members, and counts the others.
-func (m membership) look(ctx context.Context, checkpoint crypto.PublicKey) (own bool, others int, err error) {
-	state, err := m.store.AuthorityState(ctx, m.td.Name())
-	if err != nil {
-		return false, 0, err
-	}
-	foreign := ""
+	var out []string
 	for _, row := range state.Members {
-		member, err := checkEndorsement(row.Endorsement, m.td, row.Server, m.root, m.now())
-		switch {
-		case row.Server == m.server && err != nil:
-			return false, 0, err
-		case row.Server == m.server && !samePublic(member.Key, checkpoint):
-			return false, 0, fault("member_key", fmt.Errorf("the database has a server %s, with another checkpoint key than this one's", m.server),
-				"every server needs a name of its own: mend server in the configuration; or restore checkpoint.key from a backup")
-		case row.Server == m.server:
-			own = true
-		case err != nil:
-			foreign = row.Server
-		default:
-			others++
+		if _, err := checkEndorsement(row.Endorsement, j.roots.td, row.Server, j.roots.bootstrap, j.Now()); err == nil {
+			out = append(out, row.Server)
 		}
 	}
-	// One that the root does not know, among others that it does, is refused by
-	// whoever reads its rows. Nobody but those: this is another trust domain of the
-	// same name, or somebody's work.
-	if foreign != "" && !own && others == 0 {
-		return false, 0, fault("member_root", fmt.Errorf("the server %.80q in the database is not of this data directory's bootstrap root", foreign),
-			"make this server one of that trust domain with `assayd join`, with an empty data directory")
-	}
-	return own, others, nil
+	slices.Sort(out)
+	return out, nil
 }
 
-// add endorses the server and stores that.
-func (m membership) add(ctx context.Context, checkpoint crypto.PublicKey, root crypto.Signer) error {
-	der, err := endorse(m.td, m.server, checkpoint, m.root, root, m.now())
+// publicFiles copies what others pin. A directory that has other roots is
+// another trust domain's.
+func (j *joining) publicFiles(at stops) error {
+	if _, err := os.Lstat(DatabasePath(j.DataDir)); !errors.Is(err, fs.ErrNotExist) {
+		return fault("join_other", fmt.Errorf("%s holds a database: it is that of a server of its own", j.DataDir), "choose an empty data directory")
+	}
+	verifier, err := publicPEM(j.roots.verifierKey)
 	if err != nil {
 		return err
 	}
-	err = m.store.AddMember(ctx, store.Member{TrustDomain: m.td.Name(), Server: m.server, Endorsement: der, JoinedAt: m.now()})
-	if err != nil && !errors.Is(err, store.ErrConflict) {
-		return err
+	for _, f := range []struct {
+		name string
+		body []byte
+	}{
+		{bootstrapRootFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: j.roots.bootstrap.Raw})},
+		{verifierRootFile, verifier},
+	} {
+		path := filepath.Join(j.DataDir, f.name)
+		old, err := os.ReadFile(path)
+		if err == nil && !bytes.Equal(old, f.body) {
+			return fault("join_other", fmt.Errorf("%s is there already, and another trust domain's", path), "choose an empty data directory")
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return lost(path, err)
+		}
+		if err := keys.WriteFile(path, f.body, 0o644, keys.Replace); err != nil {
+			return err
+		}
+		if err := at(f.name); err != nil {
+			return err
+		}
 	}
-	// Another process of this name, or of another root, may have been quicker.
-	own, _, err := m.look(ctx, checkpoint)
-	if err == nil && !own {
-		err = fault("member_missing", fmt.Errorf("the endorsement of %s is not in the database", m.server), "start again")
+	return nil
+}
+
+// serverCertificate makes the server's first TLS certificate, while the root's key
+// is here.
+func (j *joining) serverCertificate(ctx context.Context, at stops) error {
+	c := &CA{
+		cfg: Config{DataDir: j.DataDir, Keys: onlineRing{j.ring, j.online}, Now: j.Now, ServerTTL: j.ServerTTL},
+		log: slog.New(slog.DiscardHandler), td: j.roots.td, bootstrapRoot: j.roots.bootstrap,
 	}
-	return err
+	return c.renewServer(ctx, at, func(string, ...any) {})
+}
+
+// copyRootKeys keeps the keys of the roots, where that was asked for.
+func (j *joining) copyRootKeys() ([]string, error) {
+	if !j.CopyRootKeys {
+		return nil, nil
+	}
+	var out []string
+	for _, name := range []string{bootstrapRootKey, verifierRootKey} {
+		key, ok := j.online[name]
+		if !ok {
+			continue
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return nil, fault("join_root_key", err, "")
+		}
+		err = keys.WriteFile(j.ring.Path(name), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600, keys.Refuse)
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+		out = append(out, j.ring.Path(name))
+	}
+	return out, nil
+}
+
+// onlineRing has the keys of roots beside those of a directory, without keeping
+// them there.
+type onlineRing struct {
+	keys.Ring
+	roots map[string]crypto.Signer
+}
+
+func (r onlineRing) Get(ctx context.Context, name string) (crypto.Signer, error) {
+	if key, ok := r.roots[name]; ok {
+		return key, nil
+	}
+	return r.Ring.Get(ctx, name)
 }
