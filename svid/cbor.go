@@ -30,7 +30,7 @@ var decMode = func() cbor.DecMode {
 		TagsMd:            cbor.TagsForbidden,
 		UTF8:              cbor.UTF8RejectInvalid,
 		MaxNestedLevels:   maxDepth,
-		MaxArrayElements:  64,
+		MaxArrayElements:  128,
 		MaxMapPairs:       64,
 		FieldNameMatching: cbor.FieldNameMatchingCaseSensitive,
 	}.DecMode()

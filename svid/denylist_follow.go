@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -263,8 +264,8 @@ func (l *DenyList) fetch(ctx context.Context, from DenyListFrom) error {
 }
 
 // NotDenied demands that the deny-list of the SVID's trust domain, one of these,
-// names neither its serial number, nor its key, nor the policy that its result
-// rests on. Without a current list nobody satisfies it. The list is asked every
+// names neither its serial number (of a token: that of the SVID it was minted
+// for), nor its key, nor the policy that its result rests on. Without a current list nobody satisfies it. The list is asked every
 // time: an [Attested.Check] later sees what was denied meanwhile. Checks:
 //
 //	deny_list    Unavailable: there is a list of the trust domain
@@ -284,6 +285,11 @@ func NotDenied(lists ...*DenyList) Requirement {
 			if a.Certificate != nil {
 				if what := d.Certificate(a.Certificate); what != "" {
 					return fail(attest.Denied, "denied", "%s: the deny-list names its %s (sequence %d)", a.ID, what, d.Sequence)
+				}
+			}
+			if a.Token != nil {
+				if serial, err := hex.DecodeString(a.Token.Serial); err == nil && len(serial) == SerialSize && d.Serial([SerialSize]byte(serial)) {
+					return fail(attest.Denied, "denied", "%s: the deny-list names the SVID that the token was minted for (sequence %d)", a.ID, d.Sequence)
 				}
 			}
 			if d.Policy(a.Result.PolicyDigest) {

@@ -13,7 +13,7 @@ import (
 // a check to it adds it to docs/spec as well.
 func TestTheSpecificationNamesEveryCheck(t *testing.T) {
 	var spec strings.Builder
-	for _, name := range []string{"attested-svid.md", "attested-jwt-svid.md", "verifier-keys.md"} {
+	for _, name := range []string{"attested-svid.md", "attested-jwt-svid.md", "verifier-keys.md", "deny-list.md"} {
 		b, err := os.ReadFile(filepath.Join("..", "docs", "spec", name))
 		if err != nil {
 			t.Fatal(err)

@@ -16,7 +16,7 @@ import (
 // Limits of a verifier-keys document.
 const (
 	MaxVerifierKeysSize = 16 << 10 // bytes
-	maxVerifierKeys     = 16
+	maxVerifierKeys     = 64
 )
 
 // MaxClockSkew is how far ahead of the relying party's clock an issued-at time
@@ -113,7 +113,7 @@ func (k *VerifierKeys) signAs(typ string, root crypto.Signer) ([]byte, error) {
 //	verifier_root            Untrusted: signed under the pinned root's key id
 //	verifier_keys_signature  Untrusted: the signature
 //	verifier_keys_structure  Malformed: deterministic CBOR, types
-//	verifier_keys_content    Malformed: names, times, 1 to 16 different keys
+//	verifier_keys_content    Malformed: names, times, 1 to 64 different keys
 //	verifier_keys_future     Stale: issued more than MaxClockSkew ahead
 //	verifier_keys_expired    Stale: next_update has come
 func ParseVerifierKeys(doc []byte, root crypto.PublicKey, at time.Time) (*VerifierKeys, error) {
