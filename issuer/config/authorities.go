@@ -46,6 +46,5 @@ type Upstream struct {
 }
 
 func defaultAuthorities() Authorities {
-	const day = 24 * time.Hour
 	return Authorities{X509TTL: 365 * day, JWTTTL: 30 * day, VerifierTTL: 365 * day, Propagation: day, RefreshHint: 5 * time.Minute}
 }

@@ -28,7 +28,7 @@ type Config struct {
 	AdminSocket string `yaml:"admin_socket"`
 	// Server is the name of this server among those of its trust domain: that of its ledger chain and of its authorities. 1 to 63 of `a-z`, `0-9` and `-`. It is fixed for the life of the data directory.
 	Server string `yaml:"server"`
-	// Tenants are further configuration files, one for each trust domain that this process serves beside this one. A tenant's file has the same form; what belongs to the process (`listen`, `metrics_listen`, `log`, `tracing`, `shutdown_timeout` and the limits on connections) stands in the first file only.
+	// Tenants are further configuration files, one for each trust domain that this process serves beside this one. A tenant's file has the same form; what belongs to the process (`listen`, `metrics_listen`, `log`, `tracing`, `shutdown_timeout`, `reflection` and the limits on connections, handshakes and streams) stands in the first file only. docs/guides/tenants.md
 	Tenants []string `yaml:"tenants"`
 	// Database is where ledger and authorities are kept. Several servers share one.
 	Database Database `yaml:"database"`
@@ -132,13 +132,13 @@ type TPM struct {
 // Limits bound what strangers can make the server hold. There is none on
 // attestations per address: a NAT is many agents.
 type Limits struct {
-	// TLS handshakes in flight, all together. Beyond it new connections are closed.
+	// TLS handshakes in flight, all together; where there are several trust domains, each has an equal share. Beyond it new connections are closed.
 	Handshakes int `yaml:"handshakes"`
 	// TLS handshakes in flight from one address (IPv4) or /64 (IPv6).
 	HandshakesPerAddress int `yaml:"handshakes_per_address"`
 	// How long a TLS handshake may take.
 	HandshakeTimeout time.Duration `yaml:"handshake_timeout"`
-	// Open connections, all together.
+	// Open connections, all together; where there are several trust domains, each has an equal share.
 	Connections int `yaml:"connections"`
 	// Open connections from one address (IPv4) or /64 (IPv6) on which neither evidence nor an SVID has been verified yet.
 	StrangersPerAddress int `yaml:"strangers_per_address"`
@@ -150,7 +150,7 @@ type Limits struct {
 	EventLogMiB int `yaml:"event_log_mib"`
 	// Streams in flight on one connection.
 	StreamsPerConnection int `yaml:"streams_per_connection"`
-	// Attestations in flight in one trust domain. Beyond it the next ones are told to come back later: what is served is served in time.
+	// Attestations in flight in one trust domain whose evidence has come. Beyond it the next ones are told to come back later: what is served is served in time. So are those whose turn to be verified would not come before their deadline.
 	InFlight int `yaml:"in_flight"`
 	// Attestations of one instance whose evidence has verified, in a minute.
 	AttestationsPerInstance int `yaml:"attestations_per_instance"`

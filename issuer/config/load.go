@@ -27,43 +27,71 @@ const maxConfig = 1 << 20 // bytes
 
 // Load reads and validates a configuration file. A file that cannot be read is
 // a [cli.UsageError]; everything wrong inside it is in one [strictyaml.Errors].
+// The files of tenants are not read: see [LoadAll].
 func Load(path string) (*Config, error) {
+	c, _, err := load(path, false)
+	return c, err
+}
+
+func load(path string, tenant bool) (*Config, *strictyaml.Document, error) {
 	src, err := cli.ReadFile(path, maxConfig)
 	if err != nil {
 		hint := ""
 		if errors.Is(err, fs.ErrNotExist) {
 			hint = "make one with `assayd init --trust-domain TD`, or name it with --config or --data-dir"
 		}
-		return nil, cli.Usagef(hint, "cannot read the configuration: %w", err)
+		return nil, nil, cli.Usagef(hint, "cannot read the configuration: %w", err)
 	}
-	return Parse(path, src)
+	return parse(path, src, tenant)
 }
 
 // Parse validates the content of a configuration file. Relative paths in it
 // become relative to the directory of file.
 func Parse(file string, src []byte) (*Config, error) {
+	c, _, err := parse(file, src, false)
+	return c, err
+}
+
+func parse(file string, src []byte, tenant bool) (*Config, *strictyaml.Document, error) {
 	c := Default()
 	doc := strictyaml.Open(file, src)
 	if err := doc.Decode(&c); err != nil {
-		return nil, err // the struct cannot be decoded into: a mistake of ours
+		return nil, nil, err // the struct cannot be decoded into: a mistake of ours
 	}
 	if doc.Root() == nil {
-		return nil, doc.Err()
+		return nil, nil, doc.Err()
 	}
 	v := validator{doc, &c}
+	base := filepath.Dir(file)
 	v.trustDomain()
-	v.paths(filepath.Dir(file))
-	v.policySigners(filepath.Dir(file))
+	v.paths(base)
+	v.policySigners(base)
+	v.server()
+	v.database()
+	v.keys()
+	v.authorities()
+	v.jwt()
 	v.addresses()
+	v.web()
+	v.federation()
+	v.administration()
 	v.log()
+	v.tracing()
 	v.sevsnp()
 	v.tpm()
 	v.durations()
 	v.limits()
-	if err := doc.Err(); err != nil {
-		return nil, err
+	v.tenants(base)
+	if tenant {
+		v.ofATenant()
+		v.distinct(c.ownListeners())
+	} else {
+		v.distinct(c.listeners())
 	}
-	return &c, nil
+	if err := doc.Err(); err != nil {
+		return nil, nil, err
+	}
+	return &c, doc, nil
 }
 
 // Simulated reports whether the trust domain is one of simulated hardware.
@@ -146,6 +174,12 @@ func (v validator) paths(base string) {
 		{&v.c.TPM.Roots, false, []string{"tpm", "roots"}},
 		{&v.c.TPM.SimulatedRoot, false, []string{"tpm", "simulated_root"}},
 		{&v.c.CheckpointSink, false, []string{"checkpoint_sink"}},
+		{&v.c.Database.PasswordFile, false, []string{"database", "password_file"}},
+		{&v.c.Authorities.Upstream.Certificate, false, []string{"authorities", "upstream", "certificate"}},
+		{&v.c.Authorities.Upstream.Key, false, []string{"authorities", "upstream", "key"}},
+		{&v.c.Web.Certificate, false, []string{"web", "certificate"}},
+		{&v.c.Web.Key, false, []string{"web", "key"}},
+		{&v.c.Administration.Bundle, false, []string{"administration", "bundle"}},
 	} {
 		switch {
 		case *p.value == "" && p.need:
@@ -313,6 +347,11 @@ func (v validator) limits() {
 		{"limits.unverified_per_address", l.UnverifiedPerAddress},
 		{"limits.event_log_mib", l.EventLogMiB},
 		{"limits.streams_per_connection", l.StreamsPerConnection},
+		{"limits.in_flight", l.InFlight},
+		{"limits.attestations_per_instance", l.AttestationsPerInstance},
+		{"limits.attestations_per_second", l.AttestationsPerSecond},
+		{"limits.tokens_per_instance", l.TokensPerInstance},
+		{"limits.admin_calls", l.AdminCalls},
 		{"quotas.evidence_mib", q.EvidenceMiB},
 		{"quotas.denied_evidence_mib", q.DeniedEvidenceMiB},
 		{"quotas.evidence_per_instance", q.EvidencePerInstance},

@@ -1,0 +1,47 @@
+package config
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// maxToken is the longest life of any token: it cannot be taken back.
+const maxToken = 24 * time.Hour
+
+// jwt: the issuer is compared by relying parties byte by byte, so that it must be
+// written in the one way.
+func (v validator) jwt() {
+	j := v.c.JWT
+	v.between("jwt.max_ttl", j.MaxTTL, time.Second, maxToken)
+	v.between("jwt.default_ttl", j.DefaultTTL, time.Second, maxToken)
+	if j.DefaultTTL > j.MaxTTL {
+		v.report(fmt.Sprintf("jwt.default_ttl is %s, longer than jwt.max_ttl of %s", j.DefaultTTL, j.MaxTTL), "", "jwt", "default_ttl")
+	}
+	if j.Issuer == "" {
+		return
+	}
+	if err := checkIssuer(j.Issuer); err != "" {
+		v.report("jwt.issuer "+err, "for example issuer: https://oidc.example.org", "jwt", "issuer")
+	}
+}
+
+func checkIssuer(s string) (wrong string) {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return fmt.Sprintf("%.100q is not a URL", s)
+	case u.Scheme != "https":
+		return "is not an https URL: no cloud takes another"
+	case u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.Opaque != "":
+		return "is not a host and a path, and nothing else"
+	case strings.HasSuffix(s, "/"):
+		return "ends with a slash: relying parties compare it byte by byte"
+	case strings.ToLower(u.Host) != u.Host:
+		return "has capitals in its host: relying parties compare it byte by byte"
+	case len(s) > 255:
+		return fmt.Sprintf("has %d bytes, want at most 255", len(s))
+	}
+	return ""
+}
