@@ -289,7 +289,7 @@ func TestListMergesPagesAndFilters(t *testing.T) {
 	}{
 		"all, newest first": {ledger.Filter{}, []string{refs[5], refs[4], refs[3], refs[2], refs[1], refs[0]}},
 		"oldest first":      {ledger.Filter{Oldest: true, Limit: 3}, []string{refs[0], refs[1], refs[2]}},
-		"granted":           {ledger.Filter{Outcome: ledger.Granted, Oldest: true, After: 1}, []string{refs[2], refs[4]}},
+		"granted":           {ledger.Filter{Outcome: ledger.Granted, Chain: "main", Oldest: true, After: 1}, []string{refs[2], refs[4]}},
 		"denied":            {ledger.Filter{Outcome: ledger.Denied}, []string{refs[5], refs[3], refs[1]}},
 		"instance":          {ledger.Filter{Instance: "aws-nitro:" + one}, []string{refs[4], refs[2], refs[0]}},
 		"SPIFFE ID":         {ledger.Filter{SPIFFEID: "spiffe://" + td + "/orders", Limit: 1}, []string{refs[4]}},

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -64,6 +66,9 @@ type Ledger struct {
 	uncoveredAt time.Time   // when the first entry after it was committed
 
 	latest atomic.Pointer[signedCheckpoint]
+
+	peerKeys PeerKeys
+	peers    []Peer // as they were seen last, by name; only the writer touches them
 
 	serials       *serials
 	eventLogs     known
@@ -157,10 +162,17 @@ func prepare(ctx context.Context, st store.Store, trustDomain string, signer cry
 	}, nil
 }
 
-// validChain accepts names that are safe in a checkpoint's origin.
+// validChain accepts names that are safe in a checkpoint's origin: a server's, or
+// one of [RestoredChain].
 func validChain(name string) bool {
-	ok := name != "" && len(name) <= 64
-	for _, c := range []byte(name) {
+	server, since, restored := strings.Cut(name, ".")
+	if restored {
+		if _, err := time.Parse(restoredFormat, since); err != nil {
+			return false
+		}
+	}
+	ok := server != "" && len(server) <= 64
+	for _, c := range []byte(server) {
 		ok = ok && (c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-')
 	}
 	return ok
@@ -184,6 +196,7 @@ func (l *Ledger) checkTail(ctx context.Context) error {
 			return err
 		}
 		l.latest.Store(&signedCheckpoint{last.Note, from})
+		l.peers = slices.Clone(from.Peers)
 	}
 	v := newChainVerifier(l.trustDomain, l.chain)
 	v.at = store.Head{Sequence: from.Size, Hash: from.Head}
@@ -260,13 +273,14 @@ type Stats struct {
 	EvidenceDropped uint64 // evidence not stored: quota or budget
 	ResultsDropped  uint64 // certificates not stored: the queue was full, or the commit failed
 	SinkFailures    uint64 // checkpoints that could not be appended to the sink
+	PeerFaults      uint64 // times that another server's chain was found cut or written anew
 
 	CheckpointSize uint64    // entries that the newest checkpoint covers
 	CheckpointTime time.Time // its time; zero before the first
 }
 
 type counters struct {
-	size, records, commits, failures, denials, denialsDropped, evidenceDropped, resultsDropped, sinkFailures atomic.Uint64
+	size, records, commits, failures, denials, denialsDropped, evidenceDropped, resultsDropped, sinkFailures, peerFaults atomic.Uint64
 }
 
 // Stats returns the counters.
@@ -275,7 +289,7 @@ func (l *Ledger) Stats() Stats {
 	s := Stats{
 		Size: c.size.Load(), Queue: len(l.records), Records: c.records.Load(), Commits: c.commits.Load(), Failures: c.failures.Load(),
 		Denials: c.denials.Load(), DenialsDropped: c.denialsDropped.Load(), EvidenceDropped: c.evidenceDropped.Load(),
-		ResultsDropped: c.resultsDropped.Load(), SinkFailures: c.sinkFailures.Load(),
+		ResultsDropped: c.resultsDropped.Load(), SinkFailures: c.sinkFailures.Load(), PeerFaults: c.peerFaults.Load(),
 	}
 	if cp := l.latest.Load(); cp != nil {
 		s.CheckpointSize, s.CheckpointTime = cp.Size, cp.Time

@@ -3,6 +3,7 @@ package ledger
 import (
 	"crypto"
 	"crypto/ed25519"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -51,6 +52,19 @@ func (k VerifierKey) Name() string {
 // String writes the key as tools that read signed notes want it:
 // NAME+KEYID+BASE64(01 ‖ public key).
 func (k VerifierKey) String() string { return k.text }
+
+// For is the same key under the name of another chain of its server.
+func (k VerifierKey) For(name string) (VerifierKey, error) {
+	parts := strings.SplitN(k.text, "+", 3)
+	if len(parts) != 3 {
+		return VerifierKey{}, errors.New("ledger: no checkpoint key")
+	}
+	raw, err := base64.StdEncoding.DecodeString(parts[2])
+	if err != nil || len(raw) != 1+ed25519.PublicKeySize {
+		return VerifierKey{}, errors.New("ledger: not a checkpoint key")
+	}
+	return NewVerifierKey(name, ed25519.PublicKey(raw[1:]))
+}
 
 // ParseVerifierKey reads what String writes; spaces around it are ignored.
 func ParseVerifierKey(text string) (VerifierKey, error) {

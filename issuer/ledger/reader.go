@@ -9,14 +9,15 @@ import (
 	"iter"
 	"slices"
 	"strconv"
-	"time"
+	"strings"
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/issuer/store"
 )
 
-// Reader reads one chain, and the denials beside it, from a store: that of a
-// running server, or a file that its owner opened read-only.
+// Reader reads the chains of a trust domain, and the denials beside them, from a
+// store: that of a running server, or a file that its owner opened read-only.
+// Look-ups go over all chains; what is said of "the chain" is about one.
 type Reader struct {
 	st          store.Store
 	trustDomain string
@@ -29,8 +30,28 @@ func NewReader(st store.Store, trustDomain, chain string) *Reader {
 	return &Reader{st: st, trustDomain: trustDomain, chain: chain}
 }
 
+// In is a reader of another chain of the same trust domain.
+func (r *Reader) In(chain string) *Reader { return NewReader(r.st, r.trustDomain, chain) }
+
+// Chain is the name of the chain.
+func (r *Reader) Chain() string { return r.chain }
+
+// Chains lists all chains of the trust domain, by name: this one too, when nothing
+// is in it yet.
+func (r *Reader) Chains(ctx context.Context) ([]string, error) {
+	names, err := r.st.Chains(ctx, r.trustDomain)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	if i, ok := slices.BinarySearch(names, r.chain); !ok {
+		names = slices.Insert(names, i, r.chain)
+	}
+	return names, nil
+}
+
 // Item is one record as it is stored.
 type Item struct {
+	Chain string `json:"chain,omitempty"` // empty for a denial
 	// Sequence is the position in the chain, from 1. Denials are not chained:
 	// theirs is the position among the denials.
 	Sequence uint64          `json:"sequence"`
@@ -42,72 +63,19 @@ type Item struct {
 	index *store.Entry // the look-up columns, where the item comes from a store
 }
 
-// Filter selects records. Zero fields select everything.
-type Filter struct {
-	Outcome  string // "", Granted or Denied
-	SPIFFEID string
-	Instance string
-	After    uint64    // sequence greater than
-	Before   time.Time // older than
-	Oldest   bool      // oldest first; otherwise newest first
-	Limit    int       // 0 = 50, at most 1000
-}
-
-// List returns the records that match, issuances and denials merged by time.
-func (r *Reader) List(ctx context.Context, f Filter) ([]Item, error) {
-	def(&f.Limit, 50)
-	f.Limit = min(max(f.Limit, 1), 1000)
-	find := store.Find{SPIFFEID: f.SPIFFEID, Instance: f.Instance, After: f.After, Before: f.Before, Oldest: f.Oldest, Limit: f.Limit}
-	var out []Item
-	switch f.Outcome {
-	case "", Granted, Denied:
-	default:
-		return nil, fmt.Errorf("ledger: outcome %.40q, want %q or %q", f.Outcome, Granted, Denied)
-	}
-	if f.Outcome != Denied {
-		entries, err := r.st.FindEntries(ctx, r.trustDomain, r.chain, find)
-		if err != nil {
-			return nil, unavailable(err)
-		}
-		for _, e := range entries {
-			item, err := r.item(ctx, e)
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, item)
-		}
-	}
-	if f.Outcome != Granted {
-		denials, err := r.st.FindDenials(ctx, r.trustDomain, find)
-		if err != nil {
-			return nil, unavailable(err)
-		}
-		for _, d := range denials {
-			item, err := denialItem(d)
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, item)
-		}
-	}
-	slices.SortStableFunc(out, func(a, b Item) int {
-		c := a.Entry.Time.Compare(b.Entry.Time)
-		if !f.Oldest {
-			c = -c
-		}
-		return c
-	})
-	return out[:min(len(out), f.Limit)], nil
-}
-
-// Get finds one record by its reference ("as-…"), or an issuance by its
-// sequence number ("17"). The error satisfies errors.Is(err, store.ErrNotFound)
-// when there is none.
+// Get finds one record: by its reference ("as-…", or the jti of a token), which
+// every chain is looked through for; by its sequence number in this chain ("17"); or
+// by that in another chain ("CHAIN/17"). The error satisfies errors.Is(err,
+// store.ErrNotFound) when there is none.
 func (r *Reader) Get(ctx context.Context, key string) (Item, error) {
-	if seq, err := strconv.ParseUint(key, 10, 63); err == nil {
-		e, err := r.st.Entry(ctx, r.trustDomain, r.chain, seq)
+	chain, number, ok := strings.Cut(key, "/")
+	if !ok {
+		chain, number = r.chain, key
+	}
+	if seq, err := strconv.ParseUint(number, 10, 63); err == nil && len(number) < 32 {
+		e, err := r.st.Entry(ctx, r.trustDomain, chain, seq)
 		if err != nil {
-			return Item{}, fmt.Errorf("ledger: entry %d: %w", seq, err)
+			return Item{}, fmt.Errorf("ledger: entry %d of %.64s: %w", seq, chain, err)
 		}
 		return r.item(ctx, e)
 	}
@@ -115,7 +83,7 @@ func (r *Reader) Get(ctx context.Context, key string) (Item, error) {
 		return Item{}, fmt.Errorf("ledger: %.40q is no reference and no sequence number: %w", key, store.ErrNotFound)
 	}
 	find := store.Find{Reference: key, Limit: 1}
-	entries, err := r.st.FindEntries(ctx, r.trustDomain, r.chain, find)
+	entries, err := r.st.FindEntries(ctx, r.trustDomain, "", find)
 	if err != nil {
 		return Item{}, unavailable(err)
 	}
@@ -141,18 +109,18 @@ func (r *Reader) item(ctx context.Context, e store.Entry) (Item, error) {
 	}
 	var previous [32]byte
 	if e.Sequence > 1 {
-		p, err := r.st.Entry(ctx, r.trustDomain, r.chain, e.Sequence-1)
+		p, err := r.st.Entry(ctx, r.trustDomain, e.Chain, e.Sequence-1)
 		if err != nil {
 			return Item{}, damaged(e.Sequence, fmt.Errorf("the entry before it: %w", err))
 		}
 		previous = p.Hash
 	}
-	if hash := entryHash(r.trustDomain, r.chain, e.Sequence, previous, e.Payload); hash != e.Hash {
+	if hash := entryHash(r.trustDomain, e.Chain, e.Sequence, previous, e.Payload); hash != e.Hash {
 		err := damaged(e.Sequence, errors.New("its payload or hash was altered"))
 		err.Check, err.Expected, err.Got = "chain_hash", hex.EncodeToString(hash[:]), hex.EncodeToString(e.Hash[:])
 		return Item{}, err
 	}
-	return Item{Sequence: e.Sequence, Previous: previous[:], Hash: slices.Clone(e.Hash[:]), Payload: e.Payload, Entry: entry}, nil
+	return Item{Chain: e.Chain, Sequence: e.Sequence, Previous: previous[:], Hash: slices.Clone(e.Hash[:]), Payload: e.Payload, Entry: entry}, nil
 }
 
 func denialItem(d store.Denial) (Item, error) {
@@ -199,7 +167,7 @@ func (r *Reader) Entries(ctx context.Context, after uint64) iter.Seq2[Item, erro
 					return
 				}
 				entry, _ := ParseEntry(e.Payload) // a zero Entry fails the verification, which names the reason
-				item := Item{Sequence: e.Sequence, Previous: slices.Clone(previous), Hash: slices.Clone(e.Hash[:]), Payload: e.Payload, Entry: entry, index: e}
+				item := Item{Chain: r.chain, Sequence: e.Sequence, Previous: slices.Clone(previous), Hash: slices.Clone(e.Hash[:]), Payload: e.Payload, Entry: entry, index: e}
 				if !yield(item, nil) {
 					return
 				}
@@ -251,25 +219,4 @@ func (r *Reader) Checkpoints(ctx context.Context) ([][]byte, error) {
 		out[i] = c.Note
 	}
 	return out, nil
-}
-
-// Verify checks the whole chain, its look-up columns, the stored checkpoints,
-// and those from elsewhere: a sink, a witness, the agents.
-func (r *Reader) Verify(ctx context.Context, key VerifierKey, elsewhere [][]byte) (Report, error) {
-	stored, err := r.Checkpoints(ctx)
-	if err != nil {
-		return Report{}, err
-	}
-	report, err := VerifyChain(r.trustDomain, r.chain, r.Entries(ctx, 0), append(stored, elsewhere...), key)
-	if err != nil {
-		return Report{}, err
-	}
-	stray, err := r.st.StrayIdentities(ctx, r.trustDomain)
-	switch {
-	case err != nil:
-		return Report{}, unavailable(err)
-	case stray > 0:
-		return Report{}, untrusted("chain_index", fmt.Errorf("the look-up columns name %d identities that belong to no entry", stray))
-	}
-	return report, nil
 }

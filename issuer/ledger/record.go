@@ -42,7 +42,7 @@ func (l *Ledger) Record(ctx context.Context, g *policy.Grant, from Origin) (*Rec
 		return nil, internal("ledger_entry", err)
 	}
 	req := &request{ctx: ctx, done: make(chan outcome, 1), entry: store.Entry{
-		Payload: payload, At: r.entry.Time, Reference: r.entry.Reference, Instance: string(r.entry.Instance),
+		Outcome: Granted, Payload: payload, At: r.entry.Time, Reference: r.entry.Reference, Instance: string(r.entry.Instance),
 		EvidenceDigest: g.EvidenceDigest(), Identities: lookups(r.entry.Identities),
 	}}
 	if r.entry.EvidenceKept {

@@ -16,8 +16,8 @@ import (
 	"github.com/assay-project/assay/policy"
 )
 
-// Span selects records for those who go through many: issuances or denials,
-// which have sequences of their own.
+// Span selects records for those who go through many: issuances of one chain, or
+// denials, which have sequences of their own.
 type Span struct {
 	Outcome string // Granted or Denied
 	After   uint64 // sequence greater than
@@ -66,11 +66,7 @@ func (r *Reader) issuances(ctx context.Context, s Span) iter.Seq2[Item, error] {
 			previous = e.Hash
 		}
 		for left := s.Limit; after < last; {
-			n := recordsPage
-			if s.Limit > 0 {
-				n = min(n, left)
-			}
-			rows, err := r.st.Entries(ctx, r.trustDomain, r.chain, after, n)
+			rows, err := r.st.Entries(ctx, r.trustDomain, r.chain, after, recordsPage)
 			if err != nil {
 				yield(Item{}, unavailable(err))
 				return
@@ -80,16 +76,31 @@ func (r *Reader) issuances(ctx context.Context, s Span) iter.Seq2[Item, error] {
 				if e.Sequence > last {
 					return
 				}
-				if !yield(Item{Sequence: e.Sequence, Previous: slices.Clone(previous[:]), Hash: slices.Clone(e.Hash[:]), Payload: e.Payload}, nil) {
-					return
+				// What else is in the chain is read for its hash, and left out.
+				if e.Outcome == Granted || !isOther(e) {
+					if !yield(Item{Chain: r.chain, Sequence: e.Sequence, Previous: slices.Clone(previous[:]), Hash: slices.Clone(e.Hash[:]), Payload: e.Payload}, nil) {
+						return
+					}
+					if left--; left == 0 {
+						return
+					}
 				}
 				previous, after = e.Hash, e.Sequence
 			}
-			if left -= len(rows); len(rows) < n || s.Limit > 0 && left <= 0 {
+			if len(rows) < recordsPage {
 				return
 			}
 		}
 	}
+}
+
+// isOther reports whether an entry is no issuance, by its own word: a column that
+// was changed leaves nothing out.
+func isOther(e *store.Entry) bool {
+	var g struct {
+		Outcome string `json:"outcome"`
+	}
+	return json.Unmarshal(e.Payload, &g) == nil && g.Outcome == e.Outcome
 }
 
 func (r *Reader) denials(ctx context.Context, s Span) iter.Seq2[Item, error] {
@@ -163,19 +174,22 @@ func (r *Reader) firstFrom(ctx context.Context, size uint64, t time.Time) (seque
 			}
 			return true
 		}
-		g, failed := ParseGist(e.Payload)
-		ok = failed == nil
+		var g struct {
+			Time time.Time `json:"time"`
+		}
+		ok = json.Unmarshal(e.Payload, &g) == nil && !g.Time.IsZero()
 		return !g.Time.Before(t)
 	})
 	return uint64(n) + 1, ok && err == nil, err
 }
 
 // Check is nil for a denial, and for an issuance whose hash is that of what it
-// holds, in its place: in a chain, the [MainChain] where it is empty.
+// holds, in its place: in a chain, that which it says where it is empty.
 func (i *Item) Check(trustDomain, chain string) error {
 	if len(i.Hash) == 0 {
 		return nil
 	}
+	def(&chain, i.Chain)
 	def(&chain, MainChain)
 	var previous [32]byte
 	copy(previous[:], i.Previous)

@@ -144,7 +144,7 @@ func (l *Ledger) append(ctx context.Context, e Entry) (outcome, error) {
 		return outcome{}, internal("ledger_entry", err)
 	}
 	done, err := l.submit(ctx, &request{ctx: ctx, done: make(chan outcome, 1), entry: store.Entry{
-		Payload: payload, At: e.Time, Reference: e.Reference, Instance: string(e.Instance),
+		Outcome: e.Outcome, Payload: payload, At: e.Time, Reference: e.Reference, Instance: string(e.Instance),
 	}})
 	var refused *attest.Error
 	switch {

@@ -8,19 +8,24 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"time"
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/issuer/store"
 )
 
-// Report is what a verification found to hold.
+// Report is what a verification found to hold of a chain.
 type Report struct {
+	Chain       string       `json:"chain"`
 	Entries     uint64       `json:"entries"`
 	Head        attest.Bytes `json:"head"` // hash of the last entry; zeros for none
 	Checkpoints int          `json:"checkpoints"`
-	// Covered is how many entries the newest checkpoint covers. Those after it
-	// are chained, and nobody outside could tell if they were cut off.
+	// Covered is how many entries the newest checkpoint covers, one of its own or
+	// of another chain that names it. Those after it are chained, and nobody
+	// outside could tell if they were cut off.
 	Covered uint64 `json:"covered"`
+	// Peers counts the checkpoints of other chains that name a head of this one.
+	Peers int `json:"peers"`
 }
 
 // VerifyChain checks a chain from its first entry, and checkpoints of it from
@@ -42,22 +47,48 @@ type Report struct {
 // consistent in itself: only a checkpoint betrays it. The same goes for an end
 // that was cut off. Errors that the iterator yields are returned as they are.
 func VerifyChain(trustDomain, chain string, entries iter.Seq2[Item, error], checkpoints [][]byte, key VerifierKey) (Report, error) {
-	var open []Checkpoint
-	for i, note := range checkpoints {
+	open, err := openCheckpoints(trustDomain, chain, checkpoints, key)
+	if err != nil {
+		return Report{}, err
+	}
+	return verifyChain(trustDomain, chain, entries, marks(open, nil))
+}
+
+func openCheckpoints(trustDomain, chain string, notes [][]byte, key VerifierKey) ([]Checkpoint, error) {
+	out := make([]Checkpoint, 0, len(notes))
+	for i, note := range notes {
 		cp, err := openCheckpoint(trustDomain, chain, note, key)
 		if err != nil {
-			return Report{}, fmt.Errorf("checkpoint %d: %w", i+1, err)
+			return nil, fmt.Errorf("checkpoint %d of %s: %w", i+1, chain, err)
 		}
-		open = append(open, cp)
+		out = append(out, cp)
 	}
-	slices.SortStableFunc(open, func(a, b Checkpoint) int { return cmp.Compare(a.Size, b.Size) })
+	return out, nil
+}
 
+// mark is what a chain is held against at one size.
+type mark struct {
+	Checkpoint
+	by string // the chain whose checkpoint says so, if it is another one
+}
+
+// marks are a chain's own checkpoints, and what others say of it, by size.
+func marks(own []Checkpoint, others []mark) []mark {
+	out := slices.Clone(others)
+	for _, cp := range own {
+		out = append(out, mark{Checkpoint: cp})
+	}
+	slices.SortStableFunc(out, func(a, b mark) int { return cmp.Compare(a.Size, b.Size) })
+	return out
+}
+
+func verifyChain(trustDomain, chain string, entries iter.Seq2[Item, error], all []mark) (Report, error) {
 	v := newChainVerifier(trustDomain, chain)
-	rest := open
+	rest := all
 	check := func() error {
 		for len(rest) > 0 && rest[0].Size == v.at.Sequence {
 			if rest[0].Head != v.at.Hash {
-				return mismatch(rest[0], v.at.Hash)
+				return rest[0].mismatch(v.at.Hash)
 			}
 			rest = rest[1:]
 		}
@@ -78,13 +109,36 @@ func VerifyChain(trustDomain, chain string, entries iter.Seq2[Item, error], chec
 		}
 	}
 	if len(rest) > 0 {
-		return Report{}, truncated(rest[len(rest)-1], v.at.Sequence)
+		return Report{}, rest[len(rest)-1].truncated(v.at.Sequence)
 	}
-	r := Report{Entries: v.at.Sequence, Head: v.at.Hash[:], Checkpoints: len(open)}
-	if len(open) > 0 {
-		r.Covered = open[len(open)-1].Size
+	r := Report{Chain: chain, Entries: v.at.Sequence, Head: v.at.Hash[:]}
+	for _, m := range all {
+		if m.by == "" {
+			r.Checkpoints++
+		} else {
+			r.Peers++
+		}
+		r.Covered = m.Size
 	}
 	return r, nil
+}
+
+func (m mark) mismatch(got [32]byte) error {
+	err := mismatch(m.Checkpoint, got)
+	if m.by != "" {
+		err.Check = "peer_mismatch"
+		err.Err = fmt.Errorf("chain %s, entry %d: it is not the one that chain %s saw at %s: the one or the other was written anew", m.Chain, m.Size, m.by, stampOf(m.Time))
+	}
+	return err
+}
+
+func (m mark) truncated(have uint64) error {
+	err := truncated(m.Checkpoint, have)
+	if m.by != "" {
+		err.Check = "peer_truncation"
+		err.Err = fmt.Errorf("chain %s: entries are not there that chain %s saw at %s: the end was cut off, or an old copy restored", m.Chain, m.by, stampOf(m.Time))
+	}
+	return err
 }
 
 // openCheckpoint checks one checkpoint by itself.
@@ -167,6 +221,8 @@ func indexDiffers(row *store.Entry, e Entry) string {
 	switch {
 	case !row.At.Equal(e.Time.Truncate(1000)): // columns hold microseconds
 		return "time"
+	case row.Outcome != e.Outcome:
+		return "outcome"
 	case row.Reference != e.Reference:
 		return "reference"
 	case row.Instance != string(e.Instance):
@@ -202,8 +258,10 @@ func untrusted(check string, err error) *attest.Error {
 	}
 }
 
-func truncated(cp Checkpoint, have uint64) error {
-	e := untrusted("checkpoint_truncation", fmt.Errorf("a checkpoint of %s covers entries that are not there: the end was cut off, or an old copy restored", cp.Time.Format("2006-01-02T15:04:05Z")))
+func stampOf(t time.Time) string { return t.Format("2006-01-02T15:04:05Z") }
+
+func truncated(cp Checkpoint, have uint64) *attest.Error {
+	e := untrusted("checkpoint_truncation", fmt.Errorf("a checkpoint of %s covers entries that are not there: the end was cut off, or an old copy restored", stampOf(cp.Time)))
 	e.Expected = fmt.Sprintf("%d entries or more", cp.Size)
 	if have > 0 {
 		e.Got = fmt.Sprint(have)
@@ -211,8 +269,8 @@ func truncated(cp Checkpoint, have uint64) error {
 	return e
 }
 
-func mismatch(cp Checkpoint, got [32]byte) error {
-	e := untrusted("checkpoint_mismatch", fmt.Errorf("entry %d is not the one that a checkpoint of %s covers: the chain was written anew", cp.Size, cp.Time.Format("2006-01-02T15:04:05Z")))
+func mismatch(cp Checkpoint, got [32]byte) *attest.Error {
+	e := untrusted("checkpoint_mismatch", fmt.Errorf("entry %d is not the one that a checkpoint of %s covers: the chain was written anew", cp.Size, stampOf(cp.Time)))
 	e.Expected, e.Got = hex.EncodeToString(cp.Head[:]), hex.EncodeToString(got[:])
 	return e
 }

@@ -189,11 +189,61 @@ func (l *Ledger) writeFilled(b *batch) error {
 	return nil
 }
 
-func (l *Ledger) writeEntries(b *batch) error {
-	fatal, err := error(nil), l.refuseUsedKeys(b)
-	if err == nil {
-		fatal, err = l.commit(b)
+// writeEntries commits the entries of a batch. A server elsewhere can put a key on
+// record between the look at what is there and the commit: the database then
+// refuses the whole batch, and it is made again without that key. Where that is not
+// what is there twice, each entry is committed by itself, so that one fails alone.
+func (l *Ledger) writeEntries(b *batch) (fatal error) {
+	for attempt := 1; ; attempt++ {
+		fatal, err := l.tryEntries(b)
+		if !errors.Is(err, store.ErrDuplicate) || len(b.requests) == 0 {
+			l.answer(b, err)
+			return fatal
+		}
+		if attempt == duplicateAttempts || len(b.requests) == 1 {
+			break
+		}
 	}
+	l.log.Warn("ledger: something in a batch is on record already; committing each entry alone", slog.Int("entries", len(b.requests)))
+	for i, req := range b.requests {
+		alone := &batch{requests: []*request{req}}
+		if i == 0 {
+			alone.certificates = b.certificates
+		}
+		fatal, err := l.tryEntries(alone)
+		if errors.Is(err, store.ErrDuplicate) {
+			err = onRecord(req)
+		}
+		l.answer(alone, err)
+		if fatal != nil {
+			l.answer(&batch{requests: b.requests[i+1:]}, fatal)
+			return fatal
+		}
+	}
+	return nil
+}
+
+// duplicateAttempts is how often a batch is made again because of what other
+// servers put on record meanwhile.
+const duplicateAttempts = 3
+
+// onRecord answers a request that can never be recorded.
+func onRecord(req *request) error {
+	if len(req.entry.Identities) > 0 {
+		return duplicateKey()
+	}
+	return internal("ledger_duplicate", fmt.Errorf("%s is on record already", req.entry.Reference))
+}
+
+func (l *Ledger) tryEntries(b *batch) (fatal, err error) {
+	if err := l.refuseUsedKeys(b); err != nil {
+		return nil, err
+	}
+	return l.commit(b)
+}
+
+// answer tells everybody in a batch what became of it.
+func (l *Ledger) answer(b *batch, err error) {
 	// Counted before anybody is answered: who holds a Recorded sees it counted.
 	if n := len(b.requests); err == nil && n > 0 {
 		l.counters.commits.Add(1)
@@ -218,7 +268,6 @@ func (l *Ledger) writeEntries(b *batch) error {
 		}
 		req.done <- o
 	}
-	return fatal
 }
 
 // refuseUsedKeys answers the requests for a key that has been certified before,
@@ -309,7 +358,10 @@ func (l *Ledger) commit(b *batch) (fatal, err error) {
 			sb.Evidence = append(sb.Evidence, *req.evidence)
 		}
 	}
-	if err := l.st.Append(ctx, sb); err != nil {
+	switch err := l.st.Append(ctx, sb); {
+	case errors.Is(err, store.ErrDuplicate):
+		return nil, err // nothing was written
+	case err != nil:
 		// Whether the commit reached the disk is not known: ask before the next.
 		l.unsure = &head
 		if fatal, serr := l.settle(ctx); fatal != nil {
@@ -331,6 +383,10 @@ func (l *Ledger) settle(ctx context.Context) (fatal, err error) {
 	}
 	if head != l.head && head != *l.unsure {
 		err := fmt.Errorf("ledger: somebody else writes chain %s of %s: it ends at entry %d, not %d", l.chain, l.trustDomain, head.Sequence, l.head.Sequence)
+		if head.Sequence < l.head.Sequence {
+			err = fmt.Errorf("ledger: the database has lost entries that were durable: chain %s of %s ends at entry %d, not %d; was an older copy restored, or did a standby take over that was behind?",
+				l.chain, l.trustDomain, head.Sequence, l.head.Sequence)
+		}
 		return err, err
 	}
 	if head != l.head && l.uncoveredAt.IsZero() {
@@ -370,7 +426,7 @@ func (l *Ledger) checkpoint() ([]byte, error) {
 	if cp := l.latest.Load(); cp != nil && cp.Size == l.head.Sequence {
 		return cp.note, nil
 	}
-	cp := Checkpoint{TrustDomain: l.trustDomain, Chain: l.chain, Size: l.head.Sequence, Head: l.head.Hash, Time: l.opt.Now().UTC().Truncate(time.Second)}
+	cp := Checkpoint{TrustDomain: l.trustDomain, Chain: l.chain, Size: l.head.Sequence, Head: l.head.Hash, Time: l.opt.Now().UTC().Truncate(time.Second), Peers: l.lookAtPeers(ctx)}
 	note, err := signNote(cp.text(), l.key, l.signer)
 	if err != nil {
 		return nil, err

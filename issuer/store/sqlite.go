@@ -168,7 +168,7 @@ func (s *SQLite) prepare(ctx context.Context) error {
 		into **sql.Stmt
 		text string
 	}{
-		{&s.insert.entry, `INSERT INTO entries (trust_domain, chain, sequence, hash, payload, at, reference, instance, evidence_digest) VALUES (?,?,?,?,?,?,?,?,?)`},
+		{&s.insert.entry, `INSERT INTO entries (trust_domain, chain, sequence, hash, payload, at, reference, instance, evidence_digest, outcome) VALUES (?,?,?,?,?,?,?,?,?,?)`},
 		{&s.insert.identity, `INSERT INTO identities (trust_domain, serial, chain, sequence, position, spiffe_id, key_thumbprint, not_after) VALUES (?,?,?,?,?,?,?,?)`},
 		{&s.insert.denial, `INSERT INTO denials (trust_domain, at, reference, instance, evidence_digest, payload) VALUES (?,?,?,?,?,?)`},
 		{&s.insert.evidence, `INSERT INTO evidence (trust_domain, digest, platform, instance, denied, size, body, endorsements, event_log, at) VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING`},

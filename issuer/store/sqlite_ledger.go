@@ -109,7 +109,7 @@ func (s *SQLite) appendEntries(ctx context.Context, tx *sql.Tx, b Batch) error {
 			return fmt.Errorf("%w: entry %d of the batch has sequence %d, want %d", ErrConflict, i, e.Sequence, b.Previous.Sequence+1+uint64(i))
 		}
 		if _, err := entry.ExecContext(ctx, b.TrustDomain, b.Chain, int64(e.Sequence), e.Hash[:], nonNil(e.Payload), micros(e.At),
-			e.Reference, e.Instance, e.EvidenceDigest[:]); err != nil {
+			e.Reference, e.Instance, e.EvidenceDigest[:], outcomeOf(e)); err != nil {
 			return fmt.Errorf("store: entry %d: %w", e.Sequence, onRecord(err))
 		}
 		for j, id := range e.Identities {
@@ -120,6 +120,14 @@ func (s *SQLite) appendEntries(ctx context.Context, tx *sql.Tx, b Batch) error {
 		}
 	}
 	return nil
+}
+
+// outcomeOf is an entry's outcome. Before there were others, all were issuances.
+func outcomeOf(e Entry) string {
+	if e.Outcome == "" {
+		return "granted"
+	}
+	return e.Outcome
 }
 
 // onRecord makes ErrDuplicate of what a unique index refuses (SQLite's extended
@@ -199,12 +207,12 @@ func (s *SQLite) Prune(ctx context.Context, trustDomain string, before time.Time
 	return p, err
 }
 
-const entryColumns = `sequence, hash, payload, at, reference, instance, evidence_digest`
+const entryColumns = `chain, sequence, outcome, hash, payload, at, reference, instance, evidence_digest`
 
 func scanEntry(scan func(...any) error) (e Entry, err error) {
 	var seq, at int64
 	var hash, digest []byte
-	if err = scan(&seq, &hash, &e.Payload, &at, &e.Reference, &e.Instance, &digest); err != nil {
+	if err = scan(&e.Chain, &seq, &e.Outcome, &hash, &e.Payload, &at, &e.Reference, &e.Instance, &digest); err != nil {
 		return e, err
 	}
 	// Damaged lengths leave zero hashes, which the verification reports.
@@ -285,23 +293,42 @@ func (s *SQLite) StrayIdentities(ctx context.Context, trustDomain string) (n int
 	return n, nil
 }
 
+// Chains implements [LedgerReader]. It jumps from one name to the next, so that
+// its cost is that of the names and not of the entries.
+func (s *SQLite) Chains(ctx context.Context, trustDomain string) ([]string, error) {
+	return query(ctx, s.r, `WITH RECURSIVE
+		e (chain) AS (SELECT min(chain) FROM entries WHERE trust_domain = ?1
+			UNION ALL SELECT (SELECT min(chain) FROM entries WHERE trust_domain = ?1 AND chain > e.chain) FROM e WHERE e.chain IS NOT NULL),
+		c (chain) AS (SELECT min(chain) FROM checkpoints WHERE trust_domain = ?1
+			UNION ALL SELECT (SELECT min(chain) FROM checkpoints WHERE trust_domain = ?1 AND chain > c.chain) FROM c WHERE c.chain IS NOT NULL)
+		SELECT chain FROM e WHERE chain IS NOT NULL UNION SELECT chain FROM c WHERE chain IS NOT NULL ORDER BY chain`, []any{trustDomain},
+		func(scan func(...any) error) (name string, err error) { return name, scan(&name) })
+}
+
 // FindEntries implements [LedgerReader].
 func (s *SQLite) FindEntries(ctx context.Context, trustDomain, chain string, f Find) ([]Entry, error) {
-	text, args := `WHERE trust_domain = ? AND chain = ?`, []any{trustDomain, chain}
+	text, args := `WHERE trust_domain = ?`, []any{trustDomain}
+	order := `at ` + f.order() + `, chain, sequence ` + f.order()
+	if chain != "" {
+		text, args, order = text+` AND chain = ?`, append(args, chain), `sequence `+f.order()
+	}
 	text, args = f.common(text, args, "sequence")
+	if f.Outcome != "" {
+		text, args = text+` AND outcome = ?`, append(args, f.Outcome)
+	}
 	if f.SPIFFEID != "" {
 		if f.Instance != "" { // few entries, while a SPIFFE ID may be that of a whole fleet
-			text += ` AND EXISTS (SELECT 1 FROM identities i WHERE i.trust_domain = ? AND i.chain = ? AND i.sequence = entries.sequence AND +i.spiffe_id = ?)`
+			text += ` AND EXISTS (SELECT 1 FROM identities i WHERE i.trust_domain = ? AND i.chain = entries.chain AND i.sequence = entries.sequence AND +i.spiffe_id = ?)`
 		} else {
-			text += ` AND sequence IN (SELECT sequence FROM identities WHERE trust_domain = ? AND chain = ? AND spiffe_id = ?)`
+			text += ` AND (chain, sequence) IN (SELECT chain, sequence FROM identities WHERE trust_domain = ? AND spiffe_id = ?)`
 		}
-		args = append(args, trustDomain, chain, f.SPIFFEID)
+		args = append(args, trustDomain, f.SPIFFEID)
 	}
 	if f.Serial != "" {
-		text += ` AND sequence IN (SELECT sequence FROM identities WHERE trust_domain = ? AND chain = ? AND serial = ?)`
-		args = append(args, trustDomain, chain, f.Serial)
+		text += ` AND (chain, sequence) IN (SELECT chain, sequence FROM identities WHERE trust_domain = ? AND serial = ?)`
+		args = append(args, trustDomain, f.Serial)
 	}
-	return query(ctx, s.r, `SELECT `+entryColumns+` FROM entries `+text+` ORDER BY sequence `+f.order()+` LIMIT ?`, append(args, f.Limit), scanEntry)
+	return query(ctx, s.r, `SELECT `+entryColumns+` FROM entries `+text+` ORDER BY `+order+` LIMIT ?`, append(args, f.Limit), scanEntry)
 }
 
 // FindDenials implements [LedgerReader].
@@ -333,6 +360,9 @@ func (f Find) order() string {
 func (f Find) common(text string, args []any, number string) (string, []any) {
 	if f.After > 0 {
 		text, args = text+` AND `+number+` > ?`, append(args, int64(min(f.After, math.MaxInt64)))
+	}
+	if f.Below > 0 {
+		text, args = text+` AND `+number+` < ?`, append(args, int64(min(f.Below, math.MaxInt64)))
 	}
 	if f.Reference != "" {
 		text, args = text+` AND reference = ?`, append(args, f.Reference)

@@ -191,7 +191,7 @@ func TestTheLedgerRefusesUpdateAndDelete(t *testing.T) {
 	for _, stmt := range []string{
 		`UPDATE entries SET payload = x'00' WHERE sequence = 2`,
 		`DELETE FROM entries WHERE sequence = 3`,
-		`REPLACE INTO entries SELECT trust_domain, chain, sequence, x'00', payload, at, reference, instance, evidence_digest FROM entries WHERE sequence = 3`,
+		`REPLACE INTO entries SELECT trust_domain, chain, sequence, x'00', payload, at, reference, instance, evidence_digest, outcome FROM entries WHERE sequence = 3`,
 		`UPDATE identities SET spiffe_id = 'spiffe://x/y'`,
 		`DELETE FROM identities`,
 		`UPDATE checkpoints SET size = 1`,

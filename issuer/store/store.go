@@ -29,6 +29,7 @@ type Store interface {
 	PolicyStore
 	TPMStore
 	FederationStore
+	BanStore
 	LedgerStore
 	LedgerReader
 }
@@ -160,7 +161,9 @@ type Batch struct {
 // fields but Hash repeat parts of it for look-ups, and are not covered by the
 // hash: a reader who verifies compares them with the payload.
 type Entry struct {
+	Chain          string // set by look-ups; that of the batch counts when it is written
 	Sequence       uint64
+	Outcome        string // what it is a record of: "granted", …; never empty
 	Hash           [32]byte
 	Payload        []byte
 	At             time.Time
@@ -238,6 +241,9 @@ type Pruned struct{ Evidence, EventLogs, Certificates, Denials int64 }
 
 // LedgerReader is the reading side of the ledger.
 type LedgerReader interface {
+	// Chains lists the chains of the trust domain that have an entry or a
+	// checkpoint, by name.
+	Chains(ctx context.Context, trustDomain string) ([]string, error)
 	// Entries reads up to limit entries with sequence numbers greater than
 	// after, ascending. Identities are not filled in.
 	Entries(ctx context.Context, trustDomain, chain string, after uint64, limit int) ([]Entry, error)
@@ -253,7 +259,9 @@ type LedgerReader interface {
 	StrayIdentities(ctx context.Context, trustDomain string) (int, error)
 	// HasSerial reports whether an entry of the trust domain names the serial.
 	HasSerial(ctx context.Context, trustDomain, serial string) (bool, error)
-	// FindEntries reads the entries that match, newest first unless f says otherwise.
+	// FindEntries reads the entries that match, newest first unless f says otherwise:
+	// by sequence in one chain, by time where chain is empty and all are looked
+	// through. Identities are not filled in.
 	FindEntries(ctx context.Context, trustDomain, chain string, f Find) ([]Entry, error)
 	// FindDenials reads the denials that match, newest first unless f says
 	// otherwise; a SPIFFEID or Serial matches none.
@@ -270,11 +278,13 @@ type LedgerReader interface {
 
 // Find selects entries or denials. Zero fields select everything.
 type Find struct {
+	Outcome   string // of entries
 	Reference string
 	Instance  string
 	SPIFFEID  string
 	Serial    string
-	After     uint64    // sequence (entries) or ID (denials) greater than
+	After     uint64    // sequence (entries of one chain) or ID (denials) greater than
+	Below     uint64    // likewise, less than
 	Before    time.Time // strictly older than
 	Oldest    bool      // oldest first instead of newest first
 	Limit     int       // required, > 0

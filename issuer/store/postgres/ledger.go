@@ -243,23 +243,26 @@ func entries(b store.Batch) []statement {
 		return nil
 	}
 	seqs, hashes, payloads, ats := make([]int64, n), make([][]byte, n), make([][]byte, n), make([]int64, n)
-	refs, instances, digests := make([]string, n), make([]string, n), make([][]byte, n)
+	refs, instances, digests, outcomes := make([]string, n), make([]string, n), make([][]byte, n), make([]string, n)
 	var serials, names []string
 	var of, positions, ends []int64
 	var thumbs [][]byte
 	for i := range b.Entries {
 		e := &b.Entries[i]
 		seqs[i], hashes[i], payloads[i], ats[i] = int64(e.Sequence), e.Hash[:], nonNil(e.Payload), micros(e.At)
-		refs[i], instances[i], digests[i] = e.Reference, e.Instance, e.EvidenceDigest[:]
+		refs[i], instances[i], digests[i], outcomes[i] = e.Reference, e.Instance, e.EvidenceDigest[:], e.Outcome
+		if e.Outcome == "" { // before there were others, all were issuances
+			outcomes[i] = "granted"
+		}
 		for j := range e.Identities {
 			id := &e.Identities[j]
 			serials, names, of, positions = append(serials, id.Serial), append(names, id.SPIFFEID), append(of, int64(e.Sequence)), append(positions, int64(j))
 			thumbs, ends = append(thumbs, id.KeyThumbprint[:]), append(ends, micros(id.NotAfter))
 		}
 	}
-	out := []statement{{"entries", `INSERT INTO entries (trust_domain, chain, sequence, hash, payload, at, reference, instance, evidence_digest)
-		SELECT $1, $2, * FROM unnest($3::bigint[], $4::bytea[], $5::bytea[], $6::bigint[], $7::text[], $8::text[], $9::bytea[])`,
-		[]any{b.TrustDomain, b.Chain, seqs, hashes, payloads, ats, refs, instances, digests}}}
+	out := []statement{{"entries", `INSERT INTO entries (trust_domain, chain, sequence, hash, payload, at, reference, instance, evidence_digest, outcome)
+		SELECT $1, $2, * FROM unnest($3::bigint[], $4::bytea[], $5::bytea[], $6::bigint[], $7::text[], $8::text[], $9::bytea[], $10::text[])`,
+		[]any{b.TrustDomain, b.Chain, seqs, hashes, payloads, ats, refs, instances, digests, outcomes}}}
 	if len(serials) == 0 {
 		return out
 	}

@@ -197,14 +197,15 @@ func TestTheLedgerRefusesUpdateAndDelete(t *testing.T) {
 		`TRUNCATE entries CASCADE`,
 		`UPDATE identities SET spiffe_id = 'spiffe://x/y'`,
 		`DELETE FROM identities`,
-		`TRUNCATE identities`,
+		`TRUNCATE identities CASCADE`,
 		`UPDATE checkpoints SET size = 1`,
 		`DELETE FROM checkpoints`,
 		`TRUNCATE checkpoints`,
 		`DELETE FROM authorities`,
 		`UPDATE authorities SET public = '\x00'`,
 		`UPDATE authorities SET not_after = not_after + 1`,
-		`TRUNCATE authorities`,
+		`TRUNCATE authorities CASCADE`,
+		`UPDATE authorities SET state = 'retired'`,
 		`DELETE FROM documents`,
 		`UPDATE documents SET sequence = 9`,
 		`TRUNCATE documents`,
@@ -227,7 +228,6 @@ func TestTheLedgerRefusesUpdateAndDelete(t *testing.T) {
 			t.Errorf("%s: %v, want it refused", stmt, err)
 		}
 	}
-	must(t, postgrestest.Exec(ctx, db, `UPDATE authorities SET state = 'retired'`))
 }
 
 // Two servers with a chain each: the one goes on while the other's transaction

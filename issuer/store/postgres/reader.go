@@ -12,12 +12,12 @@ import (
 	"github.com/assay-project/assay/issuer/store"
 )
 
-const entryColumns = `sequence, hash, payload, at, reference, instance, evidence_digest`
+const entryColumns = `chain, sequence, outcome, hash, payload, at, reference, instance, evidence_digest`
 
 func scanEntry(scan func(...any) error) (e store.Entry, err error) {
 	var seq, at int64
 	var hash, digest []byte
-	if err = scan(&seq, &hash, &e.Payload, &at, &e.Reference, &e.Instance, &digest); err != nil {
+	if err = scan(&e.Chain, &seq, &e.Outcome, &hash, &e.Payload, &at, &e.Reference, &e.Instance, &digest); err != nil {
 		return e, err
 	}
 	e.Sequence, e.At = uint64(seq), when(at)
@@ -111,6 +111,9 @@ func (c *conditions) common(f store.Find, column string) {
 	if f.After > 0 {
 		c.add(column+` > %s`, number(f.After))
 	}
+	if f.Below > 0 {
+		c.add(column+` < %s`, number(f.Below))
+	}
 	if f.Reference != "" {
 		c.add(`reference = %s`, f.Reference)
 	}
@@ -129,23 +132,42 @@ func order(f store.Find) string {
 	return "DESC"
 }
 
+// Chains implements [store.LedgerReader]. It jumps from one name to the next, so
+// that its cost is that of the names and not of the entries.
+func (s *Store) Chains(ctx context.Context, trustDomain string) ([]string, error) {
+	return query(ctx, s, `WITH RECURSIVE
+		e (chain) AS (SELECT min(chain) FROM entries WHERE trust_domain = $1
+			UNION ALL SELECT (SELECT min(chain) FROM entries WHERE trust_domain = $1 AND chain > e.chain) FROM e WHERE e.chain IS NOT NULL),
+		c (chain) AS (SELECT min(chain) FROM checkpoints WHERE trust_domain = $1
+			UNION ALL SELECT (SELECT min(chain) FROM checkpoints WHERE trust_domain = $1 AND chain > c.chain) FROM c WHERE c.chain IS NOT NULL)
+		SELECT chain FROM e WHERE chain IS NOT NULL UNION SELECT chain FROM c WHERE chain IS NOT NULL ORDER BY chain`, []any{trustDomain},
+		func(scan func(...any) error) (name string, err error) { return name, scan(&name) })
+}
+
 // FindEntries implements [store.LedgerReader].
 func (s *Store) FindEntries(ctx context.Context, trustDomain, chain string, f store.Find) ([]store.Entry, error) {
 	var c conditions
 	c.add(`trust_domain = %s`, trustDomain)
-	c.add(`chain = %s`, chain)
+	by := `at ` + order(f) + `, chain, sequence ` + order(f)
+	if chain != "" {
+		c.add(`chain = %s`, chain)
+		by = `sequence ` + order(f)
+	}
 	c.common(f, "sequence")
+	if f.Outcome != "" {
+		c.add(`outcome = %s`, f.Outcome)
+	}
 	if f.SPIFFEID != "" {
 		if f.Instance != "" { // few entries, while a SPIFFE ID may be that of a whole fleet
-			c.add(`EXISTS (SELECT 1 FROM identities i WHERE i.trust_domain = $1 AND i.chain = $2 AND i.sequence = entries.sequence AND i.spiffe_id = %s)`, f.SPIFFEID)
+			c.add(`EXISTS (SELECT 1 FROM identities i WHERE i.trust_domain = $1 AND i.chain = entries.chain AND i.sequence = entries.sequence AND i.spiffe_id = %s)`, f.SPIFFEID)
 		} else {
-			c.add(`sequence IN (SELECT sequence FROM identities WHERE trust_domain = $1 AND chain = $2 AND spiffe_id = %s)`, f.SPIFFEID)
+			c.add(`(chain, sequence) IN (SELECT chain, sequence FROM identities WHERE trust_domain = $1 AND spiffe_id = %s)`, f.SPIFFEID)
 		}
 	}
 	if f.Serial != "" {
-		c.add(`sequence IN (SELECT sequence FROM identities WHERE trust_domain = $1 AND chain = $2 AND serial = %s)`, f.Serial)
+		c.add(`(chain, sequence) IN (SELECT chain, sequence FROM identities WHERE trust_domain = $1 AND serial = %s)`, f.Serial)
 	}
-	text := `SELECT ` + entryColumns + ` FROM entries` + c.where() + ` ORDER BY sequence ` + order(f) + c.limit(f.Limit)
+	text := `SELECT ` + entryColumns + ` FROM entries` + c.where() + ` ORDER BY ` + by + c.limit(f.Limit)
 	return query(ctx, s, text, c.args, scanEntry)
 }
 

@@ -43,11 +43,13 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 	t.Run("TheTPMInventoryChangesWholeOrNotAtAll", func(t *testing.T) { tpmInventory(t, open(t), reopen) })
 	t.Run("EventLogsAreStoredOnce", func(t *testing.T) { eventLogs(t, open(t)) })
 	t.Run("ASerialAndAKeyAreGivenOnceOverAllChains", func(t *testing.T) { once(t, open(t)) })
+	t.Run("EntriesAreFoundInAnyChain", func(t *testing.T) { chains(t, open(t)) })
 	t.Run("ChangesThatComeAtOnceAreMadeInTurn", func(t *testing.T) { inTurn(t, open(t)) })
 	t.Run("NamesAreInTheOrderOfTheirBytes", func(t *testing.T) { byteOrder(t, open(t)) })
 	t.Run("TextComesBackAsItWentIn", func(t *testing.T) { anyText(t, open(t)) })
 	t.Run("PruningLeavesNoEvidenceWithoutItsLog", func(t *testing.T) { pruneBeside(t, open(t)) })
 	RunFederations(t, open, reopen)
+	RunBans(t, open, reopen)
 }
 
 const td = "simulated.example.org"
@@ -64,7 +66,7 @@ func initialised(t *testing.T, s store.Store) store.Store {
 func Entry(chain string, n uint64) store.Entry {
 	sum := func(what string) [32]byte { return sha256.Sum256(fmt.Appendf(nil, "%s/%s/%d", chain, what, n)) }
 	return store.Entry{
-		Sequence: n, Hash: sum("hash"), Payload: fmt.Appendf(nil, `{"n":%d}`, n),
+		Chain: chain, Outcome: "granted", Sequence: n, Hash: sum("hash"), Payload: fmt.Appendf(nil, `{"n":%d}`, n),
 		At: start.Add(time.Duration(n) * time.Second), Reference: fmt.Sprintf("as-%s-%d", chain, n),
 		Instance: fmt.Sprintf("aws-nitro:i-%d", n%3), EvidenceDigest: sum("evidence"),
 		Identities: []store.Identity{{
