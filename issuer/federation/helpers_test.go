@@ -150,11 +150,10 @@ func newEndpoint(t testing.TB, cert *tls.Certificate, h http.HandlerFunc) *endpo
 		e.asked.Add(1)
 		(*e.handler.Load())(w, r)
 	}))
-	e.TLS = &tls.Config{
-		MinVersion:     tls.VersionTLS12,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return e.cert.Load(), nil },
-	}
 	// httptest adds a certificate of its own, which is never shown for this reason.
+	e.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*e.cert.Load()}}, nil
+	}}
 	e.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	e.StartTLS()
 	t.Cleanup(e.Close)
