@@ -86,5 +86,5 @@ func (j *JWT) equal(o *JWT) bool {
 	if j == nil || o == nil {
 		return j == o
 	}
-	return j.TTL == o.TTL && slices.Equal(j.Audiences, o.Audiences)
+	return j.TTL == o.TTL && slices.Equal(j.Audiences, o.Audiences) && slices.Equal(j.AWSTags, o.AWSTags)
 }

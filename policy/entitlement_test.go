@@ -65,6 +65,7 @@ func TestEveryChangeThatAnEnvironmentWouldFeelMakesAnotherEntitlement(t *testing
 		"the TTL":                       {[]string{"x509_ttl: 1h", "x509_ttl: 2h"}, true},
 		"an attribute":                  {[]string{"tier: gold", "tier: silver"}, true},
 		"the JWT's audience":            {[]string{"sts.amazonaws.com", "vault.example.org"}, true},
+		"the JWT's tags":                {[]string{"audiences: [sts.amazonaws.com]", "audiences: [sts.amazonaws.com], aws_tags: [tier]"}, true},
 		"the JWT's TTL":                 {[]string{"ttl: 5m", "ttl: 6m"}, true},
 		"the freshness":                 {[]string{"    match:", "    max_evidence_age: 30m\n    match:"}, true},
 		"what is published":             {[]string{"    match:", "    publish: [pcr0]\n    match:"}, true},

@@ -33,6 +33,7 @@ type Identity struct {
 type JWT struct {
 	TTL       time.Duration
 	Audiences []string // a JWT-SVID may be minted for these only; at least one
+	AWSTags   []string // attributes of the identity that become AWS session tags
 }
 
 // Issue gives one key one identity.
@@ -236,7 +237,7 @@ func (g *Grant) Issues() []Issue {
 		id.Attributes = maps.Clone(id.Attributes)
 		id.Selectors = slices.Clone(id.Selectors)
 		if id.JWT != nil {
-			id.JWT = &JWT{TTL: id.JWT.TTL, Audiences: slices.Clone(id.JWT.Audiences)}
+			id.JWT = &JWT{TTL: id.JWT.TTL, Audiences: slices.Clone(id.JWT.Audiences), AWSTags: slices.Clone(id.JWT.AWSTags)}
 		}
 	}
 	return out

@@ -95,6 +95,9 @@ var jwtKeys = keys{
 		"type": "array", "minItems": 1, "maxItems": MaxAudiences, "uniqueItems": true,
 		"items": schema{"type": "string", "minLength": 1, "maxLength": maxAudience, "pattern": `^[!-~]+$`},
 	}},
+	{"aws_tags", false, "Attributes of the identity that become AWS session tags.", schema{
+		"type": "array", "minItems": 1, "maxItems": MaxAttributes, "uniqueItems": true, "items": ref("name"),
+	}},
 }
 
 var selectorKeys = keys{

@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -346,7 +347,7 @@ func (p *parser) identity(w *workload, n *strictyaml.Node) *identity {
 	}
 	p.b.ttls = append(p.b.ttls, lifetimeOf{id.x509TTL, p.doc.Problem(at, "", ""), w})
 	if v := n.Get("jwt"); v != nil {
-		id.jwt = p.jwt(v, id.x509TTL)
+		id.jwt = p.jwt(v, id)
 	}
 	v := p.need(n, "spiffe_id", "for example spiffe://{td}/payments/api")
 	if v == nil {
@@ -371,7 +372,7 @@ func (p *parser) identity(w *workload, n *strictyaml.Node) *identity {
 	return id
 }
 
-func (p *parser) jwt(n *strictyaml.Node, x509TTL time.Duration) *JWT {
+func (p *parser) jwt(n *strictyaml.Node, id *identity) *JWT {
 	if !p.doc.Want(n, strictyaml.Mapping) {
 		return nil
 	}
@@ -379,9 +380,12 @@ func (p *parser) jwt(n *strictyaml.Node, x509TTL time.Duration) *JWT {
 	out := &JWT{TTL: DefaultJWTTTL}
 	if v := n.Get("ttl"); v != nil {
 		out.TTL = p.duration(v, "jwt.ttl", MinJWTTTL, MaxJWTTTL)
-		if out.TTL > x509TTL {
+		if out.TTL > id.x509TTL {
 			p.warn(v, CodeNoEffect, "jwt.ttl is longer than x509_ttl: no JWT-SVID outlives the X.509-SVID it was minted for", "")
 		}
+	}
+	if v := n.Get("aws_tags"); v != nil {
+		out.AWSTags = p.awsTags(v, id.attributes)
 	}
 	v := p.need(n, "audiences", "who may be shown the JWT-SVID, such as [sts.amazonaws.com]")
 	if v == nil {
@@ -407,6 +411,44 @@ func (p *parser) jwt(n *strictyaml.Node, x509TTL time.Duration) *JWT {
 	}
 	return out
 }
+
+// awsTags names attributes of the identity. What AWS asks of session tags and
+// attributes do not satisfy anyway (50 tags, keys of 128 characters, values of 256)
+// is checked here.
+func (p *parser) awsTags(n *strictyaml.Node, attributes map[string]string) (out []string) {
+	if !p.doc.Want(n, strictyaml.Sequence) {
+		return nil
+	}
+	if len(n.Items) == 0 || len(n.Items) > MaxAttributes {
+		p.doc.Report(n, fmt.Sprintf("aws_tags has %d entries, want 1 to %d", len(n.Items), MaxAttributes), "")
+	}
+	for _, item := range n.Items[:min(len(n.Items), MaxAttributes)] {
+		s, ok := p.doc.Text(item)
+		if !ok {
+			continue
+		}
+		value, there := attributes[s]
+		// AWS takes "Team" and "team" for one key.
+		same := slices.IndexFunc(out, func(o string) bool { return strings.EqualFold(o, s) })
+		switch {
+		case !there:
+			p.doc.Report(item, fmt.Sprintf("no attribute of this identity: %q", clip(s)), "a tag's value is that of the attribute with its name, under attributes:")
+		case same >= 0 && out[same] == s:
+			p.doc.Report(item, fmt.Sprintf("the tag %q is listed twice", clip(s)), "")
+		case same >= 0:
+			p.doc.Report(item, fmt.Sprintf("the tags %q and %q are the same to AWS", out[same], s), "")
+		case !awsTagValue.MatchString(value):
+			p.doc.Report(item, fmt.Sprintf("AWS does not take the value of the attribute %q as a tag: %q", s, clip(value)), "letters, numbers, spaces and _ . : / = + - @")
+		default:
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// awsTagValue is what AWS takes as the value of a session tag (STS API Reference,
+// Tag).
+var awsTagValue = regexp.MustCompile(`^[\p{L}\p{Z}\p{N}_.:/=+\-@]*$`)
 
 func (p *parser) attributes(n *strictyaml.Node) map[string]string {
 	if n == nil || !p.doc.Want(n, strictyaml.Mapping) {

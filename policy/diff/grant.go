@@ -213,7 +213,11 @@ func jwt(j *policy.JWT) string {
 	if j == nil {
 		return "none"
 	}
-	return fmt.Sprintf("for %s, %s", list(slices.Sorted(slices.Values(j.Audiences))), j.TTL)
+	s := fmt.Sprintf("for %s, %s", list(slices.Sorted(slices.Values(j.Audiences))), j.TTL)
+	if len(j.AWSTags) > 0 {
+		s += ", AWS tags " + list(slices.Sorted(slices.Values(j.AWSTags)))
+	}
+	return s
 }
 
 func attributes(m map[string]string) string {

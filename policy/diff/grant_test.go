@@ -25,6 +25,7 @@ func TestChangesInWhatIsGrantedAreFound(t *testing.T) {
 		{"places exchanged", []string{"PLACES", ""}, "the identities have another order: "},
 		{"a lifetime", []string{"x509_ttl: 1h", "x509_ttl: 2h"}, "spiffe://example.org/payments/api: x509_ttl 2h0m0s, was 1h0m0s"},
 		{"audiences", []string{"audiences: [a, b]", "audiences: [a, b, c]"}, "spiffe://example.org/payments/api: jwt for a, b, c, 5m0s, was for a, b, 5m0s"},
+		{"AWS tags", []string{"audiences: [a, b]", "audiences: [a, b], aws_tags: [team]"}, "spiffe://example.org/payments/api: jwt for a, b, 5m0s, AWS tags team, was for a, b, 5m0s"},
 		{"no JWT", []string{"        jwt: {ttl: 5m, audiences: [a, b]}\n", ""}, "spiffe://example.org/payments/api: jwt none, was for a, b, 5m0s"},
 		{"an attribute", []string{"tier: gold", "tier: silver"}, `spiffe://example.org/payments/api: attributes team="pay", tier="silver", was team="pay", tier="gold"`},
 		{"selectors", []string{"        attributes:", "        selectors: {unix: {uid: 7}}\n        attributes:", "  - name: payments\n", "  - name: payments\n    silence: [evidence-oracle]\n"}, "spiffe://example.org/payments/api: selectors unix:uid=7, was none"},
