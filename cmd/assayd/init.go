@@ -22,6 +22,7 @@ import (
 func initCommand() *cobra.Command {
 	var trustDomain, dataDir string
 	var simulators simulatorRoots
+	var shared sharedDatabase
 	c := &cobra.Command{
 		Use:   "init --trust-domain TD",
 		Short: "Make the keys, the database and a configuration that starts as it is",
@@ -31,8 +32,12 @@ and a policy that grants nothing yet. It overwrites nothing.
 
 The trust domain, and whether its hardware is simulated, are fixed from then on.
 A trust domain of simulated hardware has a name that begins with "simulated."
-and needs the root of each simulator that it serves.`,
+and needs the root of each simulator that it serves.
+
+With --database the ledger and the authorities are kept in PostgreSQL, which
+several servers share: this makes the first of them, ` + "`assayd join`" + ` every other.`,
 		Example: `  assayd init --trust-domain attested.example.org
+  assayd init --trust-domain attested.example.org --server eu-1 --database 'postgres://assay@db.example.org/assay?sslmode=verify-full'
   assayd init --trust-domain simulated.example.org --data-dir ~/assay --simulated-root root.pem`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -40,15 +45,24 @@ and needs the root of each simulator that it serves.`,
 			if err != nil {
 				return err
 			}
-			return initialise(c, trustDomain, layout)
+			if err := shared.check(); err != nil {
+				return err
+			}
+			return initialise(c, trustDomain, layout, shared)
 		},
 	}
 	c.Flags().StringVar(&trustDomain, "trust-domain", "", "SPIFFE trust domain, for example attested.example.org (required)")
 	c.Flags().StringVar(&dataDir, "data-dir", "", "keep everything in this directory, for one who is not root")
-	c.Flags().StringVar(&simulators.nitro, "simulated-root", "", "PEM file with the root of a simulated Nitro, for a simulated trust domain")
-	c.Flags().StringVar(&simulators.sevsnp, "simulated-snp-roots", "", "PEM file with the roots of a simulated SEV-SNP, likewise")
-	c.Flags().StringVar(&simulators.tpm, "simulated-tpm-root", "", "PEM file with the root of a simulated TPM manufacturer, likewise")
+	shared.add(c)
+	simulators.add(c)
 	return c
+}
+
+// add adds the flags of a simulated trust domain.
+func (r *simulatorRoots) add(c *cobra.Command) {
+	c.Flags().StringVar(&r.nitro, "simulated-root", "", "PEM file with the root of a simulated Nitro, for a simulated trust domain")
+	c.Flags().StringVar(&r.sevsnp, "simulated-snp-roots", "", "PEM file with the roots of a simulated SEV-SNP, likewise")
+	c.Flags().StringVar(&r.tpm, "simulated-tpm-root", "", "PEM file with the root of a simulated TPM manufacturer, likewise")
 }
 
 // simulatorRoots are the files that init was given.
@@ -76,34 +90,39 @@ func initLayout(trustDomain, dataDir string, roots simulatorRoots) (config.Layou
 	case !simulated && roots.any():
 		return config.Layout{}, cli.Usagef(`name it "`+config.SimulatedPrefix+trustDomain+`"`, "a simulated root in a trust domain of hardware")
 	}
+	return layout, roots.place(&layout)
+}
+
+// place checks the files of simulators' roots, and enters them.
+func (r simulatorRoots) place(layout *config.Layout) error {
 	for _, r := range []struct {
 		file  string
 		to    *string
 		check func(pem []byte) error
 		hint  string
 	}{
-		{roots.nitro, &layout.SimulatedRoot, func(pem []byte) error { _, err := nitro.SimulatedRoots(pem); return err }, "`teesim nitro root --authority DIR` prints one"},
-		{roots.sevsnp, &layout.SimulatedSNPRoots, func(pem []byte) error { _, err := sevsnp.SimulatedRoots(pem); return err }, "`teesim sevsnp roots` prints them"},
-		{roots.tpm, &layout.SimulatedTPMRoot, func(pem []byte) error { _, err := tpm.SimulatedRoots(pem); return err }, "`teesim tpm root` prints one"},
+		{r.nitro, &layout.SimulatedRoot, func(pem []byte) error { _, err := nitro.SimulatedRoots(pem); return err }, "`teesim nitro root --authority DIR` prints one"},
+		{r.sevsnp, &layout.SimulatedSNPRoots, func(pem []byte) error { _, err := sevsnp.SimulatedRoots(pem); return err }, "`teesim sevsnp roots` prints them"},
+		{r.tpm, &layout.SimulatedTPMRoot, func(pem []byte) error { _, err := tpm.SimulatedRoots(pem); return err }, "`teesim tpm root` prints one"},
 	} {
 		if r.file == "" {
 			continue
 		}
 		pem, err := cli.ReadFile(r.file, maxRoots)
 		if err != nil {
-			return config.Layout{}, cli.Usagef("", "cannot read the simulated root: %w", err)
+			return cli.Usagef("", "cannot read the simulated root: %w", err)
 		}
 		if err := r.check(pem); err != nil {
-			return config.Layout{}, cli.Usagef(r.hint, "%s is not a simulator's root: %w", r.file, err)
+			return cli.Usagef(r.hint, "%s is not a simulator's root: %w", r.file, err)
 		}
 		if *r.to, err = filepath.Abs(r.file); err != nil {
-			return config.Layout{}, err
+			return err
 		}
 	}
-	return layout, nil
+	return nil
 }
 
-func initialise(c *cobra.Command, trustDomain string, l config.Layout) error {
+func initialise(c *cobra.Command, trustDomain string, l config.Layout, shared sharedDatabase) error {
 	if _, err := os.Lstat(l.File); !errors.Is(err, fs.ErrNotExist) {
 		return cli.Usagef("start it with `assayd run`, or choose another --data-dir", "%s is there already: nothing is overwritten", l.File)
 	}
@@ -113,7 +132,8 @@ func initialise(c *cobra.Command, trustDomain string, l config.Layout) error {
 		return cli.Usagef("use --data-dir DIR for a directory of your own", "%w", err)
 	}
 	made, err := ca.Init(c.Context(), ca.InitConfig{
-		DataDir: l.DataDir, TrustDomain: trustDomain, Simulated: l.Simulated(), Now: time.Now,
+		DataDir: l.DataDir, TrustDomain: trustDomain, Simulated: l.Simulated(), Server: shared.server,
+		Open: shared.opener(trustDomain, l, c.ErrOrStderr()), Now: time.Now,
 	})
 	if err != nil {
 		return starting(err)
@@ -122,7 +142,7 @@ func initialise(c *cobra.Command, trustDomain string, l config.Layout) error {
 	if err != nil {
 		return err
 	}
-	kept, err := write(l.File, config.Starter(trustDomain, l))
+	kept, err := write(l.File, shared.configure(config.Starter(trustDomain, l)))
 	if err != nil {
 		return err
 	}
@@ -149,15 +169,20 @@ func write(path string, content []byte) (kept bool, err error) {
 	return false, errors.Join(err, f.Sync(), f.Close())
 }
 
+// where is the flag that names a configuration.
+func where(l config.Layout) string {
+	switch {
+	case filepath.Dir(l.File) == l.DataDir:
+		return "--data-dir " + l.DataDir
+	case l.File == config.DefaultPath:
+		return ""
+	}
+	return "--config " + l.File
+}
+
 // tell prints what was made and what to do next.
 func tell(c *cobra.Command, trustDomain string, l config.Layout, made ca.InitReport, keptPolicy bool) {
-	where := "--config " + l.File
-	if filepath.Dir(l.File) == l.DataDir {
-		where = "--data-dir " + l.DataDir
-	} else if l.File == config.DefaultPath {
-		where = ""
-	}
-	command := func(s string) string { return strings.TrimSpace("assayd " + s + " " + where) }
+	command := func(s string) string { return strings.TrimSpace("assayd " + s + " " + where(l)) }
 	kind := "hardware"
 	if l.Simulated() {
 		kind = "SIMULATED hardware"
