@@ -30,6 +30,8 @@ func starting(err error) error {
 	switch {
 	case err == nil, errors.As(err, &usage), errors.As(err, &yaml), errors.Is(err, context.Canceled):
 		return err
+	case errors.As(err, &ae) && ae.Kind == attest.Unavailable:
+		return err // nothing to mend here: a supervisor tries again
 	case errors.As(err, &ae):
 		return &cli.UsageError{Err: err, Hint: ae.Hint}
 	}
@@ -60,7 +62,7 @@ func openData(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *dat
 	if err := checkKind(ctx, cfg, st); err != nil {
 		return nil, err
 	}
-	ring, err := keys.OpenDir(ca.KeysPath(cfg.DataDir))
+	ring, err := openKeys(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +138,7 @@ func checkData(ctx context.Context, cfg *config.Config, policy *issuer.PolicyFil
 	if err := checkKind(ctx, cfg, st); err != nil {
 		return err
 	}
-	ring, err := keys.OpenDir(ca.KeysPath(cfg.DataDir))
+	ring, err := openKeys(cfg)
 	if err != nil {
 		return starting(err)
 	}
