@@ -48,6 +48,9 @@ type Front struct {
 	listener    *limitedListener
 	turns       *turns
 
+	reloads *prometheus.CounterVec // result
+	restart prometheus.Gauge
+
 	mu       sync.RWMutex
 	limits   config.Limits
 	names    []string // the trust domains, the first one first
@@ -80,8 +83,29 @@ func NewFront(cfg config.Config, p FrontParts) (*Front, error) {
 	}
 	f.listener = newLimitedListener(f.connections, f.strangers, func(limit string) { f.refused("connection", limit) })
 	f.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), served{f})
+	f.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "assay_config_reloads_total", Help: "Configurations that were read while the process ran, by result.",
+	}, []string{"result"})
+	f.restart = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "assay_config_restart_needed", Help: "Keys of the configuration files that are not in force before a restart, when they were read last.",
+	})
+	f.registry.MustRegister(f.reloads, f.restart)
 	f.Configure(cfg.Limits, p.TrustDomains)
 	return f, nil
+}
+
+// Counter adds a metric of the process, without a trust domain.
+func (f *Front) Counter(name, help string, value func() float64) {
+	f.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, value))
+}
+
+// Reloaded counts a configuration that was read while the process ran. restart is
+// how many of its keys are not in force before a restart.
+func (f *Front) Reloaded(result string, restart int) {
+	f.reloads.WithLabelValues(result).Inc()
+	if result == "loaded" {
+		f.restart.Set(float64(restart))
+	}
 }
 
 // Configure sets the limits of the process, and which trust domains share them.

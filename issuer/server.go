@@ -16,8 +16,10 @@ import (
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 
+	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/issuer/ca"
 	"github.com/assay-project/assay/issuer/config"
+	"github.com/assay-project/assay/issuer/federation"
 	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
 	"github.com/assay-project/assay/issuer/ledger"
 	"github.com/assay-project/assay/issuer/tpms"
@@ -38,18 +40,21 @@ const maxAdminMessage = signed.MaxSize + 64<<10 // bytes
 const challengeTTL = 60 * time.Second
 
 // Parts are what the service is made of; cmd/assayd builds them. All are
-// required but Version, Tracing, Background, and TPMs where no TPM is served.
+// required but Version, Tracing, Federation, Background, and TPMs where no TPM is served.
 type Parts struct {
 	Set     verifiers.Set
 	Policy  *PolicyFile
 	Ledger  *ledger.Ledger
 	CA      *ca.CA
+	Store   store.Store
 	Metrics *Metrics
 	TPMs    *tpms.Registry
 	Log     *slog.Logger
 	Now     func() time.Time
 	Version string // of the software, for Status
 	Tracing *Tracing
+	// Federation are the foreign trust domains; nil is none, and no administration of them.
+	Federation *federation.Federations
 	// Background runs as long as the server. Each returns nil after ctx ends; an
 	// error ends the server of this trust domain.
 	Background []func(ctx context.Context) error
@@ -87,6 +92,8 @@ type Server struct {
 	metrics    *Metrics
 	tpms       *tpms.Registry
 	tracing    *Tracing
+	federation *federation.Federations
+	sent       atomic.Pointer[sentBundle]
 	background []func(context.Context) error
 	log        *slog.Logger
 	now        func() time.Time
@@ -115,6 +122,13 @@ type Server struct {
 	perSecond  *rate.Limiter
 	logLimit   *rate.Limiter
 
+	bans            *bans
+	held            *holdings
+	published       atomic.Pointer[publishedList]
+	denyListProblem atomic.Pointer[problem]
+	audit           *audit
+	adminTLS        adminTLS
+
 	watchers    watchers
 	judgeNow    chan struct{} // see wake.go
 	inFlight    atomic.Int64
@@ -140,7 +154,7 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 		return nil, err
 	}
 	switch {
-	case p.Policy == nil || p.Ledger == nil || p.CA == nil || p.Metrics == nil || p.Log == nil || p.Now == nil:
+	case p.Policy == nil || p.Ledger == nil || p.CA == nil || p.Store == nil || p.Metrics == nil || p.Log == nil || p.Now == nil:
 		return nil, errors.New("issuer: a part is missing")
 	case len(p.Set.Platforms()) == 0:
 		return nil, errors.New("issuer: no verifier: nothing could attest")
@@ -151,7 +165,7 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 	s := &Server{
 		td: td, id: id, cfg: cfg,
 		set: p.Set, policy: p.Policy, ledger: p.Ledger, ca: p.CA, metrics: p.Metrics, tpms: p.TPMs, log: p.Log, now: p.Now, version: p.Version,
-		tracing: p.Tracing, background: p.Background,
+		tracing: p.Tracing, federation: p.Federation, background: p.Background,
 		challengeTTL: challengeTTL,
 		started:      p.Now(),
 		tls:          tlsConfig(p.CA.ServerCertificate),
@@ -165,6 +179,11 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 		logLimit:     rate.NewLimiter(5, 50),
 		stopping:     make(chan struct{}),
 		judgeNow:     make(chan struct{}, 1),
+	}
+	s.bans, s.held = newBans(p.Store, cfg.TrustDomain, p.Now, p.Log), newHoldings()
+	s.audit = newAudit(p.Ledger, p.Now, p.Log)
+	if err := s.readRoles(&cfg); err != nil {
+		return nil, err
 	}
 	s.current.Store(&s.cfg)
 	s.closingGrace.Store(int64(closingGrace))
@@ -195,9 +214,19 @@ func (s *Server) Run(ctx context.Context, l Listeners) error {
 	if err := front.attach(s); err != nil {
 		return err
 	}
+	// Nobody is served before it is known who is banned.
+	if _, err := s.bans.read(ctx); err != nil && ctx.Err() == nil {
+		s.log.ErrorContext(ctx, "who is banned cannot be read", "error", err)
+	}
+	g.Go(func() error { return s.banning(ctx) })
+	g.Go(func() error { return s.denying(ctx) })
+	g.Go(func() error { return s.audit.run(ctx) })
 	admin := s.adminServer()
 	g.Go(func() error { return serving("admin", admin.Serve(l.Admin)) })
 	g.Go(func() error { return s.judging(ctx) })
+	if s.federation != nil {
+		g.Go(func() error { return s.federation.Run(ctx) })
+	}
 	for _, run := range s.background {
 		g.Go(func() error { return run(ctx) })
 	}
@@ -224,6 +253,9 @@ func (s *Server) Run(ctx context.Context, l Listeners) error {
 	return g.Wait()
 }
 
+// Platforms are those that the trust domain serves.
+func (s *Server) Platforms() []attest.Platform { return s.set.Platforms() }
+
 // vouched says that the client on a connection has proved who it is.
 func (s *Server) vouched(client net.Addr) {
 	if f := s.front.Load(); f != nil && client != nil {
@@ -244,19 +276,6 @@ func stop(g *grpc.Server, limit time.Duration) {
 	timer := time.AfterFunc(limit, g.Stop)
 	defer timer.Stop()
 	g.GracefulStop()
-}
-
-func (s *Server) adminServer() *grpc.Server {
-	r := recovery{s.log, s.metrics}
-	g := grpc.NewServer(
-		grpc.Creds(newSocketCredentials()), // a unix socket with mode 0600
-		grpc.ChainUnaryInterceptor(r.unary),
-		grpc.ChainStreamInterceptor(r.stream),
-		grpc.MaxRecvMsgSize(maxAdminMessage),
-		grpc.WaitForHandlers(true),
-	)
-	assayv1.RegisterAdminServer(g, &admin{Server: s})
-	return g
 }
 
 // ready says why the server cannot attest now, if it cannot.

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/issuer/config"
 	"github.com/assay-project/assay/policy"
 )
 
@@ -15,40 +17,57 @@ func checkCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Validate configuration, policy, keys and database without starting",
+		Long: `check refuses what run would refuse, of every trust domain that the configuration
+names. Nothing is changed, and a server may run meanwhile.`,
 		Example: `  assayd check
   assayd check --config ./assayd.yaml`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			cfg, err := flags.load()
+			all, err := flags.loadAll()
 			if err != nil {
 				return err
 			}
-			tees, err := newPlatforms(cfg, nil, nil)
-			if err != nil {
-				return err
+			var wrong []error
+			for _, cfg := range all {
+				if err := check(c, cfg); err != nil {
+					if len(all) > 1 {
+						err = ofTenant(cfg, err)
+					}
+					wrong = append(wrong, err)
+				}
 			}
-			if _, err := newKDS(cfg); err != nil {
-				return err
-			}
-			p, err := loadPolicy(cfg, logger(cfg, c.ErrOrStderr()))
-			if err != nil {
-				return err
-			}
-			if err := checkData(c.Context(), cfg, p, logger(cfg, c.ErrOrStderr())); err != nil {
-				return err
-			}
-			kind := "hardware"
-			if tees.set.Simulated() {
-				kind = "SIMULATED hardware"
-			}
-			b := p.Current()
-			for _, w := range b.Lint(policy.LintOptions{At: time.Now()}) {
-				_, _ = fmt.Fprintf(c.ErrOrStderr(), "warning: %s", w.Render())
-			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "ok: trust domain %s, of %s; policy %s with %s\n", cfg.TrustDomain, kind, b.Version(), cli.Count(len(b.Workloads()), "workload"))
-			return err
+			return errors.Join(wrong...)
 		},
 	}
 	flags.add(c)
 	return c
+}
+
+// check validates one trust domain.
+func check(c *cobra.Command, cfg *config.Config) error {
+	tees, err := newPlatforms(cfg, nil, nil)
+	if err != nil {
+		return err
+	}
+	if _, err := newKDS(cfg); err != nil {
+		return err
+	}
+	log := logger(cfg, c.ErrOrStderr())
+	p, err := loadPolicy(cfg, log)
+	if err != nil {
+		return err
+	}
+	if err := checkData(c.Context(), cfg, p, log); err != nil {
+		return err
+	}
+	kind := "hardware"
+	if tees.set.Simulated() {
+		kind = "SIMULATED hardware"
+	}
+	b := p.Current()
+	for _, w := range b.Lint(policy.LintOptions{At: time.Now()}) {
+		_, _ = fmt.Fprintf(c.ErrOrStderr(), "warning: %s", w.Render())
+	}
+	_, err = fmt.Fprintf(c.OutOrStdout(), "ok: trust domain %s, of %s; policy %s with %s\n", cfg.TrustDomain, kind, b.Version(), cli.Count(len(b.Workloads()), "workload"))
+	return err
 }

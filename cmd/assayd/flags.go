@@ -31,3 +31,11 @@ func (f *configFlags) load() (*config.Config, error) {
 	}
 	return config.Load(f.path())
 }
+
+// loadAll also reads the files of the tenants that the first one names.
+func (f *configFlags) loadAll() ([]*config.Config, error) {
+	if f.path() == "" {
+		return nil, cli.Usagef("leave the flag away for "+config.DefaultPath, "--config is empty")
+	}
+	return config.LoadAll(f.path())
+}

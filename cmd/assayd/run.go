@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -25,139 +25,105 @@ func runCommand() *cobra.Command {
 		Use:   "run",
 		Short: "Run the server until SIGTERM",
 		Long: `run serves until SIGTERM or SIGINT, then lets attestations in flight finish.
-SIGHUP reads the policy again. The log goes to standard error.`,
+SIGHUP reads policies and configuration again: what can be changed while it runs
+is (limits, the log's level, tenants), and what needs a restart is named in the
+log. The log goes to standard error.`,
 		Example: `  assayd run
   assayd run --data-dir ~/assay`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			cfg, err := flags.load()
+			all, err := flags.loadAll()
 			if err != nil {
 				return err
 			}
-			return run(c.Context(), cfg, logger(cfg, c.ErrOrStderr()))
+			level := new(slog.LevelVar)
+			p := &process{file: flags.path(), configs: all, level: level, log: newLogger(all[0], c.ErrOrStderr(), level), tenants: map[string]*supervised{}}
+			return p.run(c.Context())
 		},
 	}
 	flags.add(c)
 	return c
 }
 
-func run(ctx context.Context, cfg *config.Config, log *slog.Logger) (err error) {
-	reload := make(chan os.Signal, 1)
-	signal.Notify(reload, syscall.SIGHUP)
-	defer signal.Stop(reload)
+// process is what runs: one front, and behind it one trust domain or several.
+type process struct {
+	file    string
+	level   *slog.LevelVar
+	log     *slog.Logger
+	tracing *issuer.Tracing
+	front   *issuer.Front
+	address string // of the attestation service
+	metrics string // and of the metrics, or "off"
 
-	level := slog.LevelInfo
-	if cfg.Simulated() {
-		level = slog.LevelWarn
-	}
-	log.Log(ctx, level, describe(cfg), "version", cli.Version(), "data_dir", cfg.DataDir)
+	// Used by run and by reload, which do not overlap.
+	configs []*config.Config // in force, the first file's first
+	tenants map[string]*supervised
+	group   *errgroup.Group
+	ctx     context.Context //nolint:containedctx // of the group: tenants that a reload adds live as long
+}
 
-	policy, err := loadPolicy(cfg, log)
-	if err != nil {
-		return err
-	}
-	source, cache, err := openCollateral(cfg, policy, log)
-	if err != nil {
-		return err
-	}
-	if cache != nil {
-		defer func() { err = errors.Join(err, cache.Close()) }()
-	}
-	data, err := openData(ctx, cfg, log)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, data.store.Close()) }()
-	registry, err := openTPMs(ctx, cfg, data.store)
-	if err != nil {
-		return err
-	}
-	tees, err := newPlatforms(cfg, asCollateral(source), registry)
-	if err != nil {
-		return err
-	}
+// run serves until ctx ends.
+func (p *process) run(ctx context.Context) (err error) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 
-	secret, err := rolloutSecret(cfg, log)
-	if err != nil {
-		return err
-	}
-	if err := policy.UseSecret(secret); err != nil {
+	first := p.configs[0]
+	setLevel(p.level, first)
+	if p.tracing, err = issuer.OpenTracing(ctx, first.Tracing, cli.Version(), p.log); err != nil {
 		return starting(err)
 	}
-	if err := policy.Resume(ctx, data.store); err != nil {
+	defer p.tracing.Close()
+	if p.front, err = issuer.NewFront(*first, issuer.FrontParts{TrustDomains: names(p.configs), Log: p.log, Now: time.Now}); err != nil {
 		return starting(err)
 	}
-
-	tracing, err := issuer.OpenTracing(ctx, cfg.Tracing, cli.Version(), log)
-	if err != nil {
-		return starting(err)
-	}
-	defer tracing.Close()
-	metrics := issuer.NewMetrics(cfg.TrustDomain)
-	platformMetrics(metrics, tees, source, registry)
-	server, err := issuer.New(*cfg, issuer.Parts{
-		Set: tees.set, Policy: policy, Ledger: data.ledger, CA: data.ca,
-		Metrics: metrics, TPMs: registry, Log: log, Now: time.Now, Version: cli.Version(), Tracing: tracing,
-	})
-	if err != nil {
-		return starting(err)
-	}
-	listeners, err := listen(cfg)
+	p.front.Counter("assay_trace_failures_total", "Batches of traces that the collector did not take.", func() float64 { return float64(p.tracing.Failures()) })
+	opened, err := p.openAll(ctx)
 	if err != nil {
 		return err
 	}
-	if err := policy.Remember(ctx, data.store, time.Now); err != nil {
-		return starting(err)
-	}
-	authority := data.ca.Status()
-	for _, w := range policy.Current().Lint(issuer.PolicyLint(authority, time.Now())) {
-		log.WarnContext(ctx, "policy", "warning", w.Error())
-	}
-	for _, w := range authority.Warnings {
-		log.WarnContext(ctx, "authority", "warning", w)
-	}
-	log.InfoContext(ctx, "serving", "attestation", listeners.Attestation.Addr().String(), "admin", cfg.AdminSocket,
-		"metrics", address(listeners.Metrics), "policy", policy.Current().Version(), "platforms", fmt.Sprint(tees.set.Platforms()))
-
-	// The ledger stops last: it drains and signs its last checkpoint when no
-	// attestation can reach it any more.
-	ledgerCtx, stopLedger := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopLedger()
-	var ledgerGroup errgroup.Group
-	g, gctx := errgroup.WithContext(ctx)
-	ended := make(chan struct{})
-	ledgerGroup.Go(func() error {
-		defer close(ended)
-		return data.ledger.Run(ledgerCtx)
-	})
-	g.Go(func() error {
-		select {
-		case <-ended:
-			return errors.New("the ledger's writer ended")
-		case <-gctx.Done():
-			return nil
+	// What may be in use by another process, before any work is done.
+	attestation, metrics, err := listenFront(first)
+	if err != nil {
+		for _, t := range opened {
+			err = errors.Join(err, t.close())
 		}
-	})
-	g.Go(func() error { return server.Run(gctx, listeners) })
-	g.Go(func() error { return data.ca.Run(gctx) })
-	g.Go(func() error { return policy.Run(gctx, reload) })
-	g.Go(func() error { return runCollateral(gctx, source) })
-	err = g.Wait()
-	stopLedger()
-	err = errors.Join(err, ledgerGroup.Wait())
+		return err
+	}
+	p.address, p.metrics = attestation.Addr().String(), address(metrics)
+
+	p.group, p.ctx = errgroup.WithContext(ctx)
+	p.group.Go(func() error { return p.front.Run(p.ctx, attestation, metrics) })
+	for _, cfg := range p.configs {
+		p.supervise(cfg, opened[cfg.TrustDomain])
+	}
+	p.group.Go(func() error { return p.reloading(hangup) })
+	err = p.group.Wait()
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		err = nil
 	}
-	log.InfoContext(context.WithoutCancel(ctx), "stopped")
+	p.log.InfoContext(context.WithoutCancel(ctx), "stopped")
 	return err
 }
 
-// listen opens the sockets, the ones that may be in use by another server
-// before any work is done.
-func listen(cfg *config.Config) (l issuer.Listeners, err error) {
+// listenFront opens what belongs to the process.
+func listenFront(cfg *config.Config) (attestation, metrics net.Listener, err error) {
+	if attestation, err = tcp("listen", cfg.Listen); err != nil {
+		return nil, nil, err
+	}
+	if cfg.MetricsListen != "" {
+		if metrics, err = tcp("metrics_listen", cfg.MetricsListen); err != nil {
+			return nil, nil, errors.Join(err, attestation.Close())
+		}
+	}
+	return attestation, metrics, nil
+}
+
+// listenOwn opens what each trust domain has for itself.
+func listenOwn(cfg *config.Config) (l issuer.Listeners, err error) {
 	defer func() {
 		if err != nil {
-			for _, x := range []net.Listener{l.Attestation, l.Metrics, l.Admin} {
+			for _, x := range []net.Listener{l.Admin, l.AdminTLS, l.Web, l.BundleEndpoint} {
 				if x != nil {
 					_ = x.Close()
 				}
@@ -165,11 +131,18 @@ func listen(cfg *config.Config) (l issuer.Listeners, err error) {
 			l = issuer.Listeners{}
 		}
 	}()
-	if l.Attestation, err = tcp("listen", cfg.Listen); err != nil {
-		return l, err
-	}
-	if cfg.MetricsListen != "" {
-		if l.Metrics, err = tcp("metrics_listen", cfg.MetricsListen); err != nil {
+	for _, x := range []struct {
+		key, address string
+		to           *net.Listener
+	}{
+		{"administration.listen", cfg.Administration.Listen, &l.AdminTLS},
+		{"web.listen", cfg.Web.Listen, &l.Web},
+		{"federation.spiffe_listen", cfg.Federation.SPIFFEListen, &l.BundleEndpoint},
+	} {
+		if x.address == "" {
+			continue
+		}
+		if *x.to, err = tcp(x.key, x.address); err != nil {
 			return l, err
 		}
 	}
@@ -193,4 +166,21 @@ func address(l net.Listener) string {
 		return "off"
 	}
 	return l.Addr().String()
+}
+
+func names(all []*config.Config) []string {
+	var out []string
+	for _, c := range all {
+		out = append(out, c.TrustDomain)
+	}
+	return out
+}
+
+// newLogger is the log of the process, whose level can be changed.
+func newLogger(cfg *config.Config, w io.Writer, level slog.Leveler) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level}
+	if cfg.Log.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
 }
