@@ -70,7 +70,11 @@ func openData(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *dat
 	if err != nil {
 		return nil, err
 	}
-	l, err := ledger.Open(ctx, st, cfg.TrustDomain, signer, ledgerOptions(cfg, log))
+	options, err := ledgerOptions(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	l, err := ledger.Open(ctx, st, cfg.TrustDomain, signer, options)
 	if err != nil {
 		return nil, err
 	}
@@ -157,11 +161,16 @@ func checkLedger(ctx context.Context, cfg *config.Config, ring keys.Ring, st sto
 	if err != nil {
 		return nil //nolint:nilerr // ca.Check reports it
 	}
-	return ledger.Check(ctx, st, cfg.TrustDomain, signer, ledgerOptions(cfg, log))
+	options, err := ledgerOptions(cfg, log)
+	if err != nil {
+		return err
+	}
+	return ledger.Check(ctx, st, cfg.TrustDomain, signer, options)
 }
 
-func ledgerOptions(cfg *config.Config, log *slog.Logger) ledger.Options {
-	return ledger.Options{Chain: cfg.Server, Now: time.Now, Log: log, Sink: cfg.CheckpointSink, Retain: cfg.RetainEvidence, Quotas: quotas(cfg)}
+func ledgerOptions(cfg *config.Config, log *slog.Logger) (ledger.Options, error) {
+	chain, err := ledgerChain(cfg.DataDir, cfg.Server)
+	return ledger.Options{Chain: chain, Now: time.Now, Log: log, Sink: cfg.CheckpointSink, Retain: cfg.RetainEvidence, Quotas: quotas(cfg)}, err
 }
 
 func caConfig(cfg *config.Config, ring keys.Ring, st store.Store, results ca.ResultKeeper, log *slog.Logger) ca.Config {

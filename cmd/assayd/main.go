@@ -28,6 +28,6 @@ A first start:
 		Example: `  assayd init --trust-domain simulated.example.org --data-dir ~/assay --simulated-root root.pem
   assayd run --data-dir ~/assay`,
 	}
-	c.AddCommand(initCommand(), joinCommand(), checkCommand(), runCommand(), bootstrapCommand(), cli.VersionCommand("assayd"))
+	c.AddCommand(initCommand(), joinCommand(), checkCommand(), runCommand(), bootstrapCommand(), backupCommand(), restoreCommand(), newchainCommand(), healthCommand(), cli.VersionCommand("assayd"))
 	return c
 }

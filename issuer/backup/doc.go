@@ -56,6 +56,11 @@ type Manifest struct {
 	Chains []Chain `json:"chains,omitempty"`
 	// Policy is the policy that was in force, "name@revision".
 	Policy string `json:"policy,omitempty"`
+	// Sink is where the checkpoints went: what the ledger is compared with when it
+	// is restored.
+	Sink string `json:"sink,omitempty"`
+	// Config is the path of the configuration in the archive.
+	Config string `json:"config,omitempty"`
 	Files  []File `json:"files"`
 }
 
@@ -72,6 +77,7 @@ type File struct {
 	Mode   fs.FileMode  `json:"mode"` // permission bits
 	Size   int64        `json:"size"` // bytes
 	SHA256 attest.Bytes `json:"sha256"`
+	Origin string       `json:"origin,omitempty"` // where a file below config was
 }
 
 // fault is an error about an archive. The checks:

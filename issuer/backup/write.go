@@ -20,6 +20,8 @@ type Source struct {
 	Mode fs.FileMode
 	Body []byte // or
 	From string // path on disk, when Body is nil
+
+	Origin string // see [File]
 }
 
 func (s Source) open() (io.ReadCloser, error) {
@@ -41,7 +43,7 @@ func (s Source) describe() (_ File, err error) {
 	if err != nil {
 		return File{}, err
 	}
-	return File{Path: s.Path, Mode: s.Mode.Perm(), Size: n, SHA256: h.Sum(nil)}, nil
+	return File{Path: s.Path, Mode: s.Mode.Perm(), Size: n, SHA256: h.Sum(nil), Origin: s.Origin}, nil
 }
 
 // Write writes an archive. Format and Files of the manifest are filled in here,
