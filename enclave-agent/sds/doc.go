@@ -1,0 +1,19 @@
+// Package sds serves an agent's identities to Envoy: its Secret Discovery Service,
+// version 3, on the socket of the Workload API.
+//
+// The names that Envoy asks for:
+//
+//	default              the first SVID that the caller may have, with its key
+//	spiffe://TD/PATH     the SVID of that name
+//	ROOTCA               the bundle of the agent's own trust domain
+//	spiffe://TD          the bundle of that trust domain, federated ones too
+//	ALL                  every bundle, each for its own trust domain alone: a
+//	                     validator of Envoy's that checks SPIFFE IDs
+//
+// "State of the world" is spoken, the way Envoy asks by default: a stream answers
+// at once, and again whenever what was asked for changes. A name that the caller
+// may not have is left out of the answer, and comes when it may.
+//
+// What an Envoy of another process gets is decided as for every caller, by what
+// the kernel says of that process.
+package sds
