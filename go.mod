@@ -21,6 +21,7 @@ require (
 	github.com/veraison/cmw v0.2.0
 	github.com/veraison/go-cose v1.3.0
 	github.com/virtee/sev-snp-measure-go v0.0.0-20241128091219-920346c42ecb
+	go.opentelemetry.io/otel/exporters/otlp/otlptrace v1.38.0
 	go.yaml.in/yaml/v3 v3.0.5
 	golang.org/x/crypto v0.57.0
 	golang.org/x/mod v0.41.0
@@ -55,7 +56,6 @@ require (
 	github.com/segmentio/asm v1.2.1 // indirect
 	github.com/valyala/fastjson v1.6.4 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
-	go.opentelemetry.io/otel/exporters/otlp/otlptrace v1.38.0 // indirect
 	go.opentelemetry.io/otel/metric v1.46.0 // indirect
 	go.opentelemetry.io/proto/otlp v1.11.0 // indirect
 	golang.org/x/exp v0.0.0-20260824195058-e88cd73687aa // indirect
