@@ -2,6 +2,7 @@ package ca
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,17 +10,16 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/assay-project/assay/issuer/keys"
 	"github.com/assay-project/assay/issuer/ledger"
 	"github.com/assay-project/assay/issuer/store"
-	"github.com/assay-project/assay/svid"
 )
 
 // authorityBackdate is how long before its making an authority is valid, so that
@@ -50,11 +50,19 @@ type Config struct {
 	Log         *slog.Logger
 
 	AuthorityTTL   time.Duration // of a new X.509 authority: 1 year
-	VerifierKeyTTL time.Duration // of a new verifier key: 1 year
-	DocumentTTL    time.Duration // until the verifier-keys document must be renewed: 30 days
-	ServerTTL      time.Duration // of the server's TLS certificate: 7 days
-	Backdate       time.Duration // of an SVID's NotBefore, for clocks that are behind: 30 s
-	RefreshHint    time.Duration // how often relying parties should fetch the bundle: 5 minutes
+	JWTTTL         time.Duration // of a new JWT authority: 30 days
+	VerifierKeyTTL time.Duration // of a new verifier key, and deny-list key: 1 year
+	// Propagation is how long an authority is published before it signs: 24 hours.
+	Propagation time.Duration
+	MaxTokenTTL time.Duration // the longest life of a JWT-SVID: 1 hour
+	DocumentTTL time.Duration // until a document of the verifier root must be renewed: 30 days, and at least four propagation times
+	ServerTTL   time.Duration // of the server's TLS certificate: 7 days
+	Backdate    time.Duration // of an SVID's NotBefore, for clocks that are behind: 30 s
+	RefreshHint time.Duration // how often relying parties should fetch the bundle: 5 minutes
+	// NameConstraints has X.509 authorities permit URIs of this trust domain alone.
+	NameConstraints bool
+	// Upstream is the CA above the X.509 authorities; nil makes them self-signed.
+	Upstream *Upstream
 }
 
 // CA signs for one trust domain. It is safe for concurrent use.
@@ -63,74 +71,104 @@ type CA struct {
 	log *slog.Logger
 	td  spiffeid.TrustDomain
 
-	x509     *authority
-	verifier *authority
-
 	bootstrapRoot *x509.Certificate
 	verifierRoot  *ecdsa.PublicKey
-	bundle        *spiffebundle.Bundle
+	checkpoint    crypto.Signer // signs the rows of this server's authorities
 
-	maintenance sync.Mutex // one renewal at a time
-	document    atomic.Pointer[document]
-	server      atomic.Pointer[tls.Certificate]
-	warnings    atomic.Pointer[[]string]
+	now          atomic.Pointer[snapshot]
+	document     atomic.Pointer[document] // the verifier keys
+	denyListKeys atomic.Pointer[document]
+	server       atomic.Pointer[tls.Certificate]
+	endpoint     atomic.Pointer[endpointCertificate]
+	warnings     atomic.Pointer[[]string]
+
+	listeners []func(Change)
+	telling   sync.Mutex // one Change is told at a time
+	kick      chan struct{}
+
+	// maintenance lets one change be made at a time, and guards what follows.
+	maintenance sync.Mutex
+	signers     map[string]crypto.Signer // by key name
+	usages      map[string]*usage        // likewise
+	verified    map[[32]byte]bool        // signatures of rows
+	withdrawn   map[withdrawal]store.AuthorityChange
+	untold      Change
 }
 
 // Open loads the trust domain's authorities, and makes them at the first start.
-// It renews the verifier-keys document and the server's certificate where they
-// are due and the roots' keys are there. The checks, beside those of
-// loadAuthority, the document and the server's certificate:
+// It does what is due in their lives, and renews the verifier-keys document and
+// the server's certificate where the roots' keys are there. A server that joins
+// others opens before its authorities can sign: see [CA.Ready]. The checks, beside
+// those of load, the documents and the server's certificate:
 //
 //	init_trust_domain  the name is one, and of the right kind
 //	trust_domain       the database serves this trust domain
 //	trust_domain_kind  the verifiers' roots are of the kind that it is for life
+//	authority_ttl      an authority lives longer than three propagation times
+//	authority_missing  entries in the ledger, and no authority that signed them
 func Open(ctx context.Context, c Config) (*CA, error) { return openAt(ctx, c, noStop) }
 
 func openAt(ctx context.Context, cfg Config, at stops) (*CA, error) {
-	if cfg.Keys == nil || cfg.Store == nil || cfg.Now == nil || cfg.DataDir == "" {
-		return nil, errors.New("ca: Config.Keys, Store, Now and DataDir are required")
-	}
-	def(&cfg.Chain, ledger.MainChain)
-	def(&cfg.AuthorityTTL, 365*24*time.Hour)
-	def(&cfg.VerifierKeyTTL, 365*24*time.Hour)
-	def(&cfg.DocumentTTL, 30*24*time.Hour)
-	def(&cfg.ServerTTL, 7*24*time.Hour)
-	def(&cfg.Backdate, 30*time.Second)
-	def(&cfg.RefreshHint, 5*time.Minute)
-	if cfg.Backdate < 0 || cfg.Backdate > maxBackdate {
-		return nil, fmt.Errorf("ca: Config.Backdate is %v, want 0 to %v", cfg.Backdate, maxBackdate)
-	}
 	c, err := prepare(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
 	// What a crash left of a private key that was being written: nobody else
-	// writes there, since the store is ours alone.
-	if dir, ok := cfg.Keys.(interface{ Sweep() error }); ok {
+	// writes there, since the data directory is ours alone.
+	if dir, ok := c.cfg.Keys.(interface{ Sweep() error }); ok {
 		if err := dir.Sweep(); err != nil {
 			return nil, err
 		}
 	}
-	if c.x509, err = c.loadAuthority(ctx, store.X509, at); err != nil {
+	if err := c.endorseSelf(ctx); err != nil {
 		return nil, err
 	}
-	if c.verifier, err = c.loadAuthority(ctx, store.Verifier, at); err != nil {
+	if err := at("endorsed"); err != nil {
 		return nil, err
 	}
-	if err := c.loadBundle(ctx); err != nil {
+	if err := c.signOld(ctx, at); err != nil {
 		return nil, err
 	}
 	if err := c.maintain(ctx, at); err != nil {
 		return nil, err
 	}
+	c.untold = Change{}
 	return c, nil
+}
+
+func (cfg *Config) defaults() error {
+	if cfg.Keys == nil || cfg.Store == nil || cfg.Now == nil || cfg.DataDir == "" {
+		return errors.New("ca: Config.Keys, Store, Now and DataDir are required")
+	}
+	const day = 24 * time.Hour
+	def(&cfg.Log, slog.New(slog.DiscardHandler))
+	def(&cfg.Chain, ledger.MainChain)
+	def(&cfg.Propagation, day)
+	def(&cfg.AuthorityTTL, 365*day)
+	def(&cfg.JWTTTL, 30*day)
+	def(&cfg.VerifierKeyTTL, 365*day)
+	def(&cfg.MaxTokenTTL, time.Hour)
+	def(&cfg.DocumentTTL, max(30*day, 4*cfg.Propagation))
+	def(&cfg.ServerTTL, 7*day)
+	def(&cfg.Backdate, 30*time.Second)
+	def(&cfg.RefreshHint, 5*time.Minute)
+	if cfg.Backdate < 0 || cfg.Backdate > maxBackdate {
+		return fmt.Errorf("ca: Config.Backdate is %v, want 0 to %v", cfg.Backdate, maxBackdate)
+	}
+	for name, ttl := range map[string]time.Duration{"x509_ttl": cfg.AuthorityTTL, "jwt_ttl": cfg.JWTTTL, "verifier_ttl": cfg.VerifierKeyTTL} {
+		if cfg.Propagation < 0 || ttl <= 3*cfg.Propagation {
+			return fault("authority_ttl", fmt.Errorf("authorities.%s is %v, and authorities.propagation %v", name, ttl, cfg.Propagation),
+				"an authority lives more than three times the propagation time: its successor is published at half of its life, and signs that much later")
+		}
+	}
+	return nil
 }
 
 // prepare checks what Open and Check both need: the trust domain, and the roots'
 // public files.
 func prepare(ctx context.Context, cfg Config) (*CA, error) {
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
+	if err := cfg.defaults(); err != nil {
+		return nil, err
 	}
 	row, err := cfg.Store.TrustDomain(ctx, cfg.TrustDomain)
 	if errors.Is(err, store.ErrNotFound) {
@@ -148,99 +186,24 @@ func prepare(ctx context.Context, cfg Config) (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &CA{cfg: cfg, log: cfg.Log, td: td}
+	c := &CA{
+		cfg: cfg, log: cfg.Log, td: td, kick: make(chan struct{}, 1),
+		signers: map[string]crypto.Signer{}, usages: map[string]*usage{}, verified: map[[32]byte]bool{}, withdrawn: map[withdrawal]store.AuthorityChange{},
+	}
 	if c.bootstrapRoot, err = readCertificate(filepath.Join(cfg.DataDir, bootstrapRootFile)); err != nil {
 		return nil, err
 	}
 	if c.verifierRoot, err = readPublicKey(filepath.Join(cfg.DataDir, verifierRootFile)); err != nil {
 		return nil, err
 	}
+	if c.checkpoint, err = CheckpointSigner(ctx, cfg.Keys); err != nil {
+		return nil, err
+	}
 	return c, nil
-}
-
-// loadBundle collects the X.509 authorities that relying parties accept: those
-// whose keys are here (authorities).
-func (c *CA) loadBundle(ctx context.Context) error {
-	all, err := c.authorities(ctx, store.X509)
-	if err != nil {
-		return err
-	}
-	b := spiffebundle.New(c.td)
-	for _, a := range all {
-		if c.cfg.Now().Before(a.cert.NotAfter) {
-			b.AddX509Authority(a.cert)
-		}
-	}
-	td, err := c.cfg.Store.TrustDomain(ctx, c.td.Name())
-	if err != nil {
-		return err
-	}
-	b.SetSequenceNumber(td.BundleSequence)
-	b.SetRefreshHint(c.cfg.RefreshHint)
-	c.bundle = b
-	return nil
 }
 
 // TrustDomain is the trust domain that the CA signs for.
 func (c *CA) TrustDomain() spiffeid.TrustDomain { return c.td }
-
-// Bundle is what relying parties check SVIDs with: the X.509 authorities, with
-// sequence number and refresh hint. The caller owns it.
-func (c *CA) Bundle() *spiffebundle.Bundle { return c.bundle.Clone() }
-
-// VerifierKeysDocument is the signed document of verifier keys
-// (docs/spec/verifier-keys.md).
-func (c *CA) VerifierKeysDocument() []byte { return c.document.Load().signed }
-
-// VerifierKeys is its content.
-func (c *CA) VerifierKeys() *svid.VerifierKeys {
-	k := *c.document.Load().keys
-	return &k
-}
-
-// Run renews the verifier-keys document and the server's certificate when they
-// are due, and returns nil when ctx ends. What it cannot renew it warns of, and
-// tries again.
-func (c *CA) Run(ctx context.Context) error {
-	const interval = 10 * time.Minute
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			if err := c.maintain(ctx, noStop); err != nil && ctx.Err() == nil {
-				c.log.Error("ca: renewal failed", slog.Any("error", err))
-			}
-		}
-	}
-}
-
-// maintain renews what is due. An error means that something is missing that
-// the server cannot do without.
-func (c *CA) maintain(ctx context.Context, at stops) error {
-	c.maintenance.Lock()
-	defer c.maintenance.Unlock()
-	var warnings []string
-	warn := func(format string, args ...any) {
-		w := fmt.Sprintf(format, args...)
-		warnings = append(warnings, w)
-		c.log.Warn("ca: " + w)
-	}
-	err := errors.Join(c.renewDocument(ctx, at, warn), c.renewServer(ctx, at, warn))
-	now := c.cfg.Now()
-	for _, a := range []*authority{c.x509, c.verifier} {
-		if left := a.row.NotAfter.Sub(now); left < a.row.NotAfter.Sub(a.row.NotBefore)/4 {
-			warn("the %s authority %s ends at %s; SVIDs end with it", a.row.Use, a.row.ID, a.row.NotAfter.Format(time.RFC3339))
-		}
-	}
-	if err != nil {
-		warnings = append(warnings, err.Error())
-	}
-	c.warnings.Store(&warnings)
-	return err
-}
 
 // Status is what an operator asks about the CA.
 type Status struct {
@@ -256,12 +219,16 @@ type Status struct {
 	Warnings []string `json:"warnings"`
 }
 
-// Status tells what the CA holds and until when. It reads no database.
+// Status tells what the CA holds and until when. It reads no database. Of an
+// authority that signs nothing yet it tells of the one that will.
 func (c *CA) Status() Status {
-	s := Status{
-		AuthorityID: c.x509.row.ID, AuthorityNotAfter: c.x509.row.NotAfter,
-		VerifierID: c.verifier.row.ID, VerifierNotAfter: c.verifier.row.NotAfter,
-		BootstrapNotAfter: c.bootstrapRoot.NotAfter, Warnings: []string{},
+	s := Status{BootstrapNotAfter: c.bootstrapRoot.NotAfter, Warnings: []string{}}
+	known, now := c.now.Load(), c.cfg.Now()
+	if a := c.present(known, store.X509, now); a != nil {
+		s.AuthorityID, s.AuthorityNotAfter = a.row.ID, a.row.NotAfter
+	}
+	if a := c.present(known, store.Verifier, now); a != nil {
+		s.VerifierID, s.VerifierNotAfter = a.row.ID, a.row.NotAfter
 	}
 	if d := c.document.Load(); d != nil {
 		s.DocumentSequence, s.DocumentNextUpdate = d.keys.Sequence, d.keys.NextUpdate
@@ -273,6 +240,19 @@ func (c *CA) Status() Status {
 		s.Warnings = append(s.Warnings, *w...)
 	}
 	return s
+}
+
+// present is the authority that signs, or the newest of this server.
+func (c *CA) present(s *snapshot, use store.Use, now time.Time) *authority {
+	if a := s.pick(use, c.cfg.Chain, now); a != nil {
+		return a
+	}
+	for _, a := range slices.Backward(s.all) {
+		if a.row.Use == use && a.row.Server == c.cfg.Chain && !a.condemned() {
+			return a
+		}
+	}
+	return nil
 }
 
 func def[T comparable](v *T, d T) {

@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"time"
 
-	"github.com/assay-project/assay/issuer/ledger"
 	"github.com/assay-project/assay/issuer/store"
 )
 
@@ -16,34 +16,27 @@ import (
 // also while a server runs (open the store read-only). It returns every problem
 // that it finds, joined. What the first start would make may be missing.
 func Check(ctx context.Context, cfg Config) error {
-	if cfg.Keys == nil || cfg.Store == nil || cfg.Now == nil || cfg.DataDir == "" {
-		return errors.New("ca: Config.Keys, Store, Now and DataDir are required")
-	}
-	def(&cfg.Chain, ledger.MainChain)
 	c, err := prepare(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	var problems []error
-	for _, use := range []store.Use{store.X509, store.Verifier} {
-		a, err := c.checkAuthority(ctx, use)
-		if err != nil {
-			problems = append(problems, err)
-		}
-		if use == store.Verifier {
-			c.verifier = a
-		}
-	}
-	if _, err := CheckpointSigner(ctx, cfg.Keys); err != nil {
+	now := cfg.Now()
+	s, err := c.load(ctx)
+	if err != nil {
 		problems = append(problems, err)
+	} else {
+		c.now.Store(s)
+		for _, use := range []store.Use{store.X509, store.Verifier} {
+			problems = append(problems, c.checkUse(ctx, s, use, now)) // errors.Join leaves out nil
+		}
 	}
 	_, verifierErr := c.offlineOr(ctx, verifierRootKey, c.verifierRoot)
 	_, bootstrapErr := c.offlineOr(ctx, bootstrapRootKey, c.bootstrapRoot.PublicKey)
-	problems = append(problems, verifierErr, bootstrapErr) // errors.Join leaves out nil
-	now := cfg.Now()
+	problems = append(problems, verifierErr, bootstrapErr)
 	problems = append(problems, c.bootstrapEnded(now))
-	if c.verifier != nil {
-		if _, err := c.storedDocument(ctx, now); err != nil && !c.has(ctx, verifierRootKey) {
+	if s != nil && len(s.wanted(verifierKeysKind, now)) > 0 {
+		if _, err := c.storedDocument(ctx, verifierKeysKind, now); err != nil && !c.has(ctx, verifierRootKey) {
 			problems = append(problems, fault("verifier_root_missing", fmt.Errorf("no verifier-keys document can be served: %w", err),
 				"put the verifier root's key back into the keys directory, start the server once, and take it offline again"))
 		}
@@ -55,29 +48,33 @@ func Check(ctx context.Context, cfg Config) error {
 	return errors.Join(problems...)
 }
 
-// checkAuthority opens the authority of a use, or returns nil where the first
+// checkUse: there is an authority of the use that signs or will, or the first
 // start would make it.
-func (c *CA) checkAuthority(ctx context.Context, use store.Use) (*authority, error) {
-	all, err := c.authorities(ctx, use)
-	if err != nil {
-		return nil, err
+func (c *CA) checkUse(ctx context.Context, s *snapshot, use store.Use, now time.Time) error {
+	if s.pick(use, c.cfg.Chain, now) != nil {
+		return nil
 	}
-	if own := c.newest(all); own != nil {
-		return own, c.live(own)
+	own := false
+	for _, a := range s.all {
+		if a.row.Use != use || a.row.Server != c.cfg.Chain {
+			continue
+		}
+		if c.pending(a, now) {
+			return nil
+		}
+		own = true
+	}
+	if own {
+		return c.notReady(s, use, now)
 	}
 	head, err := c.cfg.Store.Head(ctx, c.td.Name(), c.cfg.Chain)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if head.Sequence > 0 {
-		return nil, noAuthority(head.Sequence, use)
+		return noAuthority(head.Sequence, use)
 	}
-	return nil, nil
-}
-
-func noAuthority(entries uint64, use store.Use) error {
-	return fault("authority_missing", fmt.Errorf("the ledger has %d entries, and the database names no %s authority", entries, use),
-		"restore the database from a backup")
+	return nil
 }
 
 // offlineOr is root, for which a key that is not there is no problem.

@@ -35,7 +35,7 @@ func TestCheckFindsWhatOpenWouldMissAndChangesNothing(t *testing.T) {
 	offline(t, f, bootstrapRootKey)
 	offline(t, f, verifierRootKey)
 	must(t, check(t, f)) // with the roots offline
-	path := f.ring.Path(f.ca.x509.row.KeyName)
+	path := f.ring.Path(f.x509().row.KeyName)
 	must(t, os.Rename(path, path+".away"))
 	wantCheck(t, check(t, f), "authority_key")
 	must(t, os.Rename(path+".away", path))

@@ -23,6 +23,8 @@ const (
 	checkpointKey    = "checkpoint"
 	x509Prefix       = "x509-ca-"
 	verifierPrefix   = "verifier-"
+	jwtPrefix        = "jwt-"
+	denyListPrefix   = "deny-list-"
 
 	databaseFile      = "assay.db"
 	keysDir           = "keys"

@@ -129,7 +129,7 @@ func TestARowThatItsKeyDidNotMakeIsRefused(t *testing.T) {
 		"our key in a certificate that another signed": func(t *testing.T, f *fixture, db *sql.DB) {
 			key := newKey(t)
 			tmpl := authorityTemplate(f.ca.td, "Assay simulated X.509 authority", f.Now(), 9*365*day)
-			der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, f.ca.x509.signer.Public(), key)
+			der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, f.x509().signer.Public(), key)
 			must(t, err)
 			run(t, db, `UPDATE authorities SET public = ?, not_before = ?, not_after = ? WHERE use = 'x509'`, der, tmpl.NotBefore.UnixMicro(), tmpl.NotAfter.UnixMicro())
 		},
@@ -194,7 +194,7 @@ func TestAnOlderDocumentUnderANewNumberIsNotServed(t *testing.T) {
 	must(t, f.ca.maintain(context.Background(), noStop))
 	newer := f.ca.VerifierKeys().Sequence
 	f.close(t)
-	run(t, writer(t, f), `INSERT INTO documents (trust_domain, kind, sequence, body, created_at) VALUES (?,?,?,?,?)`, td, documentKind, int64(newer)+1, old, f.Now().UnixMicro())
+	run(t, writer(t, f), `INSERT INTO documents (trust_domain, kind, sequence, body, created_at) VALUES (?,?,?,?,?)`, td, string(verifierKeysKind), int64(newer)+1, old, f.Now().UnixMicro())
 	must(t, f.open(t))
 	if got := f.ca.VerifierKeys().Sequence; got <= newer {
 		t.Errorf("sequence %d is served, after %d", got, newer)

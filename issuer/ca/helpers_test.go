@@ -70,6 +70,10 @@ func (f *fixture) openAt(t testing.TB, at stops, change ...func(*Config)) error 
 	return err
 }
 
+// x509 and verifier are what the CA signs with.
+func (f *fixture) x509() *authority     { return f.ca.now.Load().signing[store.X509] }
+func (f *fixture) verifier() *authority { return f.ca.now.Load().signing[store.Verifier] }
+
 func (f *fixture) close(t testing.TB) {
 	t.Helper()
 	must(t, f.store.Close())

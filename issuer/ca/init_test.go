@@ -50,7 +50,7 @@ func identityOf(t *testing.T, f *fixture) map[string]string {
 		must(t, err)
 		out[name] = string(b)
 	}
-	out["authority"] = string(f.ca.x509.cert.Raw)
+	out["authority"] = string(f.x509().cert.Raw)
 	return out
 }
 
@@ -147,8 +147,8 @@ func TestAKilledFirstStartStartsAgainWithTheSameCA(t *testing.T) {
 					t.Errorf("key %s, durable before the kill, was not used", name)
 				}
 			}
-			if n := len(first) - 4; n != 5 {
-				t.Errorf("%d keys, want 5: %v", n, first)
+			if n := len(first) - 4; n != 7 {
+				t.Errorf("%d keys, want 7: %v", n, first)
 			}
 			f.close(t)
 			f.Advance(time.Minute)
@@ -216,7 +216,7 @@ func hintOf(err error) string {
 func TestAnotherKeyInPlaceOfTheAuthoritysIsRefused(t *testing.T) {
 	f := newFixture(t)
 	must(t, f.open(t))
-	path := f.ring.Path(f.ca.x509.row.KeyName)
+	path := f.ring.Path(f.x509().row.KeyName)
 	f.close(t)
 	must(t, os.Remove(path))
 	_, err := keys.LoadOrCreate(path, true, keys.P256)
@@ -227,12 +227,12 @@ func TestAnotherKeyInPlaceOfTheAuthoritysIsRefused(t *testing.T) {
 func TestAnOrphanKeyBesideAnAuthorityIsNotUsed(t *testing.T) {
 	f := newFixture(t)
 	must(t, f.open(t))
-	before := f.ca.x509.row.ID
+	before := f.x509().row.ID
 	_, err := f.ring.Create(t.Context(), "x509-ca-0000000000000000", keys.P256)
 	must(t, err)
 	f.close(t)
 	must(t, f.open(t))
-	if f.ca.x509.row.ID != before {
+	if f.x509().row.ID != before {
 		t.Error("an orphan key became the authority")
 	}
 }
@@ -261,7 +261,7 @@ func TestIssuingKeysWithoutTheirDatabaseAreAnError(t *testing.T) {
 
 func TestAnExpiredAuthorityIsAnError(t *testing.T) {
 	f := newFixture(t)
-	must(t, f.open(t, func(c *Config) { c.AuthorityTTL = time.Hour }))
+	must(t, f.open(t, func(c *Config) { c.AuthorityTTL, c.Propagation = time.Hour, time.Minute }))
 	f.close(t)
 	f.Advance(time.Hour)
 	wantCheck(t, f.open(t), "authority_expired")
@@ -289,10 +289,10 @@ func TestTheBundleIsWhatRelyingPartiesNeed(t *testing.T) {
 		t.Error("the caller's bundle is the CA's own")
 	}
 	keys := f.ca.VerifierKeys()
-	if keys.Sequence == 0 || len(keys.Keys) != 1 || !keys.Keys[0].Key.Equal(f.ca.verifier.verifierPublic()) {
+	if keys.Sequence == 0 || len(keys.Keys) != 1 || !keys.Keys[0].Key.Equal(f.verifier().verifierPublic()) {
 		t.Errorf("verifier keys %+v", keys)
 	}
-	if s := f.ca.Status(); len(s.Warnings) != 0 || s.AuthorityID != f.ca.x509.row.ID || s.ServerNotAfter.IsZero() {
+	if s := f.ca.Status(); len(s.Warnings) != 0 || s.AuthorityID != f.x509().row.ID || s.ServerNotAfter.IsZero() {
 		t.Errorf("status %+v", s)
 	}
 }

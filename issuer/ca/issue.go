@@ -18,6 +18,7 @@ import (
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/issuer/ledger"
+	"github.com/assay-project/assay/issuer/store"
 	"github.com/assay-project/assay/svid"
 )
 
@@ -48,7 +49,8 @@ type SVID struct {
 //  3. the certificate without a signature, parsed, and linted
 //  4. the linted bytes, signed by the authority
 //
-// Errors are of kind Internal; see [CA.lint] for the rules' names.
+// Errors are of kind Internal, or Unavailable where no authority can sign now, or
+// its key cannot be reached; see [CA.lint] for the rules' names.
 func (c *CA) Issue(_ context.Context, r *ledger.Recorded) (*Issued, error) {
 	if err := r.Spend(); err != nil {
 		return nil, internal("issue_record", err)
@@ -63,9 +65,21 @@ func (c *CA) Issue(_ context.Context, r *ledger.Recorded) (*Issued, error) {
 	if len(issuances) == 0 {
 		return nil, internal("issue_record", errors.New("the record allows nothing"))
 	}
+	with, err := c.signsWith()
+	if err != nil {
+		return nil, err
+	}
 	out := &Issued{Reference: r.Reference(), Sequence: r.Sequence()}
 	for _, is := range issuances {
-		s, err := c.issue(r, is)
+		s, err := c.issueOnce(r, is, with)
+		for range 3 { // others have just taken their place
+			if !errors.Is(err, errSuperseded) {
+				break
+			}
+			if with, err = c.signsWith(); err == nil {
+				s, err = c.issueOnce(r, is, with)
+			}
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -79,11 +93,44 @@ func (c *CA) Issue(_ context.Context, r *ledger.Recorded) (*Issued, error) {
 	return out, nil
 }
 
-func (c *CA) issue(r *ledger.Recorded, is ledger.Issuance) (SVID, error) {
-	p, err := c.profile(r, is)
+// pair is what SVIDs are signed with: an X.509 authority, and a verifier key for
+// the results in them.
+type pair struct{ x509, verifier *authority }
+
+// signsWith are the authorities that sign now. It takes no lock and reads no
+// database. The checks:
+//
+//	authority_not_ready  Unavailable: they wait for the propagation time, or for somebody
+//	authority_expired    Unavailable: they have ended
+func (c *CA) signsWith() (pair, error) {
+	s, now := c.now.Load(), c.cfg.Now()
+	p := pair{c.signer(s, store.X509, now), c.signer(s, store.Verifier, now)}
+	switch {
+	case p.x509 == nil:
+		return pair{}, c.notReady(s, store.X509, now)
+	case p.verifier == nil:
+		return pair{}, c.notReady(s, store.Verifier, now)
+	}
+	return p, nil
+}
+
+// issueOnce is issue, counted as a use of both authorities.
+func (c *CA) issueOnce(r *ledger.Recorded, is ledger.Issuance, with pair) (SVID, error) {
+	p, err := c.profile(r, is, with)
 	if err != nil {
 		return SVID{}, err
 	}
+	for _, a := range []*authority{with.x509, with.verifier} {
+		done, err := a.use(p.notAfter)
+		if err != nil {
+			return SVID{}, err
+		}
+		defer done()
+	}
+	return c.issue(r, is, p)
+}
+
+func (c *CA) issue(r *ledger.Recorded, is ledger.Issuance, p *profile) (SVID, error) {
 	cwt, err := c.appraise(r, is, p)
 	if err != nil {
 		return SVID{}, err
@@ -92,7 +139,7 @@ func (c *CA) issue(r *ledger.Recorded, is ledger.Issuance) (SVID, error) {
 	if err != nil {
 		return SVID{}, err
 	}
-	draft, err := p.draft(ext, c.x509.cert)
+	draft, err := p.draft(ext, p.by.x509.cert)
 	if err != nil {
 		return SVID{}, internal("issue_certificate", err)
 	}
@@ -101,13 +148,23 @@ func (c *CA) issue(r *ledger.Recorded, is ledger.Issuance) (SVID, error) {
 		return SVID{}, err
 	}
 	return SVID{
-		Key: is.Key, ID: p.id, Chain: [][]byte{leaf.Raw}, Serial: hex.EncodeToString(is.Serial[:]),
+		Key: is.Key, ID: p.id, Chain: p.by.x509.chain(leaf), Serial: hex.EncodeToString(is.Serial[:]),
 		NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, Result: cwt,
 	}, nil
 }
 
+// chain is what is handed out with a certificate of the authority: those between
+// it and the trust anchor, which the bundle has.
+func (a *authority) chain(leaf *x509.Certificate) [][]byte {
+	out := [][]byte{leaf.Raw}
+	for _, above := range a.certs[:len(a.certs)-1] {
+		out = append(out, above.Raw)
+	}
+	return out
+}
+
 // profile says what the SVID will be.
-func (c *CA) profile(r *ledger.Recorded, is ledger.Issuance) (*profile, error) {
+func (c *CA) profile(r *ledger.Recorded, is ledger.Issuance, with pair) (*profile, error) {
 	id, err := spiffeid.FromString(is.Identity.SPIFFEID)
 	if err != nil {
 		return nil, internal("issue_id", err)
@@ -121,11 +178,11 @@ func (c *CA) profile(r *ledger.Recorded, is ledger.Issuance) (*profile, error) {
 	}
 	at := r.Time().UTC()
 	p := &profile{
-		id: id, serial: is.Serial, spki: is.SPKI, key: key, issuedAt: at,
-		notBefore: later(at.Add(-c.cfg.Backdate), c.x509.cert.NotBefore).Truncate(time.Second),
+		by: with, id: id, serial: is.Serial, spki: is.SPKI, key: key, issuedAt: at,
+		notBefore: later(at.Add(-c.cfg.Backdate), with.x509.cert.NotBefore).Truncate(time.Second),
 		notAfter:  is.NotAfter.UTC(),
 	}
-	for _, limit := range []time.Time{c.x509.cert.NotAfter, c.verifier.row.NotAfter} {
+	for _, limit := range []time.Time{with.x509.cert.NotAfter, with.verifier.row.NotAfter} {
 		if limit.Before(p.notAfter) {
 			p.notAfter = limit
 		}
@@ -151,7 +208,11 @@ func (c *CA) appraise(r *ledger.Recorded, is ledger.Issuance, p *profile) ([]byt
 	if err != nil {
 		return nil, err
 	}
-	return res.Sign(c.verifier.signer)
+	cwt, err := res.Sign(p.by.verifier.signer)
+	if err != nil {
+		return nil, signing("issue_result", err)
+	}
+	return cwt, nil
 }
 
 // sign lints a draft, whose signature counts for nothing, and then signs exactly
@@ -162,9 +223,9 @@ func (c *CA) sign(draft []byte, p *profile) (*x509.Certificate, error) {
 		return nil, err
 	}
 	digest := sha256.Sum256(linted.RawTBSCertificate) // lint_signature_algorithm: ecdsa-with-SHA256
-	sig, err := c.x509.signer.Sign(rand.Reader, digest[:], crypto.SHA256)
+	sig, err := p.by.x509.signer.Sign(rand.Reader, digest[:], crypto.SHA256)
 	if err != nil {
-		return nil, internal("issue_certificate", err)
+		return nil, signing("issue_certificate", err)
 	}
 	// Certificate (RFC 5280, section 4.1): the signed bytes, the algorithm, the signature.
 	der, err := asn1.Marshal(struct {
@@ -183,7 +244,7 @@ func (c *CA) sign(draft []byte, p *profile) (*x509.Certificate, error) {
 		return nil, internal("issue_certificate", errors.New("what was signed is not what was linted"))
 	}
 	// A signer that errs (a fault, a token that holds another key) must not err unseen.
-	if err := leaf.CheckSignatureFrom(c.x509.cert); err != nil {
+	if err := leaf.CheckSignatureFrom(p.by.x509.cert); err != nil {
 		return nil, internal("issue_signature", err)
 	}
 	return leaf, nil

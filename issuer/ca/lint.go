@@ -48,7 +48,7 @@ var rules = []rule{
 	}},
 	{"lint_signature_algorithm", func(l *linter) error { return equal(l.cert.SignatureAlgorithm, x509.ECDSAWithSHA256) }},
 	{"lint_issuer", func(l *linter) error {
-		return equalBytes(l.cert.RawIssuer, l.ca.x509.cert.RawSubject)
+		return equalBytes(l.cert.RawIssuer, l.want.by.x509.cert.RawSubject)
 	}},
 	{"lint_subject", func(l *linter) error { // no name of anybody; present, so that the SAN need not be critical (RFC 5280, 4.2.1.6)
 		s := l.cert.Subject
@@ -76,7 +76,7 @@ var rules = []rule{
 		return nil
 	}},
 	{"lint_authority_validity", func(l *linter) error { // it ends and begins within its authority and its verifier key
-		a, v := l.ca.x509.cert, l.ca.verifier.row
+		a, v := l.want.by.x509.cert, l.want.by.verifier.row
 		if l.cert.NotBefore.Before(a.NotBefore) || l.cert.NotAfter.After(a.NotAfter) || l.cert.NotAfter.After(v.NotAfter) {
 			return fmt.Errorf("valid from %s until %s, the authority from %s until %s, the verifier key until %s",
 				l.cert.NotBefore, l.cert.NotAfter, a.NotBefore, a.NotAfter, v.NotAfter)
@@ -123,7 +123,7 @@ var rules = []rule{
 		}
 		return equalBytes(l.cert.SubjectKeyId, want)
 	}},
-	{"lint_authority_key_id", func(l *linter) error { return equalBytes(l.cert.AuthorityKeyId, l.ca.x509.cert.SubjectKeyId) }},
+	{"lint_authority_key_id", func(l *linter) error { return equalBytes(l.cert.AuthorityKeyId, l.want.by.x509.cert.SubjectKeyId) }},
 	{"lint_result", (*linter).result},
 }
 
@@ -219,7 +219,7 @@ func (l *linter) result() error {
 	if err != nil {
 		return err
 	}
-	keyID, err := svid.ThumbprintOf(l.ca.verifier.signer.Public())
+	keyID, err := svid.ThumbprintOf(l.want.by.verifier.public)
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,9 @@ func specimenOf(t testing.TB, f *fixture) *specimen {
 	t.Helper()
 	rec := f.record(t, attestedtest.Request{})
 	is := rec.Issuances()[0]
-	p, err := f.ca.profile(rec, is)
+	with, err := f.ca.signsWith()
+	must(t, err)
+	p, err := f.ca.profile(rec, is, with)
 	must(t, err)
 	cwt, err := f.ca.appraise(rec, is, p)
 	must(t, err)
@@ -54,7 +56,7 @@ func specimenOf(t testing.TB, f *fixture) *specimen {
 	template, err := p.template(ext)
 	must(t, err)
 	throwaway := newKey(t)
-	parent := *f.ca.x509.cert
+	parent := *f.x509().cert
 	parent.PublicKey = throwaway.Public()
 	return &specimen{f: f, want: p, template: template, parent: &parent, key: p.key, signer: throwaway, ext: ext}
 }
@@ -171,7 +173,7 @@ func TestEveryLintRuleStopsASignature(t *testing.T) {
 		{"lint_not_after", "later than granted", func(_ *testing.T, s *specimen) { s.template.NotAfter = s.want.notAfter.Add(time.Second) }},
 		{"lint_not_after", "over at once", func(_ *testing.T, s *specimen) { s.template.NotAfter = s.want.issuedAt }},
 		{"lint_authority_validity", "longer than the authority", func(_ *testing.T, s *specimen) {
-			s.want.notAfter = f.ca.x509.cert.NotAfter.Add(time.Hour)
+			s.want.notAfter = f.x509().cert.NotAfter.Add(time.Hour)
 			s.template.NotAfter = s.want.notAfter
 		}},
 		{"lint_extensions", "an unknown extension", func(_ *testing.T, s *specimen) {
@@ -220,13 +222,13 @@ func TestEveryLintRuleStopsASignature(t *testing.T) {
 		{"lint_subject_key_id", "of another key", func(_ *testing.T, s *specimen) { s.template.SubjectKeyId = []byte{1, 2, 3} }},
 		{"lint_authority_key_id", "of another authority", func(_ *testing.T, s *specimen) { s.parent.SubjectKeyId = []byte{1, 2, 3} }},
 		{"lint_result", "of another key", func(t *testing.T, s *specimen) {
-			s.result(t, f.ca.verifier.signer, func(r *svid.Result) { r.KeyThumbprint[0] ^= 1 })
+			s.result(t, f.verifier().signer, func(r *svid.Result) { r.KeyThumbprint[0] ^= 1 })
 		}},
 		{"lint_result", "of another name", func(t *testing.T, s *specimen) {
-			s.result(t, f.ca.verifier.signer, func(r *svid.Result) { r.Subject = "spiffe://" + td + "/another" })
+			s.result(t, f.verifier().signer, func(r *svid.Result) { r.Subject = "spiffe://" + td + "/another" })
 		}},
 		{"lint_result", "that ends earlier", func(t *testing.T, s *specimen) {
-			s.result(t, f.ca.verifier.signer, func(r *svid.Result) { r.Expiry = r.Expiry.Add(-time.Second) })
+			s.result(t, f.verifier().signer, func(r *svid.Result) { r.Expiry = r.Expiry.Add(-time.Second) })
 		}},
 		{"lint_result", "by another verifier key", func(t *testing.T, s *specimen) { s.result(t, other, func(*svid.Result) {}) }},
 		{"lint_result", "that is not one", func(_ *testing.T, s *specimen) { s.template.ExtraExtensions[0].Value = []byte{4, 1, 0} }},
@@ -286,16 +288,16 @@ func TestWeakRSAKeysAreRefused(t *testing.T) {
 func TestWhatIsSignedIsWhatWasLinted(t *testing.T) {
 	f := start(t)
 	s := newSpecimen(t, f)
-	draft, err := s.want.draft(s.ext, f.ca.x509.cert)
+	draft, err := s.want.draft(s.ext, f.x509().cert)
 	must(t, err)
 	cert, err := x509.ParseCertificate(draft)
 	must(t, err)
-	if err := cert.CheckSignatureFrom(f.ca.x509.cert); err == nil {
+	if err := cert.CheckSignatureFrom(f.x509().cert); err == nil {
 		t.Error("the draft verifies under the authority: it would be an SVID")
 	}
 	leaf, err := f.ca.sign(draft, s.want)
 	must(t, err)
-	if err := leaf.CheckSignatureFrom(f.ca.x509.cert); err != nil {
+	if err := leaf.CheckSignatureFrom(f.x509().cert); err != nil {
 		t.Errorf("the authority did not sign it: %v", err)
 	}
 	if !bytes.Equal(leaf.RawTBSCertificate, cert.RawTBSCertificate) {
@@ -328,7 +330,7 @@ func TestTheDraftIsWhatCryptoX509Writes(t *testing.T) {
 				s.key = p.key
 				want, err := x509.ParseCertificate(s.draft(t))
 				must(t, err)
-				der, err := p.draft(s.ext, f.ca.x509.cert)
+				der, err := p.draft(s.ext, f.x509().cert)
 				must(t, err)
 				got, err := x509.ParseCertificate(der)
 				must(t, err)
@@ -353,11 +355,11 @@ func TestASignerThatErrsIsNoticed(t *testing.T) {
 	f := start(t)
 	s := newSpecimen(t, f)
 	draft := s.draft(t)
-	good := f.ca.x509.signer
-	f.ca.x509.signer = newKey(t) // as a token that holds another key would
+	good := f.x509().signer
+	f.x509().signer = newKey(t) // as a token that holds another key would
 	_, err := f.ca.sign(draft, s.want)
 	wantCheck(t, err, "issue_signature")
-	f.ca.x509.signer = good
+	f.x509().signer = good
 	_, err = f.ca.sign(draft, s.want)
 	must(t, err)
 }

@@ -25,6 +25,7 @@ const ReservedPath = "/assay/"
 // profile is what one SVID must be. Draft and lint both start from it, and
 // share nothing else.
 type profile struct {
+	by        pair
 	id        spiffeid.ID
 	serial    [16]byte
 	spki      []byte           // the leaf's key, DER

@@ -1,0 +1,532 @@
+package ca
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/issuer/store"
+	"github.com/assay-project/assay/policy"
+)
+
+// The life of an authority, and what each step waits for:
+//
+//	requested  (upstream CA elsewhere only) the operator brings its certificate
+//	prepared   the row is durable; a verifier key: a signed document names it
+//	published  its owner has read it back. It waits for the propagation time, and
+//	           until the one before it is half over, or is tainted
+//	active     signs. The one before it retires as soon as nobody signs with it
+//	retired    waits until the last of what it signed has ended
+//	revoked    is out of the bundle
+//
+// A step is a row that its owner signs; what to do next is decided from the rows
+// alone (plan), so that a server goes on where it was killed, at any step.
+//
+// Who signs has been published for the propagation time: [CA.usable] says from
+// when on. There are two exceptions. The first authority of a trust domain signs
+// at once, since nobody can have an older bundle: the store lets one row of each
+// use begin as active, while there is no other. And an operator who taints the
+// one that signs can demand, with force, that another takes its place before
+// others can know it.
+
+// maxSVIDTTL is how long an SVID, and the result in it, can be good.
+const maxSVIDTTL = policy.MaxX509TTL
+
+// step is one thing to do.
+type step struct {
+	do  stepKind
+	use store.Use
+	a   *authority // nil for create
+	why string
+}
+
+type stepKind string
+
+const (
+	create   stepKind = "create"
+	publish  stepKind = "publish"
+	activate stepKind = "activate"
+	retire   stepKind = "retire"
+	conclude stepKind = "conclude"
+)
+
+// usable is from when on an authority may sign; false before it is published.
+func (c *CA) usable(a *authority) (time.Time, bool) {
+	at, ok := a.published()
+	return at.Add(c.cfg.Propagation), ok
+}
+
+// ready says that an authority of this server has been published for the
+// propagation time and can sign.
+func (c *CA) ready(a *authority, now time.Time) bool {
+	from, ok := c.usable(a)
+	return ok && !now.Before(from) && c.pending(a, now)
+}
+
+// pending says that an authority of this server has not signed yet, and may.
+func (c *CA) pending(a *authority, now time.Time) bool {
+	_, active := a.saidAt(store.Active)
+	if active || a.condemned() || a.row.Server != c.cfg.Chain || a.signer == nil {
+		return false
+	}
+	if a.waits() {
+		return now.Before(a.row.NotAfter)
+	}
+	if from, ok := c.usable(a); ok && !from.Before(a.row.NotAfter) {
+		return false
+	}
+	published, ok := a.published()
+	return a.validAt(now) && !(ok && published.After(now)) && (!byDocument(a.row.Use) || !ok || c.inDocument(a))
+}
+
+// forced says that somebody has tainted what this server signed with, and wants
+// another in its place at once.
+func forced(own []*authority) bool {
+	return slices.ContainsFunc(own, func(a *authority) bool {
+		ch := a.said(store.Tainted)
+		_, active := a.saidAt(store.Active)
+		return active && ch != nil && string(ch.Body) == forceTaint
+	})
+}
+
+// Bodies of changes: a taint that is not to wait, and the end of a life, which is
+// nobody's distrust.
+const (
+	forceTaint = "force"
+	concluded  = "concluded"
+)
+
+// plan is what to do next about the authorities of a use, or nil. It reads
+// nothing but what it is given, and c.document.
+func (c *CA) plan(s *snapshot, use store.Use, now time.Time) *step {
+	var own, pending []*authority
+	for _, a := range s.all {
+		if a.row.Use != use {
+			continue
+		}
+		if a.row.Server == c.cfg.Chain {
+			own = append(own, a)
+			if c.pending(a, now) {
+				pending = append(pending, a)
+			}
+		}
+	}
+	current := pickFrom(s.all, use, c.cfg.Chain, now)
+	for _, a := range pending {
+		if _, ok := a.published(); !ok && !a.waits() && (!byDocument(use) || c.inDocument(a)) {
+			return &step{do: publish, use: use, a: a}
+		}
+	}
+	due := current == nil || !now.Before(current.half())
+	for _, a := range slices.Backward(pending) {
+		if _, ok := a.published(); !ok {
+			continue
+		}
+		switch {
+		case due && c.ready(a, now):
+			return &step{do: activate, use: use, a: a}
+		case current == nil && c.foremost(s, a):
+			return &step{do: activate, use: use, a: a, why: "the first of the trust domain"}
+		case current == nil && forced(own):
+			return &step{do: activate, use: use, a: a, why: "forced: the one before it is tainted"}
+		}
+	}
+	for _, a := range own {
+		if current != nil && a != current && a.signsAt(now) && a.signer != nil && !activatedAfter(a, current) && a.said(store.Retired) == nil && a.usage.close() {
+			return &step{do: retire, use: use, a: a}
+		}
+	}
+	if len(pending) == 0 && due {
+		return &step{do: create, use: use}
+	}
+	for _, a := range s.all {
+		if a.row.Use == use && !a.revoked() && a.over(now.Add(-c.patience(a))) {
+			return &step{do: conclude, use: use, a: a}
+		}
+	}
+	return nil
+}
+
+func activatedAfter(a, b *authority) bool {
+	at, _ := a.saidAt(store.Active)
+	bt, _ := b.saidAt(store.Active)
+	return at.After(bt)
+}
+
+// patience is how much longer a server waits before it concludes the life of an
+// authority that is another's, which may be down for good.
+func (c *CA) patience(a *authority) time.Duration {
+	if a.row.Server == c.cfg.Chain {
+		return 0
+	}
+	return time.Hour
+}
+
+// foremost says that nobody can have an older bundle: it is the oldest row of its
+// use in the trust domain, and none of them has ever signed. That is so for the
+// first authority under an upstream CA elsewhere, which cannot begin as active.
+func (c *CA) foremost(s *snapshot, a *authority) bool {
+	for _, row := range s.rows {
+		if row.Use != a.row.Use {
+			continue
+		}
+		if row.ID != a.row.ID {
+			return false // oldest first
+		}
+		break
+	}
+	return !slices.ContainsFunc(s.all, func(o *authority) bool {
+		_, active := o.saidAt(store.Active)
+		return o.row.Use == a.row.Use && active
+	})
+}
+
+// advance does what is due about every use, and leaves the newest snapshot in
+// force. What can be done without the database's help is done though something
+// else fails.
+func (c *CA) advance(ctx context.Context, at stops, warn func(string, ...any)) error {
+	var errs []error
+	for _, use := range uses() {
+		for range 16 { // a use needs a handful of steps at a time
+			s, err := c.load(ctx)
+			if err != nil {
+				return err
+			}
+			c.changed(s)
+			next := c.plan(s, use, c.cfg.Now())
+			if next == nil {
+				break
+			}
+			if err := c.take(ctx, s, next, at, warn); err != nil {
+				errs = append(errs, err)
+				break
+			}
+		}
+	}
+	s, err := c.load(ctx)
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	c.changed(s)
+	return errors.Join(errs...)
+}
+
+// changed puts a snapshot in force and remembers what to tell.
+func (c *CA) changed(s *snapshot) {
+	ch := c.publish(s)
+	c.untold.Bundle = c.untold.Bundle || ch.Bundle
+	c.untold.Tainted = append(c.untold.Tainted, ch.Tainted...)
+}
+
+// take does one step.
+func (c *CA) take(ctx context.Context, s *snapshot, next *step, at stops, warn func(string, ...any)) error {
+	now := c.cfg.Now()
+	var err error
+	switch next.do {
+	case create:
+		return c.create(ctx, s, next.use, at, warn)
+	case publish:
+		err = c.say(ctx, next.a, store.AuthorityChange{State: store.Published, At: now})
+	case activate:
+		err = c.say(ctx, next.a, store.AuthorityChange{State: store.Active, At: now, Reason: next.why})
+	case retire:
+		err = c.say(ctx, next.a, store.AuthorityChange{State: store.Retired, At: now, EndsAt: c.lastOf(next.a, now)})
+	case conclude:
+		err = c.say(ctx, next.a, store.AuthorityChange{State: store.Revoked, At: now, Reason: "nothing that it signed is good any more", Body: []byte(concluded)})
+	}
+	if err != nil {
+		return err
+	}
+	return at(string(next.use) + " " + string(next.do))
+}
+
+// create makes the next authority of a use. It does not fail where there is time
+// to do something about it.
+func (c *CA) create(ctx context.Context, s *snapshot, use store.Use, at stops, warn func(string, ...any)) error {
+	head, err := c.cfg.Store.Head(ctx, c.td.Name(), c.cfg.Chain)
+	if err != nil {
+		return err
+	}
+	begin, others := store.Prepared, false
+	for _, row := range s.rows {
+		others = others || row.Use == use
+	}
+	own := slices.ContainsFunc(s.all, func(a *authority) bool { return a.row.Use == use && a.row.Server == c.cfg.Chain })
+	if !own && head.Sequence > 0 && (use == store.X509 || use == store.Verifier) {
+		return noAuthority(head.Sequence, use)
+	}
+	// Nobody has a bundle: of JWT and deny-list keys, which came later, only while
+	// nothing was issued.
+	if !others && head.Sequence == 0 {
+		begin = store.Active
+	}
+	err = c.makeAuthority(ctx, use, begin, s.rows, at)
+	switch {
+	case err == nil:
+		return nil
+	case begin == store.Active && errors.Is(err, store.ErrConflict): // another server was first, just now
+		return c.makeAuthority(ctx, use, store.Prepared, s.rows, at)
+	case attest.CheckOf(err) == "authority_spare" && (own || use == store.JWT || use == store.DenyList):
+		warn("%v", err)
+		return errNothingToDo
+	}
+	return err
+}
+
+// errNothingToDo ends the steps of a use; a warning says why.
+var errNothingToDo = &attest.Error{Kind: attest.Unavailable, Check: "authority_spare", Err: errors.New("no key is left for the next authority")}
+
+// lastOf is when the last of what an authority signed ends: exactly, where this
+// process has seen all of it; otherwise no later than what was granted last could.
+func (c *CA) lastOf(a *authority, now time.Time) time.Time {
+	last := time.Unix(a.usage.last.Load(), 0).UTC()
+	if !a.usage.whole || a.row.Use == store.DenyList { // lists are signed elsewhere
+		last = later(last, later(now, a.usage.since).Add(c.longest(a.row.Use)))
+	}
+	last = later(last, now).UTC()
+	if last.After(a.row.NotAfter) {
+		last = a.row.NotAfter
+	}
+	return last
+}
+
+// maintain does and renews what is due. An error means that something is missing
+// that the server cannot do without.
+func (c *CA) maintain(ctx context.Context, at stops) error {
+	c.maintenance.Lock()
+	err := c.maintainLocked(ctx, at)
+	ch := c.untold
+	c.untold = Change{}
+	c.maintenance.Unlock()
+	c.tell(ch)
+	return err
+}
+
+func (c *CA) maintainLocked(ctx context.Context, at stops) error {
+	var warnings []string
+	warn := func(format string, args ...any) {
+		w := fmt.Sprintf(format, args...)
+		if !slices.Contains(warnings, w) {
+			warnings = append(warnings, w)
+		}
+	}
+	var errs []error
+	// First the documents that are there: what they name may sign.
+	err := c.loadDocuments(ctx)
+	if err == nil {
+		err = c.advance(ctx, at, warn)
+	}
+	errs = append(errs, err)
+	s := c.now.Load()
+	if s == nil { // the start: there is nothing to go on with
+		return errors.Join(errs...)
+	}
+	renewed := false
+	for _, kind := range documentKinds() {
+		did, err := c.renewDocument(ctx, kind, at, warn)
+		renewed = renewed || did
+		errs = append(errs, err)
+	}
+	if renewed { // a key that has just been published in one
+		errs = append(errs, c.advance(ctx, at, warn))
+	}
+	errs = append(errs, c.renewServer(ctx, at, warn), c.renewEndpoint())
+	s = c.now.Load()
+	for _, w := range s.warnings {
+		warn("%s", w)
+	}
+	c.warnOfAuthorities(s, warn)
+	errs = slices.DeleteFunc(errs, func(err error) bool { return errors.Is(err, errNothingToDo) })
+	err = errors.Join(errs...)
+	if err != nil {
+		warn("%v", err)
+	}
+	if old := c.warnings.Load(); true {
+		for _, w := range warnings {
+			if old == nil || !slices.Contains(*old, w) {
+				c.log.Warn("ca: " + w)
+			}
+		}
+	}
+	c.warnings.Store(&warnings)
+	return err
+}
+
+// warnOfAuthorities says what an operator should know of authorities.
+func (c *CA) warnOfAuthorities(s *snapshot, warn func(string, ...any)) {
+	now := c.cfg.Now()
+	for _, use := range uses() {
+		a := s.pick(use, c.cfg.Chain, now)
+		if a == nil {
+			if err := c.notReady(s, use, now); err != nil {
+				warn("%v", err)
+			}
+			continue
+		}
+		if left := a.row.NotAfter.Sub(now); left < a.row.NotAfter.Sub(a.row.NotBefore)/4 {
+			warn("the %s authority %s ends at %s; what it signs ends with it", a.row.Use, a.row.ID, a.row.NotAfter.Format(time.RFC3339))
+		}
+	}
+	for _, a := range s.all {
+		if a.row.Server == c.cfg.Chain && a.waits() && !a.condemned() && now.Before(a.row.NotAfter) {
+			warn("the X.509 authority %s waits for the upstream CA: `assay authority csr %s`, then `assay authority import`", a.row.ID, a.row.ID)
+		}
+	}
+}
+
+// notReady is why nothing is signed for a use.
+func (c *CA) notReady(s *snapshot, use store.Use, now time.Time) error {
+	var wait *authority
+	var ended *authority
+	for _, a := range s.all {
+		if a.row.Use != use || a.row.Server != c.cfg.Chain {
+			continue
+		}
+		if c.pending(a, now) {
+			wait = a
+		} else if _, active := a.saidAt(store.Active); active {
+			ended = a
+		}
+	}
+	unavailable := func(check, hint, format string, args ...any) error {
+		return &attest.Error{Kind: attest.Unavailable, Check: check, Err: fmt.Errorf(format, args...), Hint: hint}
+	}
+	switch {
+	case wait != nil && wait.waits():
+		return unavailable("authority_not_ready", "`assay authority csr` and `assay authority import`", "the %s authority %s waits for the upstream CA", use, wait.row.ID)
+	case wait != nil:
+		from, ok := c.usable(wait)
+		if !ok {
+			return unavailable("authority_not_ready", "bring the verifier root's key to a server of the trust domain", "the %s authority %s is not published yet: no document of the verifier root names it", use, wait.row.ID)
+		}
+		return unavailable("authority_not_ready", "", "the %s authority %s signs from %s on: it must have been published for %v", use, wait.row.ID, from.Format(time.RFC3339), c.cfg.Propagation)
+	case ended != nil && !now.Before(ended.row.NotAfter):
+		return unavailable("authority_expired", "check the clock", "the %s authority %s ended at %s", use, ended.row.ID, ended.row.NotAfter.Format(time.RFC3339))
+	case ended != nil && ended.condemned():
+		return unavailable("authority_not_ready", "`assay authority list`", "the %s authority %s is %s, and no other can sign", use, ended.row.ID, ended.state())
+	}
+	return unavailable("authority_not_ready", "`assay authority list`", "this server has no %s authority that can sign", use)
+}
+
+// Ready is nil when this server can issue: one of its X.509 authorities and one
+// of its verifier keys sign, which others can know. Otherwise the error, of kind
+// Unavailable, says what it waits for.
+func (c *CA) Ready() error {
+	s, now := c.now.Load(), c.cfg.Now()
+	for _, use := range []store.Use{store.X509, store.Verifier} {
+		if c.signer(s, use, now) == nil {
+			return c.notReady(s, use, now)
+		}
+	}
+	return nil
+}
+
+// signer is the authority of a use that signs at a time, or nil. One that relying
+// parties know by a document signs only while the newest one names it.
+func (c *CA) signer(s *snapshot, use store.Use, now time.Time) *authority {
+	a := s.pick(use, c.cfg.Chain, now)
+	if a != nil && byDocument(use) && !c.inDocument(a) {
+		return nil
+	}
+	return a
+}
+
+// jwtAuthority is the JWT authority that signs now. Before a signature, call its
+// use with the end of the token; on errSuperseded ask for the authority anew. It
+// reads no database. The error, of kind Unavailable, says why there is none.
+func (c *CA) jwtAuthority(context.Context) (*authority, error) {
+	s, now := c.now.Load(), c.cfg.Now()
+	if a := c.signer(s, store.JWT, now); a != nil {
+		return a, nil
+	}
+	return nil, c.notReady(s, store.JWT, now)
+}
+
+// Reload reads what other servers, or another process, have changed. Call it when
+// the store tells of a change of authorities, members or documents.
+func (c *CA) Reload(ctx context.Context) error {
+	c.maintenance.Lock()
+	err := c.loadDocuments(ctx)
+	s, lerr := c.load(ctx)
+	if lerr == nil {
+		c.changed(s)
+		err = errors.Join(err, c.renewEndpoint())
+	}
+	ch := c.untold
+	c.untold = Change{}
+	c.maintenance.Unlock()
+	c.tell(ch)
+	select { // what that makes due is done by Run
+	case c.kick <- struct{}{}:
+	default:
+	}
+	return errors.Join(err, lerr)
+}
+
+// Run advances the authorities' lives, and renews documents and certificates, when
+// that is due, and returns nil when ctx ends. What it cannot do it warns of, and
+// tries again.
+func (c *CA) Run(ctx context.Context) error {
+	for {
+		wait := time.NewTimer(c.nextDue())
+		select {
+		case <-ctx.Done():
+			wait.Stop()
+			return nil
+		case <-wait.C:
+		case <-c.kick:
+		}
+		wait.Stop()
+		if err := c.maintain(ctx, noStop); err != nil && ctx.Err() == nil {
+			c.log.Error("ca: renewal failed", slog.Any("error", err))
+		}
+	}
+}
+
+// interval is how often Run looks, whatever is due.
+const interval = 10 * time.Minute
+
+// nextDue is how long there is nothing to do.
+func (c *CA) nextDue() time.Duration {
+	s, now := c.now.Load(), c.cfg.Now()
+	wait := interval
+	at := func(t time.Time) {
+		if d := t.Sub(now); d > 0 && d < wait {
+			wait = d
+		}
+	}
+	for _, a := range s.all {
+		if a.revoked() {
+			continue
+		}
+		at(a.ends().Add(maxBackdate + c.patience(a) + time.Second))
+		if a.row.Server != c.cfg.Chain {
+			continue
+		}
+		if from, ok := c.usable(a); ok {
+			at(from)
+		}
+		if a == s.signing[a.row.Use] {
+			at(a.half())
+			at(a.row.NotAfter)
+		} else if a.signer != nil && a.signsAt(now) {
+			at(now.Add(time.Second)) // somebody is still signing with the one before
+		}
+	}
+	for _, kind := range documentKinds() {
+		if d := c.documentOf(kind).Load(); d != nil {
+			at(middle(d.keys.IssuedAt, d.keys.NextUpdate))
+		}
+	}
+	if cert := c.server.Load(); cert != nil {
+		at(middle(cert.Leaf.NotBefore, cert.Leaf.NotAfter))
+	}
+	if e := c.endpoint.Load(); e != nil {
+		at(middle(e.cert.Leaf.NotBefore, e.cert.Leaf.NotAfter))
+	}
+	return max(wait, 10*time.Millisecond)
+}

@@ -1,0 +1,157 @@
+package ca
+
+import (
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/assay-project/assay/issuer/store"
+)
+
+// What a server says about authorities is a row of the database, and who can
+// write the database must not be able to name an authority, or to change what
+// was said of one. So each row is signed, by the checkpoint key of the server
+// that says it, over all of its columns: deterministic CBOR (RFC 8949, section
+// 4.2.1) of an array that begins with a tag, so that a signature counts for
+// nothing else. The trust domain is in it: a row cannot be moved to another.
+const (
+	authorityTag = "assay/v1 authority"
+	changeTag    = "assay/v1 authority change"
+)
+
+type signedAuthority struct {
+	_                                               struct{} `cbor:",toarray"`
+	Tag, TrustDomain, Use, ID, Server, Key, State   string
+	Public                                          []byte
+	NotBeforeMicros, NotAfterMicros, CreatedAtMicro int64
+}
+
+type signedChange struct {
+	_                                       struct{} `cbor:",toarray"`
+	Tag, TrustDomain, Use, ID, State, Sayer string
+	AtMicros, EndsAtMicros                  int64
+	Reason, Actor                           string
+	Body                                    []byte
+}
+
+// authorityBytes is what the signature of an authority's row covers.
+func authorityBytes(a store.Authority) ([]byte, error) {
+	return rowEncoding(signedAuthority{
+		Tag: authorityTag, TrustDomain: a.TrustDomain, Use: string(a.Use), ID: a.ID, Server: a.Server, Key: a.KeyName, State: string(a.State),
+		Public: nonNil(a.Public), NotBeforeMicros: a.NotBefore.UnixMicro(), NotAfterMicros: a.NotAfter.UnixMicro(), CreatedAtMicro: a.CreatedAt.UnixMicro(),
+	})
+}
+
+// changeBytes is what the signature of a change covers.
+func changeBytes(c store.AuthorityChange) ([]byte, error) {
+	var ends int64
+	if !c.EndsAt.IsZero() {
+		ends = c.EndsAt.UnixMicro()
+	}
+	return rowEncoding(signedChange{
+		Tag: changeTag, TrustDomain: c.TrustDomain, Use: string(c.Use), ID: c.ID, State: string(c.State), Sayer: c.Server,
+		AtMicros: c.At.UnixMicro(), EndsAtMicros: ends, Reason: c.Reason, Actor: c.Actor, Body: nonNil(c.Body),
+	})
+}
+
+func nonNil(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+// rowEncoding encodes a row. Text that is not UTF-8 has no encoding: nobody
+// writes it, and a row that has it was not signed by us.
+func rowEncoding(row any) ([]byte, error) {
+	mode, err := cbor.CoreDetEncOptions().EncMode()
+	if err != nil {
+		return nil, fmt.Errorf("CBOR: %w", err)
+	}
+	return mode.Marshal(row)
+}
+
+// signRow signs with a checkpoint key.
+func signRow(key crypto.Signer, message []byte, err error) ([]byte, error) {
+	if err != nil {
+		return nil, internal("authority_row", err)
+	}
+	sig, err := key.Sign(rand.Reader, message, crypto.Hash(0)) // Ed25519 signs the message itself (RFC 8032)
+	if err != nil {
+		return nil, signing("authority_row", err)
+	}
+	return sig, nil
+}
+
+// checkRow verifies a signature with the checkpoint key of the server that is
+// said to have made it.
+func checkRow(key ed25519.PublicKey, message []byte, err error, sig []byte) error {
+	switch {
+	case err != nil:
+		return err
+	case len(sig) == 0:
+		return errUnsigned
+	case len(key) != ed25519.PublicKeySize || !ed25519.Verify(key, message, sig):
+		return errForged
+	}
+	return nil
+}
+
+var (
+	errUnsigned = errors.New("it is not signed")
+	errForged   = errors.New("its signature is not that of the server's checkpoint key")
+)
+
+// signAuthority signs the row of one of this server's authorities.
+func (c *CA) signAuthority(row *store.Authority) (err error) {
+	message, err := authorityBytes(*row)
+	row.Signature, err = signRow(c.checkpoint, message, err)
+	return err
+}
+
+// say stores what became of an authority, signed. Times are cut to what the
+// database keeps. That this server has said so before is no error.
+func (c *CA) say(ctx context.Context, a *authority, ch store.AuthorityChange) error {
+	ch.TrustDomain, ch.Use, ch.ID, ch.Server = c.td.Name(), a.row.Use, a.row.ID, c.cfg.Chain
+	ch.At = ch.At.Truncate(time.Microsecond)
+	if !ch.EndsAt.IsZero() {
+		ch.EndsAt = ch.EndsAt.Truncate(time.Microsecond)
+	}
+	ch.Reason, ch.Actor = storable(ch.Reason, maxReason), storable(ch.Actor, maxActor)
+	message, err := changeBytes(ch)
+	if ch.Signature, err = signRow(c.checkpoint, message, err); err != nil {
+		return err
+	}
+	if err := c.cfg.Store.ChangeAuthority(ctx, ch); err != nil && !errors.Is(err, store.ErrConflict) {
+		return err
+	}
+	c.log.Info("ca: an authority changed", slog.String("use", string(a.row.Use)), slog.String("id", a.row.ID), slog.String("owner", a.row.Server),
+		slog.String("state", string(ch.State)), slog.String("reason", ch.Reason), slog.String("actor", ch.Actor))
+	return nil
+}
+
+// Bounds of what is recorded of who changed an authority and why, in bytes.
+const (
+	maxReason = 256
+	maxActor  = 512
+)
+
+// storable is text that comes back from every database as it went in, since it is
+// signed.
+func storable(s string, limit int) string {
+	s = strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", "\uFFFD"), "\uFFFD")
+	for len(s) > limit {
+		_, n := utf8.DecodeLastRuneInString(s)
+		s = s[:len(s)-n]
+	}
+	return s
+}
