@@ -72,6 +72,15 @@ func (c *Cache[K, V]) Remove(k K) {
 	c.drop(k)
 }
 
+// Clear forgets everything.
+func (c *Cache[K, V]) Clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.total = 0
+	clear(c.byKey)
+	c.order.Init()
+}
+
 func (c *Cache[K, V]) drop(k K) {
 	e, ok := c.byKey[k]
 	if !ok {

@@ -62,6 +62,20 @@ func TestTheSameKeyTakesItsNewestValue(t *testing.T) {
 	}
 }
 
+func TestAClearedCacheIsEmptyAndTakesMore(t *testing.T) {
+	c := New[string, int](2)
+	c.Put("a", 1)
+	c.Put("b", 2)
+	c.Clear()
+	if _, ok := c.Get("a"); ok || c.Len() != 0 || c.Weight() != 0 {
+		t.Errorf("%d values of weight %d are left", c.Len(), c.Weight())
+	}
+	c.Put("c", 3)
+	if v, ok := c.Get("c"); !ok || v != 3 || c.Len() != 1 {
+		t.Errorf("after it: %d, %t, %d values", v, ok, c.Len())
+	}
+}
+
 func TestManyMayUseItAtOnce(t *testing.T) {
 	c := New[int, int](10)
 	var wg sync.WaitGroup

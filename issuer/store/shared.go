@@ -19,9 +19,10 @@ var (
 // what the others changed, so that what a server remembers can be dropped.
 type Watcher interface {
 	// Watch calls on, from one goroutine, for every change until ctx ends, and
-	// then returns nil. It begins with one Event for everything that ever changed.
-	// What changed while the database could not be reached comes when it can be
-	// reached again; TopicLost comes at once. Changes of one's own come too.
+	// then returns nil. It begins with one Event for everything that ever changed,
+	// and TopicHeard. What changed while the database could not be reached comes
+	// when it can be reached again, before the next TopicHeard; TopicLost comes at
+	// once. Changes of one's own come too.
 	Watch(ctx context.Context, on func(Event)) error
 }
 
@@ -48,8 +49,10 @@ const (
 	TopicBans         Topic = "bans"
 	TopicFederations  Topic = "federations" // key: the foreign trust domain
 	// TopicLost: the database cannot be reached, and changes are not heard of. Who
-	// must not be late asks the store until the next Event.
+	// must not be late asks the store until TopicHeard.
 	TopicLost Topic = "lost"
+	// TopicHeard: from now on changes are heard of, and those before were reported.
+	TopicHeard Topic = "heard"
 )
 
 // Check refuses a change that would not come back as it went in. Every

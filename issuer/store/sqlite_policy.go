@@ -83,9 +83,9 @@ func insertChange(ctx context.Context, tx *sql.Tx, c PolicyChange, refused bool)
 		document, c.Size = c.Document, int64(len(c.Document))
 	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO policy_changes
-		(trust_domain, at, source, actor, note, name, revision, digest, signers, refused, detail, size, document) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)`,
+		(trust_domain, at, source, actor, note, name, revision, digest, signers, refused, detail, size, document, server, signature) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
 		c.TrustDomain, micros(c.At), c.Source, c.Actor, c.Note, c.Name, int64(c.Revision), c.Digest[:],
-		strings.Join(c.Signers, " "), refused, c.Detail, c.Size, document)
+		strings.Join(c.Signers, " "), refused, c.Detail, c.Size, document, c.Server, nonNil(c.Signature))
 	if err != nil {
 		return fmt.Errorf("store: policy change: %w", err)
 	}
@@ -146,7 +146,7 @@ func (s *SQLite) PolicyChanges(ctx context.Context, trustDomain string, f FindPo
 		return `CASE WHEN octet_length(` + column + `) > 4096 THEN substr(` + column + `, 1, 1024) ELSE ` + column + ` END, `
 	}
 	text := `SELECT id, trust_domain, at, ` + cut("source") + cut("actor") + cut("note") + cut("name") + `revision, digest, ` + cut("signers") +
-		`refused, ` + cut("detail") + `size, document IS NOT NULL, ` + document +
+		`refused, ` + cut("detail") + `size, ` + cut("server") + `signature, document IS NOT NULL, ` + document +
 		` FROM policy_changes WHERE ` + strings.Join(where, " AND ") + ` ORDER BY id DESC LIMIT ?`
 	return query(ctx, s.r, text, append(args, f.Limit), scanChange)
 }
@@ -155,8 +155,11 @@ func scanChange(scan func(...any) error) (c PolicyChange, err error) {
 	var id, at, revision int64
 	var digest []byte
 	var signers string
-	err = scan(&id, &c.TrustDomain, &at, &c.Source, &c.Actor, &c.Note, &c.Name, &revision, &digest, &signers, &c.Refused, &c.Detail, &c.Size, &c.Kept, &c.Document)
+	err = scan(&id, &c.TrustDomain, &at, &c.Source, &c.Actor, &c.Note, &c.Name, &revision, &digest, &signers, &c.Refused, &c.Detail, &c.Size, &c.Server, &c.Signature, &c.Kept, &c.Document)
 	c.ID, c.At, c.Revision, c.Digest, c.Signers = uint64(id), when(at), uint64(revision), fixed(digest), strings.Fields(signers)
+	if len(c.Signature) == 0 {
+		c.Signature = nil
+	}
 	return c, err
 }
 

@@ -210,7 +210,7 @@ func TestTheLedgerRefusesUpdateAndDelete(t *testing.T) {
 		`UPDATE policy_changes SET document = x'00'`,
 		`UPDATE policy_changes SET actor = 'somebody else'`,
 		`UPDATE policy_changes SET refused = 1, document = NULL`,
-		`REPLACE INTO policy_changes SELECT id, trust_domain, at, source, 'x', note, name, revision, digest, signers, refused, detail, size, document FROM policy_changes`,
+		`REPLACE INTO policy_changes SELECT id, trust_domain, at, source, 'x', note, name, revision, digest, signers, refused, detail, size, document, server, signature FROM policy_changes`,
 	} {
 		if _, err := db.ExecContext(t.Context(), stmt); err == nil || !strings.Contains(err.Error(), "append-only") {
 			t.Errorf("%s: %v, want it refused", stmt, err)

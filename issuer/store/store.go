@@ -97,6 +97,11 @@ type PolicyChange struct {
 	Detail  string // why it was refused
 	Size    int64  // of the document, in bytes; the store knows it of one that is kept
 	Kept    bool   // the document is stored; ignored when written
+	// Server is the name of the server that put it into force, and Signature its
+	// word for it, by which others take it over. Both are empty in what was
+	// refused, and in rows of before there were several.
+	Server    string
+	Signature []byte
 	// Document is what was given, a policy or a signed one; nil when it is not
 	// kept, or was not asked for.
 	Document []byte

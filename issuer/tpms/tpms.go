@@ -6,9 +6,10 @@
 //	added, replaced, err := r.Add(ctx, …)   // an operator changes it
 //
 // Attestations are answered from memory: the whole inventory, and as many bindings
-// as fit. Every change goes to the store first and then to the memory, in this one
-// process; so nothing is answered that the store did not say. (A binding that the
-// store drops for want of room may be remembered until the next start.)
+// as fit. Every change goes to the store first and then to the memory; so nothing is
+// answered that the store did not say. What another server changes is read anew as
+// soon as it is heard of: see Changed and Rebound. (A binding that the store drops
+// for want of room may be remembered until the next start.)
 //
 // An EK is named by SHA-256 of its DER SubjectPublicKeyInfo.
 package tpms
@@ -295,6 +296,35 @@ func (r *Registry) wrote(ek EK, b *store.TPMBinding) {
 		return
 	}
 	r.bound.Put(ek, *b)
+}
+
+// Changed says that another server changed the inventory: it is read before the
+// next attestation is answered from it.
+func (r *Registry) Changed() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stale = true
+}
+
+// Reload reads the inventory, so that no attestation has to.
+func (r *Registry) Reload(ctx context.Context) error {
+	r.changing.Lock()
+	defer r.changing.Unlock()
+	return r.load(ctx)
+}
+
+// Rebound says that another server stored a binding, or dropped one: of one EK, by
+// its hex, or of any where it is empty or cannot be read.
+func (r *Registry) Rebound(ek string) {
+	raw, err := hex.DecodeString(ek)
+	if err == nil && len(raw) == len(EK{}) {
+		r.wrote(EK(raw), nil)
+		return
+	}
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	r.writes++
+	r.bound.Clear()
 }
 
 func unavailable(err error) error {

@@ -101,10 +101,10 @@ func insertChange(ctx context.Context, tx pgx.Tx, c store.PolicyChange, refused 
 		c.Size = int64(len(c.Document))
 	}
 	_, err := tx.Exec(ctx, `INSERT INTO policy_changes
-		(trust_domain, at, source, actor, note, name, revision, digest, signers, refused, detail, size, document)
-		VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13)`,
+		(trust_domain, at, source, actor, note, name, revision, digest, signers, refused, detail, size, document, server, signature)
+		VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15)`,
 		c.TrustDomain, micros(c.At), c.Source, text(c.Actor), text(c.Note), c.Name, int64(c.Revision), c.Digest[:],
-		strings.Join(c.Signers, " "), refused, text(c.Detail), c.Size, c.Document)
+		strings.Join(c.Signers, " "), refused, text(c.Detail), c.Size, c.Document, c.Server, nonNil(c.Signature))
 	if err != nil {
 		return fmt.Errorf("store: policy change: %w", err)
 	}
@@ -148,7 +148,7 @@ func (s *Store) PolicyChanges(ctx context.Context, trustDomain string, f store.F
 		document = "document"
 	}
 	// Long texts are cut: rows that another program wrote must not fill the memory.
-	text := `SELECT id, trust_domain, at, substr(source, 1, 4096), substr(actor, 1, 4096), substr(note, 1, 4096), substr(name, 1, 4096), revision, digest, substr(signers, 1, 4096), refused, substr(detail, 1, 4096), size, document IS NOT NULL, ` + document +
+	text := `SELECT id, trust_domain, at, substr(source, 1, 4096), substr(actor, 1, 4096), substr(note, 1, 4096), substr(name, 1, 4096), revision, digest, substr(signers, 1, 4096), refused, substr(detail, 1, 4096), size, substr(server, 1, 4096), signature, document IS NOT NULL, ` + document +
 		` FROM policy_changes` + c.where() + ` ORDER BY id DESC` + c.limit(f.Limit)
 	return query(ctx, s, text, c.args, scanChange)
 }
@@ -157,8 +157,11 @@ func scanChange(scan func(...any) error) (c store.PolicyChange, err error) {
 	var id, at, revision int64
 	var digest []byte
 	var signers string
-	err = scan(&id, &c.TrustDomain, &at, &c.Source, &c.Actor, &c.Note, &c.Name, &revision, &digest, &signers, &c.Refused, &c.Detail, &c.Size, &c.Kept, &c.Document)
+	err = scan(&id, &c.TrustDomain, &at, &c.Source, &c.Actor, &c.Note, &c.Name, &revision, &digest, &signers, &c.Refused, &c.Detail, &c.Size, &c.Server, &c.Signature, &c.Kept, &c.Document)
 	c.ID, c.At, c.Revision, c.Digest, c.Signers = uint64(id), when(at), uint64(revision), fixed(digest), strings.Fields(signers)
+	if len(c.Signature) == 0 {
+		c.Signature = nil
+	}
 	return c, err
 }
 

@@ -90,6 +90,7 @@ func (w *watch) listen(ctx context.Context) (heard bool, err error) {
 	if err := w.poll(ctx, c); err != nil {
 		return false, err
 	}
+	w.on(store.Event{Topic: store.TopicHeard})
 	for {
 		wait, cancel := context.WithTimeout(ctx, w.store.cfg.Poll)
 		n, err := c.WaitForNotification(wait)

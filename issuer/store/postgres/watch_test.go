@@ -103,6 +103,7 @@ func TestAChangeThatWasNotHeardOfIsAskedFor(t *testing.T) {
 	c.Kill(t)
 	expect(store.Event{Topic: store.TopicLost})
 	c.Restart(t)
+	expect(store.Event{Topic: store.TopicHeard})
 	must(t, s.PutPolicy(t.Context(), store.PolicyChange{Policy: store.Policy{TrustDomain: td, Name: "p", Revision: 1}}))
 	// Told or asked for: it depends on whether the watcher was back before.
 	expect(store.Event{TrustDomain: td, Topic: store.TopicPolicies}, store.Event{TrustDomain: td, Topic: store.TopicPolicies, Key: "p"})

@@ -117,6 +117,7 @@ func change(name string, revision uint64, digest byte) store.PolicyChange {
 	return store.PolicyChange{
 		Policy: store.Policy{TrustDomain: td, Name: name, Revision: revision, Digest: [32]byte{digest}, At: start},
 		Source: "push", Actor: "uid 0", Note: "release 42", Signers: []string{"aa", "bb"}, Document: []byte{digest},
+		Server: "a", Signature: []byte{1, digest},
 	}
 }
 
