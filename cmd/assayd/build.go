@@ -78,7 +78,11 @@ func openData(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *dat
 	if err != nil {
 		return nil, err
 	}
-	authority, err := ca.Open(ctx, caConfig(cfg, ring, st, l, log))
+	settings := caConfig(cfg, ring, st, l, log)
+	if settings.Upstream, err = openUpstream(cfg); err != nil {
+		return nil, err
+	}
+	authority, err := ca.Open(ctx, settings)
 	if err != nil {
 		return nil, err
 	}
@@ -146,9 +150,13 @@ func checkData(ctx context.Context, cfg *config.Config, policy *issuer.PolicyFil
 	if err != nil {
 		return starting(err)
 	}
+	settings := caConfig(cfg, ring, st, nil, log)
+	if settings.Upstream, err = openUpstream(cfg); err != nil {
+		return err
+	}
 	// Everything that `run` would refuse, each by the code that `run` uses.
 	return starting(errors.Join(
-		ca.Check(ctx, caConfig(cfg, ring, st, nil, log)),
+		ca.Check(ctx, settings),
 		checkLedger(ctx, cfg, ring, st, log),
 		policy.Resume(ctx, st),
 	))
@@ -177,6 +185,9 @@ func caConfig(cfg *config.Config, ring keys.Ring, st store.Store, results ca.Res
 	return ca.Config{
 		TrustDomain: cfg.TrustDomain, Simulated: cfg.Simulated(), Chain: cfg.Server, DataDir: cfg.DataDir,
 		Keys: ring, Store: st, Results: results, Now: time.Now, Log: log,
+		AuthorityTTL: cfg.Authorities.X509TTL, JWTTTL: cfg.Authorities.JWTTTL, VerifierKeyTTL: cfg.Authorities.VerifierTTL,
+		Propagation: cfg.Authorities.Propagation, RefreshHint: cfg.Authorities.RefreshHint,
+		MaxTokenTTL: cfg.JWT.MaxTTL, NameConstraints: cfg.Authorities.NameConstraints,
 	}
 }
 
