@@ -31,6 +31,8 @@ type AuthorityStore interface {
 	// AddMember stores that a server belongs to the trust domain. The same row
 	// again is no error, another endorsement for the same name is ErrConflict.
 	AddMember(ctx context.Context, m Member) error
+	// Members lists the servers of a trust domain, by name.
+	Members(ctx context.Context, trustDomain string) ([]Member, error)
 	// PutDocument stores a signed document; its sequence must be greater than
 	// that of every document of the same kind (ErrConflict).
 	PutDocument(ctx context.Context, d Document) error

@@ -155,16 +155,24 @@ func (s *SQLite) AuthorityState(ctx context.Context, trustDomain string) (st Aut
 		}); err != nil {
 		return AuthorityState{}, err
 	}
-	if st.Members, err = query(ctx, tx, `SELECT trust_domain, server, endorsement, joined_at FROM members WHERE trust_domain = ? ORDER BY server`, args,
-		func(scan func(...any) error) (m Member, err error) {
-			var at int64
-			err = scan(&m.TrustDomain, &m.Server, &m.Endorsement, &at)
-			m.JoinedAt = when(at)
-			return m, err
-		}); err != nil {
+	if st.Members, err = query(ctx, tx, selectMembers, args, scanMember); err != nil {
 		return AuthorityState{}, err
 	}
 	return st, nil
+}
+
+const selectMembers = `SELECT trust_domain, server, endorsement, joined_at FROM members WHERE trust_domain = ? ORDER BY server`
+
+func scanMember(scan func(...any) error) (m Member, err error) {
+	var at int64
+	err = scan(&m.TrustDomain, &m.Server, &m.Endorsement, &at)
+	m.JoinedAt = when(at)
+	return m, err
+}
+
+// Members implements [AuthorityStore].
+func (s *SQLite) Members(ctx context.Context, trustDomain string) ([]Member, error) {
+	return query(ctx, s.r, selectMembers, []any{trustDomain}, scanMember)
 }
 
 // AddMember implements [AuthorityStore].

@@ -155,14 +155,22 @@ func authorityState(ctx context.Context, tx pgx.Tx, trustDomain string) (st stor
 		}); err != nil {
 		return st, err
 	}
-	st.Members, err = collect(ctx, tx, `SELECT trust_domain, server, endorsement, joined_at FROM members WHERE trust_domain = $1 ORDER BY server`, args,
-		func(scan func(...any) error) (m store.Member, err error) {
-			var at int64
-			err = scan(&m.TrustDomain, &m.Server, &m.Endorsement, &at)
-			m.JoinedAt = when(at)
-			return m, err
-		})
+	st.Members, err = collect(ctx, tx, selectMembers, args, scanMember)
 	return st, err
+}
+
+const selectMembers = `SELECT trust_domain, server, endorsement, joined_at FROM members WHERE trust_domain = $1 ORDER BY server`
+
+func scanMember(scan func(...any) error) (m store.Member, err error) {
+	var at int64
+	err = scan(&m.TrustDomain, &m.Server, &m.Endorsement, &at)
+	m.JoinedAt = when(at)
+	return m, err
+}
+
+// Members implements [store.AuthorityStore].
+func (s *Store) Members(ctx context.Context, trustDomain string) ([]store.Member, error) {
+	return query(ctx, s, selectMembers, []any{trustDomain}, scanMember)
 }
 
 // AddMember implements [store.AuthorityStore].

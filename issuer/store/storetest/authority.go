@@ -148,6 +148,9 @@ func members(t *testing.T, s store.Store) {
 	got, err := s.AuthorityState(ctx, td)
 	must(t, err)
 	diff(t, []store.Member{a, b}, got.Members)
+	alone, err := s.Members(ctx, td)
+	must(t, err)
+	diff(t, got.Members, alone)
 }
 
 func documents(t *testing.T, s store.Store) {
