@@ -77,17 +77,21 @@ func keysCreateCommand() *cobra.Command {
 	var in, ref string
 	var purposes []string
 	c := &cobra.Command{
-		Use:   "create NAME --store STORE --purpose PURPOSE",
+		Use:   "create [NAME] --store STORE --purpose PURPOSE",
 		Short: "Make a key in a store, and print what to add to the configuration",
 		Long: `create has a store make a key. The private key never leaves it. What is printed
 is the entry for "keys" in the configuration, and the public key as a comment:
 nothing uses the key before it is entered there and the signer started again.
 
+Without NAME one is drawn, in the form by which assayd knows the keys of its
+authorities: the prefix of the purpose (x509-ca-, verifier-, jwt-, deny-list-) and
+16 hex digits.
+
 It replaces no key. --ref is what the store is to call the key, where that is not
 its name: Google Cloud KMS needs projects/P/locations/L/keyRings/R/cryptoKeys/K.`,
-		Example: `  assay-signer keys create x509-1 --store hsm --purpose x509-authority
-  assay-signer keys create jwt-1 --store aws --purpose jwt --algorithm RSA-2048`,
-		Args: cobra.ExactArgs(1),
+		Example: `  assay-signer keys create --store hsm --purpose x509-authority
+  assay-signer keys create checkpoint-1 --store aws --purpose checkpoint --algorithm Ed25519`,
+		Args: cobra.MaximumNArgs(1),
 	}
 	file := configFlag(c)
 	c.Flags().StringVar(&in, "store", "", "the store of the configuration that makes the key (required)")
@@ -99,11 +103,15 @@ its name: Google Cloud KMS needs projects/P/locations/L/keyRings/R/cryptoKeys/K.
 		if err != nil {
 			return err
 		}
-		entry, err := entryOf(cfg, args[0], in, purposes)
+		name, err := nameOf(args, purposes)
 		if err != nil {
 			return err
 		}
-		called := args[0]
+		entry, err := entryOf(cfg, name, in, purposes)
+		if err != nil {
+			return err
+		}
+		called := name
 		if ref != "" {
 			called = ref
 		}
@@ -120,6 +128,19 @@ its name: Google Cloud KMS needs projects/P/locations/L/keyRings/R/cryptoKeys/K.
 		return err
 	}
 	return c
+}
+
+// nameOf is the name that was given, or one that is drawn for the purpose.
+func nameOf(args, purposes []string) (string, error) {
+	if len(args) > 0 {
+		return args[0], nil
+	}
+	if len(purposes) == 1 {
+		if name, ok := keys.DrawName(signerwire.Purpose(purposes[0])); ok {
+			return name, nil
+		}
+	}
+	return "", cli.Usagef("assay-signer keys create NAME …; names are drawn for one purpose of x509-authority, verifier, jwt and deny-list", "what is the key called?")
 }
 
 // entryOf checks what was asked for before a store is told to make it.

@@ -23,7 +23,7 @@ for the users that its configuration names, over a unix socket.
 
 A first start:
 
-  assay-signer keys create x509-1 --store hsm --purpose x509-authority
+  assay-signer keys create --store hsm --purpose x509-authority
   assay-signer check
   assay-signer run
 

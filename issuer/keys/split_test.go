@@ -56,7 +56,9 @@ func splitOf(t *testing.T) (ring *Split, files *Dir, inSigner *ecdsa.PrivateKey,
 		_, err := files.Create(t.Context(), name, P256)
 		must(t, err)
 	}
-	return NewSplit(remoteOf(t, path), files), files, inSigner, away
+	ring, err = NewSplit(Location{Socket: path}, files)
+	must(t, err)
+	return ring, files, inSigner, away
 }
 
 func TestAuthoritiesKeysAreTheSignersAndAllOthersAreFiles(t *testing.T) {
@@ -150,5 +152,58 @@ func TestAKeysPurposeIsInItsName(t *testing.T) {
 		if got, ok := PurposeOf(name); got != want || ok != (want != "") {
 			t.Errorf("%s: %q, %t, want %q", name, got, ok, want)
 		}
+	}
+}
+
+func TestAuthoritiesKeysMayBeInADirectoryOfTheirOwn(t *testing.T) {
+	base := t.TempDir()
+	files, err := MakeDir(filepath.Join(base, "keys"))
+	must(t, err)
+	elsewhere := filepath.Join(base, "elsewhere")
+	if _, err := NewSplit(Location{Dir: elsewhere}, files); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a directory that is not there: %v", err)
+	}
+	_, err = MakeDir(elsewhere)
+	must(t, err)
+	ring, err := NewSplit(Location{Dir: elsewhere}, files)
+	must(t, err)
+	for _, name := range []string{"checkpoint", "jwt-0011223344556677"} {
+		_, err := ring.Create(t.Context(), name, P256)
+		must(t, err)
+	}
+	for path, want := range map[string]bool{
+		filepath.Join(elsewhere, "jwt-0011223344556677.key"): true, files.Path("checkpoint"): true,
+		filepath.Join(elsewhere, "checkpoint.key"): false, files.Path("jwt-0011223344556677"): false,
+	} {
+		if _, err := os.Lstat(path); (err == nil) != want {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	must(t, os.WriteFile(filepath.Join(elsewhere, tempPrefix+"x"), nil, 0o600))
+	must(t, ring.Sweep())
+	if _, err := os.Lstat(filepath.Join(elsewhere, tempPrefix+"x")); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("what a crash left is there still")
+	}
+	names, err := ring.Names(t.Context())
+	must(t, err)
+	if d := cmp.Diff([]string{"checkpoint", "jwt-0011223344556677"}, names); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestADrawnNameSaysItsPurpose(t *testing.T) {
+	seen := map[string]bool{}
+	for _, p := range signerwire.Purposes() {
+		name, ok := DrawName(p)
+		switch got, authority := PurposeOf(name); {
+		case ok && (got != p || CheckName(name) != nil || seen[name]):
+			t.Errorf("%s: %q", p, name)
+		case ok != authority:
+			t.Errorf("%s: %q, %t", p, name, ok)
+		}
+		seen[name] = true
+	}
+	if len(seen) != len(routes)+1 { // and "" for the others
+		t.Errorf("%d names", len(seen))
 	}
 }
