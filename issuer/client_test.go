@@ -37,6 +37,7 @@ func (o *office) tlsClient(own ...tls.Certificate) *tls.Config {
 	}
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
+		ServerName:         o.sni,
 		Certificates:       own,
 		InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
@@ -49,7 +50,7 @@ func (o *office) tlsClient(own ...tls.Certificate) *tls.Config {
 			if err != nil {
 				return err
 			}
-			if len(leaf.URIs) != 1 || leaf.URIs[0].String() != serverID {
+			if len(leaf.URIs) != 1 || leaf.URIs[0].String() != o.serverID() {
 				return errors.New("not the server's SPIFFE ID")
 			}
 			return nil
@@ -121,7 +122,7 @@ func (o *office) attempt(conn *grpc.ClientConn, keys ...key) *attempt {
 		keys = []key{newKey(o.t, "")}
 	}
 	a := &attempt{o: o, conn: conn, keys: keys, launch: payments()}
-	a.hello = &assayv1.Hello{Version: 1, TrustDomain: trustDomain, Tee: "aws-nitro", Purpose: assayv1.Purpose_PURPOSE_BOOT}
+	a.hello = &assayv1.Hello{Version: 1, TrustDomain: o.domain(), Tee: "aws-nitro", Purpose: assayv1.Purpose_PURPOSE_BOOT}
 	for _, k := range keys {
 		a.hello.Keys = append(a.hello.Keys, &assayv1.KeyRequest{Csr: k.csr, RequestedId: k.want})
 	}
@@ -160,12 +161,12 @@ func (a *attempt) bind() error {
 		return errors.New("no peer")
 	}
 	state := p.AuthInfo.(credentials.TLSInfo).State
-	ekm, err := state.ExportKeyingMaterial("EXPERIMENTAL assay v1", []byte(trustDomain), 32)
+	ekm, err := state.ExportKeyingMaterial("EXPERIMENTAL assay v1", []byte(a.o.domain()), 32)
 	if err != nil {
 		return err
 	}
 	a.bound = attest.Challenge{
-		Platform: attest.AWSNitro, TrustDomain: trustDomain, ServerID: serverID,
+		Platform: attest.AWSNitro, TrustDomain: a.o.domain(), ServerID: a.o.serverID(),
 		Exporter: [32]byte(ekm), Nonce: attest.Nonce(a.nonce), Purpose: attest.Boot,
 	}
 	if a.hello.GetPurpose() == assayv1.Purpose_PURPOSE_RENEW {

@@ -48,7 +48,10 @@ func payments() simnitro.Launch {
 
 // policyText grants payments its identities; debug enclaves and all others
 // are denied.
-func policyText(revision int) string {
+func policyText(revision int) string { return policyOf(trustDomain, revision) }
+
+// policyOf is that of a trust domain.
+func policyOf(trustDomain string, revision int) string {
 	p := payments().PCRs()
 	return fmt.Sprintf(`version: 1
 bundle: test
@@ -106,8 +109,21 @@ type office struct {
 	// How policies are taken in, where a test says so before start.
 	policyOptions []issuer.PolicyOption
 	metricsAt     string
+	front         *issuer.Front // behind which it is, beside others; nil: alone
+	sni           string        // what its clients ask for in the TLS handshake
 	stop          func() error
 }
+
+// domain is the trust domain.
+func (o *office) domain() string {
+	if o.cfg.TrustDomain == "" {
+		return trustDomain
+	}
+	return o.cfg.TrustDomain
+}
+
+// serverID is the SPIFFE ID of its servers.
+func (o *office) serverID() string { return "spiffe://" + o.domain() + "/assay/server" }
 
 type option func(*config.Config)
 
@@ -134,8 +150,8 @@ func openBeside(t testing.TB, beside func(o *office) verifiers.Verifier, options
 	for _, f := range options {
 		f(&o.cfg)
 	}
-	must(t, os.WriteFile(o.cfg.Policy, []byte(policyText(1)), 0o600))
-	_, err = ca.Init(t.Context(), ca.InitConfig{DataDir: o.cfg.DataDir, TrustDomain: trustDomain, Simulated: true, Now: o.clock.Now})
+	must(t, os.WriteFile(o.cfg.Policy, []byte(policyOf(o.domain(), 1)), 0o600))
+	_, err = ca.Init(t.Context(), ca.InitConfig{DataDir: o.cfg.DataDir, TrustDomain: o.domain(), Simulated: true, Now: o.clock.Now})
 	must(t, err)
 	o.start()
 	return o
@@ -154,7 +170,7 @@ func (o *office) start() {
 	must(t, err)
 	o.store, err = store.OpenSQLite(ctx, filepath.Join(o.cfg.DataDir, "assay.db"))
 	must(t, err)
-	o.tpms, err = tpms.Open(ctx, o.store, trustDomain, o.clock.Now)
+	o.tpms, err = tpms.Open(ctx, o.store, o.domain(), o.clock.Now)
 	must(t, err)
 	all := []verifiers.Verifier{v}
 	if o.beside != nil {
@@ -163,7 +179,7 @@ func (o *office) start() {
 	set, err := verifiers.NewSet(all...)
 	must(t, err)
 	pushes := issuer.WithPushedPolicies(filepath.Join(o.cfg.DataDir, "pushed"))
-	o.policy, err = issuer.LoadPolicyFile(o.cfg.Policy, trustDomain, log, append(o.policyOptions, pushes)...)
+	o.policy, err = issuer.LoadPolicyFile(o.cfg.Policy, o.domain(), log, append(o.policyOptions, pushes)...)
 	must(t, err)
 	must(t, o.policy.Resume(ctx, o.store))
 	must(t, o.policy.Remember(ctx, o.store, o.clock.Now))
@@ -171,36 +187,39 @@ func (o *office) start() {
 	must(t, err)
 	signer, err := ca.CheckpointSigner(ctx, ring)
 	must(t, err)
-	o.ledger, err = ledger.Open(ctx, o.store, trustDomain, signer, ledger.Options{Now: o.clock.Now, Log: log, Retain: o.cfg.RetainEvidence})
+	o.ledger, err = ledger.Open(ctx, o.store, o.domain(), signer, ledger.Options{Now: o.clock.Now, Log: log, Retain: o.cfg.RetainEvidence})
 	must(t, err)
 	o.ca, err = ca.Open(ctx, ca.Config{
-		TrustDomain: trustDomain, Simulated: true, DataDir: o.cfg.DataDir, Keys: ring, Store: o.store, Results: o.ledger, Now: o.clock.Now, Log: log,
+		TrustDomain: o.domain(), Simulated: true, DataDir: o.cfg.DataDir, Keys: ring, Store: o.store, Results: o.ledger, Now: o.clock.Now, Log: log,
 	})
 	must(t, err)
 	o.bootstrap, err = ca.BootstrapRootPEM(o.cfg.DataDir)
 	must(t, err)
-	o.metrics = issuer.NewMetrics(trustDomain)
+	o.metrics = issuer.NewMetrics(o.domain())
 	tracing, err := issuer.OpenTracing(ctx, o.cfg.Tracing, "test", log)
 	must(t, err)
 	o.server, err = issuer.New(o.cfg, issuer.Parts{
-		Set: set, Policy: o.policy, Ledger: o.ledger, CA: o.ca, Metrics: o.metrics, TPMs: o.tpms, Log: log, Now: o.clock.Now, Version: "test", Tracing: tracing,
+		Set: set, Policy: o.policy, Ledger: o.ledger, CA: o.ca, Store: o.store, Metrics: o.metrics, TPMs: o.tpms, Log: log, Now: o.clock.Now, Version: "test", Tracing: tracing,
 	})
 	must(t, err)
 
-	public, err := net.Listen("tcp", "127.0.0.1:0")
+	listeners := issuer.Listeners{Front: o.front}
+	if o.front == nil {
+		listeners.Attestation, err = net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		listeners.Metrics, err = net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		o.addr, o.metricsAt = listeners.Attestation.Addr().String(), listeners.Metrics.Addr().String()
+	}
+	listeners.Admin, err = issuer.ListenAdmin(o.cfg.AdminSocket)
 	must(t, err)
-	web, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	adminSocket, err := issuer.ListenAdmin(o.cfg.AdminSocket)
-	must(t, err)
-	o.addr, o.metricsAt = public.Addr().String(), web.Addr().String()
 
 	ctx, cancel := context.WithCancel(ctx)
 	lctx, stopLedger := context.WithCancel(context.Background())
 	served, recorded := make(chan error, 1), make(chan error, 1)
 	go func() { recorded <- o.ledger.Run(lctx) }()
 	go func() {
-		served <- o.server.Run(ctx, issuer.Listeners{Attestation: public, Admin: adminSocket, Metrics: web})
+		served <- o.server.Run(ctx, listeners)
 	}()
 	o.stop = sync.OnceValue(func() error {
 		cancel()

@@ -15,12 +15,13 @@ var reloadable = []string{
 	"limits.handshakes", "limits.handshakes_per_address", "limits.connections", "limits.strangers_per_address",
 	"limits.unverified", "limits.unverified_per_address", "limits.event_log_mib", "limits.in_flight",
 	"limits.attestations_per_instance", "limits.attestations_per_second", "limits.tokens_per_instance", "limits.admin_calls",
+	"administration.trust_domain", "administration.bundle", "administration.roles",
 }
 
 // fixed are those that need one: what they say is open, made or remembered.
 var fixed = []string{
 	"trust_domain", "data_dir", "policy", "policy_signers", "listen", "admin_socket", "server", "database", "keys", "authorities",
-	"jwt", "web", "federation", "administration", "metrics_listen", "log.format", "nitro", "sevsnp", "tpm", "retain_evidence", "checkpoint_sink",
+	"jwt", "web", "federation", "administration.listen", "metrics_listen", "log.format", "nitro", "sevsnp", "tpm", "retain_evidence", "checkpoint_sink",
 	"reattest_spread", "shutdown_timeout", "reflection", "tracing", "quotas", "limits.handshake_timeout", "limits.streams_per_connection",
 }
 

@@ -23,15 +23,17 @@ func TestAReloadTakesOverWhatIsSafeAndNamesTheRest(t *testing.T) {
 	next.Tenants = []string{"/b.yaml"}
 	next.Authorities.X509TTL = 48 * time.Hour
 	next.Listen = ":1"
+	next.Administration.Listen = ":2"
 	next.Administration.Roles.Viewer = []string{"spiffe://x/y"}
 
 	got, restart := Effective(&running, &next)
 	want := running
+	want.Administration.Roles.Viewer = []string{"spiffe://x/y"}
 	want.Limits.InFlight, want.Log.Level, want.Tenants = 7, "debug", []string{"/b.yaml"}
 	if d := cmp.Diff(&want, got); d != "" {
 		t.Error(d)
 	}
-	if d := cmp.Diff([]string{"administration.roles.viewer", "authorities.x509_ttl", "listen", "log.format"}, restart); d != "" {
+	if d := cmp.Diff([]string{"administration.listen", "authorities.x509_ttl", "listen", "log.format"}, restart); d != "" {
 		t.Error(d)
 	}
 	if running.Limits.InFlight == 7 {
