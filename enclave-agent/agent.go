@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -51,6 +52,7 @@ type Agent struct {
 	time   *timekeeper
 	server *serverTrust
 	state  *state
+	tokens *minter
 	holder KeyHolder // nil for keys in memory
 	plan   *schedule
 	health *healthState
@@ -110,6 +112,9 @@ func New(cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
 	a.state = newState(a.time.now)
+	a.tokens = newMinter(a.time.now, a.log, func(certificate func() *tls.Certificate) (*link, error) {
+		return a.server.dial(a.cfg.Server, a.cfg.Dial, certificate)
+	})
 	return a, nil
 }
 
@@ -152,6 +157,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.renewal(ctx) })
 	g.Go(func() error { return a.watch(ctx) })
 	g.Go(func() error { return a.ticks(ctx) })
+	g.Go(func() error { return a.forgetTokens(ctx) })
 	return g.Wait()
 }
 

@@ -115,11 +115,9 @@ func hashes() map[agentv1.HashAlgorithm]crypto.Hash {
 
 // identities is the snapshot as a message of assay.agent.v1.
 func (s *snapshot) identities(tee attest.Platform) *agentv1.Identities {
-	out := &agentv1.Identities{Tee: string(tee), Bundle: &agentv1.Bundle{
-		TrustDomain: s.bundle.td.Name(), Sequence: s.bundle.sequence, VerifierKeys: s.bundle.verifierKeys,
-	}}
-	for _, c := range s.bundle.authorities {
-		out.Bundle.X509Authorities = append(out.Bundle.X509Authorities, c.Raw)
+	out := &agentv1.Identities{Tee: string(tee), Bundle: s.bundle.message()}
+	for _, f := range s.bundle.federated {
+		out.Federated = append(out.Federated, f.message())
 	}
 	for _, v := range s.svids {
 		id := &agentv1.Identity{
@@ -133,6 +131,18 @@ func (s *snapshot) identities(tee attest.Platform) *agentv1.Identities {
 			id.Chain = append(id.Chain, c.Raw)
 		}
 		out.Identities = append(out.Identities, id)
+	}
+	return out
+}
+
+// message is one trust domain's bundle as a message of assay.agent.v1.
+func (b *trustBundle) message() *agentv1.Bundle {
+	out := &agentv1.Bundle{
+		TrustDomain: b.td.Name(), Sequence: b.sequence, Revision: b.revision,
+		VerifierKeys: b.verifierKeys, DenyList: b.denyList, JwtAuthorities: b.jwt.raw,
+	}
+	for _, c := range b.authorities {
+		out.X509Authorities = append(out.X509Authorities, c.Raw)
 	}
 	return out
 }

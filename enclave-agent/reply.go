@@ -16,6 +16,7 @@ import (
 const (
 	maxChain       = 8                   // certificates of one SVID
 	maxAuthorities = 64                  // of one bundle
+	maxFederated   = 64                  // foreign bundles
 	maxLifetime    = 31 * 24 * time.Hour // of one SVID; they are meant to live for an hour
 	maxDeadline    = 10 * time.Minute    // of a challenge
 	maxSelectors   = 64                  // of one SVID
@@ -214,19 +215,62 @@ func checkBundle(m *assayv1.TrustBundle, td spiffeid.TrustDomain) (*trustBundle,
 	case len(m.GetX509Authorities()) == 0 || len(m.GetX509Authorities()) > maxAuthorities:
 		return nil, replyError("bundle_authorities", "%d authorities, want 1 to %d", len(m.GetX509Authorities()), maxAuthorities)
 	}
-	b := &trustBundle{td: td, sequence: m.GetSequence(), verifierKeys: m.GetVerifierKeys()}
-	for i, der := range m.GetX509Authorities() {
+	b := &trustBundle{td: td, sequence: m.GetSequence(), revision: m.GetRevision(), verifierKeys: m.GetVerifierKeys(), denyList: m.GetDenyList()}
+	if err := b.setAuthorities(m.GetX509Authorities(), m.GetJwtAuthorities()); err != nil {
+		return nil, err
+	}
+	return b, b.setFederated(m.GetFederated())
+}
+
+// setAuthorities takes the authorities of one trust domain.
+func (b *trustBundle) setAuthorities(list [][]byte, jwks []byte) (err error) {
+	for i, der := range list {
 		c, err := x509.ParseCertificate(der)
 		switch {
 		case err != nil:
-			return nil, replyError("bundle_authorities", "authority %d: %w", i, err)
+			return replyError("bundle_authorities", "authority %d: %w", i, err)
 		case !c.BasicConstraintsValid || !c.IsCA:
-			return nil, replyError("bundle_authorities", "authority %d is no CA certificate", i)
+			return replyError("bundle_authorities", "authority %d is no CA certificate", i)
 		}
 		b.authorities = append(b.authorities, c)
 		b.der = append(b.der, der...)
 	}
-	return b, nil
+	b.jwt, err = checkJWTAuthorities(jwks, b.td)
+	return err
+}
+
+// setFederated takes the bundles of other trust domains. That there are as many as
+// there may be, each of another trust domain and none of our own, is the server's
+// word, and must hold. What is in one comes from elsewhere: one that this agent
+// cannot read is left out, so that its trust domain is not trusted, and no foreign
+// bundle keeps an agent from its own identity.
+func (b *trustBundle) setFederated(list []*assayv1.FederatedBundle) error {
+	if len(list) > maxFederated {
+		return replyError("bundle_federated", "%d foreign bundles, at most %d", len(list), maxFederated)
+	}
+	seen := map[spiffeid.TrustDomain]bool{b.td: true}
+	for _, m := range list {
+		td, err := spiffeid.TrustDomainFromString(m.GetTrustDomain())
+		switch {
+		case err != nil || td.Name() != m.GetTrustDomain():
+			return replyError("bundle_federated", "a foreign bundle of %q, which is not the name of a trust domain", clip(m.GetTrustDomain()))
+		case seen[td]:
+			return replyError("bundle_federated", "two bundles of %s", td)
+		}
+		seen[td] = true
+		f := &trustBundle{td: td, sequence: m.GetSequence()}
+		if n := len(m.GetX509Authorities()); n > maxAuthorities {
+			err = fmt.Errorf("%d authorities, at most %d", n, maxAuthorities)
+		} else {
+			err = f.setAuthorities(m.GetX509Authorities(), m.GetJwtAuthorities())
+		}
+		if err != nil {
+			b.dropped = append(b.dropped, fmt.Sprintf("%s: %s", td, clip(err.Error())))
+			continue
+		}
+		b.federated = append(b.federated, f)
+	}
+	return nil
 }
 
 // verifySVIDs verifies every chain against the bundle's authorities alone.

@@ -47,13 +47,43 @@ func (s *svid) certificate() *tls.Certificate {
 	return c
 }
 
-// trustBundle is a checked TrustBundle of the server.
+// trustBundle is a checked TrustBundle of the server, or that of a foreign trust
+// domain within it.
 type trustBundle struct {
-	td           spiffeid.TrustDomain
-	authorities  []*x509.Certificate
-	der          []byte // the authorities, concatenated
-	sequence     uint64
-	verifierKeys []byte // signed document, for relying parties; not checked here
+	td          spiffeid.TrustDomain
+	authorities []*x509.Certificate // of a foreign one perhaps none
+	der         []byte              // the authorities, concatenated
+	jwt         *jwtAuthorities
+	sequence    uint64
+
+	// Of the agent's own trust domain alone.
+	revision     uint64         // of all of it; 0 from a server of before
+	verifierKeys []byte         // signed document, for relying parties; not checked here
+	denyList     []byte         // likewise
+	federated    []*trustBundle // by trust domain: each speaks for its own, and is merged with none
+	dropped      []string       // why foreign bundles were left out
+}
+
+// newer reports whether the bundle is to take the place of the one held: whether
+// anything of it changed, and nothing goes back. Servers of before count their own
+// authorities alone.
+func (b *trustBundle) newer(held *trustBundle) bool {
+	switch {
+	case held == nil:
+		return true
+	case b.revision == 0 || held.revision == 0:
+		return b.sequence > held.sequence || b.sequence == held.sequence && b.revision > held.revision
+	}
+	return b.revision > held.revision && b.sequence >= held.sequence
+}
+
+// older reports whether the bundle comes from a server that lags behind. One of a
+// version before, beside newer ones, knows nothing of foreign bundles: they stay.
+func (b *trustBundle) older(held *trustBundle) bool {
+	if held == nil {
+		return false
+	}
+	return b.sequence < held.sequence || b.sequence == held.sequence && b.revision < held.revision || b.revision != 0 && b.revision < held.revision
 }
 
 func (b *trustBundle) pool() *x509.CertPool {
@@ -78,6 +108,14 @@ type snapshot struct {
 // response is the snapshot as a full-state message of the Workload API.
 func (s *snapshot) response() *workload.X509SVIDResponse {
 	r := &workload.X509SVIDResponse{}
+	for _, f := range s.bundle.federated {
+		if len(f.authorities) > 0 { // an empty bundle is none: its trust domain has revoked everything
+			if r.FederatedBundles == nil {
+				r.FederatedBundles = map[string][]byte{}
+			}
+			r.FederatedBundles[f.td.IDString()] = f.der
+		}
+	}
 	for _, v := range s.svids {
 		if isResident(v.key) {
 			continue // its key cannot be handed out
@@ -91,7 +129,22 @@ func (s *snapshot) response() *workload.X509SVIDResponse {
 
 // bundles is the snapshot's bundles as a message of the Workload API.
 func (s *snapshot) bundles() *workload.X509BundlesResponse {
-	return &workload.X509BundlesResponse{Bundles: map[string][]byte{s.bundle.td.IDString(): s.bundle.der}}
+	out := map[string][]byte{s.bundle.td.IDString(): s.bundle.der}
+	for _, f := range s.bundle.federated {
+		if len(f.authorities) > 0 {
+			out[f.td.IDString()] = f.der
+		}
+	}
+	return &workload.X509BundlesResponse{Bundles: out}
+}
+
+// jwtBundles are the JWT authorities of every trust domain that is known here.
+func (s *snapshot) jwtBundles() map[spiffeid.TrustDomain]*jwtAuthorities {
+	out := map[spiffeid.TrustDomain]*jwtAuthorities{s.bundle.td: s.bundle.jwt}
+	for _, f := range s.bundle.federated {
+		out[f.td] = f.jwt
+	}
+	return out
 }
 
 // state is everything the agent holds. The renewal writes it, the Workload API
@@ -132,13 +185,13 @@ func (s *state) view() (*snapshot, <-chan struct{}, error) {
 	return s.snap, s.changed, nil
 }
 
-// adopt replaces the identities. A bundle with a lower sequence than the one
-// held comes from a server that lags behind; the newer one is kept as long as
-// it still vouches for the new SVIDs.
+// adopt replaces the identities. A bundle that is older than the one held comes
+// from a server that lags behind; the newer one is kept as long as it still vouches
+// for the new SVIDs.
 func (s *state) adopt(svids []*svid, b *trustBundle) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.bundle == nil || b.sequence >= s.bundle.sequence || verifySVIDs(svids, s.bundle, s.now()) != nil {
+	if !b.older(s.bundle) || verifySVIDs(svids, s.bundle, s.now()) != nil {
 		s.bundle = b
 	}
 	s.retire(s.svids)
@@ -167,7 +220,7 @@ func (s *state) retire(old []*svid) {
 func (s *state) adoptBundle(b *trustBundle) (newer, vouches bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.bundle != nil && b.sequence <= s.bundle.sequence {
+	if !b.newer(s.bundle) {
 		return false, true
 	}
 	s.bundle = b

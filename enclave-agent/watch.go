@@ -111,7 +111,10 @@ func (a *Agent) heed(ev *assayv1.WatchEvent) error {
 		}
 		newer, vouches := a.state.adoptBundle(b)
 		if newer {
-			a.log.Info("new trust bundle", "sequence", b.sequence, "authorities", len(b.authorities))
+			a.log.Info("new trust bundle", "sequence", b.sequence, "revision", b.revision, "authorities", len(b.authorities), "federated", len(b.federated))
+			for _, why := range b.dropped {
+				a.log.Warn("a foreign trust bundle cannot be read; that trust domain is not trusted", "why", why)
+			}
 		}
 		if !vouches {
 			// An authority is gone that signed what this agent holds.

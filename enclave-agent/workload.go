@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -35,6 +36,7 @@ const stopGrace = 2 * time.Second
 type workloadAPI struct {
 	workload.UnimplementedSpiffeWorkloadAPIServer
 	state    *state
+	tokens   *minter
 	stopping <-chan struct{}
 }
 
@@ -61,15 +63,33 @@ func errResident() error {
 		"use assay.agent.v1 on this socket (for Go, package agentclient), or set key_residency: software in the agent's configuration")
 }
 
-// FetchX509Bundles streams the trust bundle, at once and after every change.
+// FetchX509Bundles streams the X.509 bundles of this trust domain and of those that
+// it federates with, at once and after every change.
 func (w *workloadAPI) FetchX509Bundles(_ *workload.X509BundlesRequest, s grpc.ServerStreamingServer[workload.X509BundlesResponse]) error {
-	var sent []byte
+	var sent map[string][]byte
 	return w.follow(s.Context(), func(now *snapshot) error {
-		if sent != nil && bytes.Equal(now.bundle.der, sent) {
+		m := now.bundles()
+		if sent != nil && maps.EqualFunc(sent, m.GetBundles(), bytes.Equal) {
 			return nil
 		}
-		sent = now.bundle.der
-		return s.Send(now.bundles())
+		sent = m.GetBundles()
+		return s.Send(m)
+	})
+}
+
+// FetchJWTBundles streams the JWT bundles likewise, each a JWK Set.
+func (w *workloadAPI) FetchJWTBundles(_ *workload.JWTBundlesRequest, s grpc.ServerStreamingServer[workload.JWTBundlesResponse]) error {
+	var sent map[string][]byte
+	return w.follow(s.Context(), func(now *snapshot) error {
+		m := map[string][]byte{}
+		for td, a := range now.jwtBundles() {
+			m[td.IDString()] = a.raw
+		}
+		if sent != nil && maps.EqualFunc(sent, m, bytes.Equal) {
+			return nil
+		}
+		sent = m
+		return s.Send(&workload.JWTBundlesResponse{Bundles: m})
 	})
 }
 
@@ -94,25 +114,6 @@ func (w *workloadAPI) follow(ctx context.Context, send func(*snapshot) error) er
 	}
 }
 
-// FetchJWTSVID is not offered by this version.
-func (w *workloadAPI) FetchJWTSVID(context.Context, *workload.JWTSVIDRequest) (*workload.JWTSVIDResponse, error) {
-	return nil, errNoJWT()
-}
-
-// FetchJWTBundles is not offered by this version.
-func (w *workloadAPI) FetchJWTBundles(*workload.JWTBundlesRequest, grpc.ServerStreamingServer[workload.JWTBundlesResponse]) error {
-	return errNoJWT()
-}
-
-// ValidateJWTSVID is not offered by this version.
-func (w *workloadAPI) ValidateJWTSVID(context.Context, *workload.ValidateJWTSVIDRequest) (*workload.ValidateJWTSVIDResponse, error) {
-	return nil, errNoJWT()
-}
-
-func errNoJWT() error {
-	return status.Error(codes.Unimplemented, "this agent serves X.509-SVIDs; it does not serve JWT-SVIDs")
-}
-
 // notServing says why a workload gets nothing. Without an identity it is
 // PermissionDenied (SPIFFE Workload API, section 6.1); a clock that cannot be
 // right is this machine's trouble, and passes.
@@ -131,7 +132,7 @@ func (a *Agent) serve(ctx context.Context, l *socketListener) error {
 		grpc.ChainUnaryInterceptor(recoverUnary(a.log), headerUnary),
 		grpc.ChainStreamInterceptor(recoverStream(a.log), headerStream),
 	)
-	api := &workloadAPI{state: a.state, stopping: stopping}
+	api := &workloadAPI{state: a.state, tokens: a.tokens, stopping: stopping}
 	workload.RegisterSpiffeWorkloadAPIServer(s, api)
 	agentv1.RegisterAgentServer(s, newAgentAPI(api, a.cfg.Attester.Platform(), a.log, a.keysGone))
 	healthpb.RegisterHealthServer(s, a.health.server)

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
@@ -58,7 +59,7 @@ type Identity struct {
 }
 
 // Source holds what an agent serves, and follows it. It is safe for concurrent
-// use, and implements go-spiffe's x509svid.Source and x509bundle.Source. After a
+// use, and implements go-spiffe's sources of SVIDs and of bundles. After a
 // failure of the agent it keeps what it had.
 type Source struct {
 	id     spiffeid.ID
@@ -70,6 +71,8 @@ type Source struct {
 	mu      sync.Mutex
 	all     []Identity
 	bundle  *x509bundle.Bundle
+	foreign map[spiffeid.TrustDomain]*x509bundle.Bundle // each speaks for its own trust domain alone
+	tokens  map[spiffeid.TrustDomain]*jwtbundle.Bundle  // ours too
 	keysDoc []byte
 	updated chan struct{} // closed at the next change
 	last    error         // why the last watch ended
@@ -158,14 +161,29 @@ func (s *Source) GetX509SVID() (*x509svid.SVID, error) {
 	return nil, fmt.Errorf("agentclient: the agent does not serve %s", s.id)
 }
 
-// GetX509BundleForTrustDomain returns the bundle of the agent's own trust domain.
+// GetX509BundleForTrustDomain returns the bundle of the agent's own trust domain, or
+// of one that it federates with.
 func (s *Source) GetX509BundleForTrustDomain(td spiffeid.TrustDomain) (*x509bundle.Bundle, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.bundle == nil || s.bundle.TrustDomain() != td {
-		return nil, fmt.Errorf("agentclient: there is no bundle for the trust domain %s", td)
+	if s.bundle != nil && s.bundle.TrustDomain() == td {
+		return s.bundle, nil
 	}
-	return s.bundle, nil
+	if b := s.foreign[td]; b != nil {
+		return b, nil
+	}
+	return nil, fmt.Errorf("agentclient: there is no bundle for the trust domain %s", td)
+}
+
+// GetJWTBundleForTrustDomain returns what JWT-SVIDs of a trust domain are checked
+// with, likewise.
+func (s *Source) GetJWTBundleForTrustDomain(td spiffeid.TrustDomain) (*jwtbundle.Bundle, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b := s.tokens[td]; b != nil {
+		return b, nil
+	}
+	return nil, fmt.Errorf("agentclient: there is no JWT bundle for the trust domain %s", td)
 }
 
 // GetCertificate is for a server's tls.Config.
@@ -256,7 +274,26 @@ func (s *Source) take(m *agentv1.Identities) error {
 	if len(all) == 0 {
 		return errors.New("agentclient: the agent serves no identity")
 	}
-	s.set(func() { s.all, s.bundle, s.keysDoc, s.last = all, bundle, m.GetBundle().GetVerifierKeys(), nil })
+	foreign, tokens := map[spiffeid.TrustDomain]*x509bundle.Bundle{}, map[spiffeid.TrustDomain]*jwtbundle.Bundle{}
+	for _, f := range append([]*agentv1.Bundle{m.GetBundle()}, m.GetFederated()...) {
+		b, err := readBundle(f)
+		if err != nil {
+			return err
+		}
+		td := b.TrustDomain()
+		if td != bundle.TrustDomain() {
+			foreign[td] = b
+		}
+		if len(f.GetJwtAuthorities()) == 0 {
+			continue // an agent of before
+		}
+		if tokens[td], err = jwtbundle.Parse(td, f.GetJwtAuthorities()); err != nil {
+			return fmt.Errorf("agentclient: the JWT bundle of %s: %w", td, err)
+		}
+	}
+	s.set(func() {
+		s.all, s.bundle, s.foreign, s.tokens, s.keysDoc, s.last = all, bundle, foreign, tokens, m.GetBundle().GetVerifierKeys(), nil
+	})
 	return nil
 }
 

@@ -215,8 +215,11 @@ type Identities struct {
 	// The kind of TEE that was attested: "aws-nitro", "amd-sev-snp" or "tpm2".
 	Tee string `protobuf:"bytes,1,opt,name=tee,proto3" json:"tee,omitempty"`
 	// In the order of policy.
-	Identities    []*Identity `protobuf:"bytes,2,rep,name=identities,proto3" json:"identities,omitempty"`
-	Bundle        *Bundle     `protobuf:"bytes,3,opt,name=bundle,proto3" json:"bundle,omitempty"`
+	Identities []*Identity `protobuf:"bytes,2,rep,name=identities,proto3" json:"identities,omitempty"`
+	Bundle     *Bundle     `protobuf:"bytes,3,opt,name=bundle,proto3" json:"bundle,omitempty"`
+	// Bundles of other trust domains that this one federates with. Each speaks for
+	// its own trust domain alone: never put their authorities together.
+	Federated     []*Bundle `protobuf:"bytes,4,rep,name=federated,proto3" json:"federated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -268,6 +271,13 @@ func (x *Identities) GetIdentities() []*Identity {
 func (x *Identities) GetBundle() *Bundle {
 	if x != nil {
 		return x.Bundle
+	}
+	return nil
+}
+
+func (x *Identities) GetFederated() []*Bundle {
+	if x != nil {
+		return x.Federated
 	}
 	return nil
 }
@@ -353,17 +363,25 @@ func (x *Identity) GetAttestationResult() []byte {
 	return nil
 }
 
-// Bundle is what to check SVIDs of this trust domain with.
+// Bundle is what to check SVIDs of one trust domain with.
 type Bundle struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	TrustDomain string                 `protobuf:"bytes,1,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
-	// DER certificates.
+	// DER certificates. None in a bundle of another trust domain: it has revoked them.
 	X509Authorities [][]byte `protobuf:"bytes,2,rep,name=x509_authorities,json=x509Authorities,proto3" json:"x509_authorities,omitempty"`
 	// Grows whenever the bundle changes.
 	Sequence uint64 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// The signed verifier-keys document (docs/spec/verifier-keys.md), for who pins
-	// the verifier root. It is not verified here.
-	VerifierKeys  []byte `protobuf:"bytes,4,opt,name=verifier_keys,json=verifierKeys,proto3" json:"verifier_keys,omitempty"`
+	// the verifier root. It is not verified here. Empty in a bundle of another trust
+	// domain: a SPIFFE bundle has none.
+	VerifierKeys []byte `protobuf:"bytes,4,opt,name=verifier_keys,json=verifierKeys,proto3" json:"verifier_keys,omitempty"`
+	// The JWT authorities, a JWK Set (RFC 7517) in JSON.
+	JwtAuthorities []byte `protobuf:"bytes,5,opt,name=jwt_authorities,json=jwtAuthorities,proto3" json:"jwt_authorities,omitempty"`
+	// Grows whenever anything here changes, other trust domains' bundles too; 0 from a
+	// server that does not count it, and in a bundle of another trust domain.
+	Revision uint64 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The signed deny-list (docs/spec/deny-list.md), likewise not verified here.
+	DenyList      []byte `protobuf:"bytes,7,opt,name=deny_list,json=denyList,proto3" json:"deny_list,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -422,6 +440,27 @@ func (x *Bundle) GetSequence() uint64 {
 func (x *Bundle) GetVerifierKeys() []byte {
 	if x != nil {
 		return x.VerifierKeys
+	}
+	return nil
+}
+
+func (x *Bundle) GetJwtAuthorities() []byte {
+	if x != nil {
+		return x.JwtAuthorities
+	}
+	return nil
+}
+
+func (x *Bundle) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Bundle) GetDenyList() []byte {
+	if x != nil {
+		return x.DenyList
 	}
 	return nil
 }
@@ -549,25 +588,29 @@ const file_assay_agent_v1_agent_proto_rawDesc = "" +
 	"\n" +
 	"\x1aassay/agent/v1/agent.proto\x12\x0eassay.agent.v1\"\x16\n" +
 	"\x14GetIdentitiesRequest\"\x18\n" +
-	"\x16WatchIdentitiesRequest\"\x88\x01\n" +
+	"\x16WatchIdentitiesRequest\"\xbe\x01\n" +
 	"\n" +
 	"Identities\x12\x10\n" +
 	"\x03tee\x18\x01 \x01(\tR\x03tee\x128\n" +
 	"\n" +
 	"identities\x18\x02 \x03(\v2\x18.assay.agent.v1.IdentityR\n" +
 	"identities\x12.\n" +
-	"\x06bundle\x18\x03 \x01(\v2\x16.assay.agent.v1.BundleR\x06bundle\"\xda\x01\n" +
+	"\x06bundle\x18\x03 \x01(\v2\x16.assay.agent.v1.BundleR\x06bundle\x124\n" +
+	"\tfederated\x18\x04 \x03(\v2\x16.assay.agent.v1.BundleR\tfederated\"\xda\x01\n" +
 	"\bIdentity\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x14\n" +
 	"\x05chain\x18\x02 \x03(\fR\x05chain\x12)\n" +
 	"\x11not_after_unix_ms\x18\x03 \x01(\x03R\x0enotAfterUnixMs\x12A\n" +
 	"\rkey_residency\x18\x04 \x01(\x0e2\x1c.assay.agent.v1.KeyResidencyR\fkeyResidency\x12-\n" +
-	"\x12attestation_result\x18\x05 \x01(\fR\x11attestationResult\"\x97\x01\n" +
+	"\x12attestation_result\x18\x05 \x01(\fR\x11attestationResult\"\xf9\x01\n" +
 	"\x06Bundle\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12)\n" +
 	"\x10x509_authorities\x18\x02 \x03(\fR\x0fx509Authorities\x12\x1a\n" +
 	"\bsequence\x18\x03 \x01(\x04R\bsequence\x12#\n" +
-	"\rverifier_keys\x18\x04 \x01(\fR\fverifierKeys\"\xa9\x01\n" +
+	"\rverifier_keys\x18\x04 \x01(\fR\fverifierKeys\x12'\n" +
+	"\x0fjwt_authorities\x18\x05 \x01(\fR\x0ejwtAuthorities\x12\x1a\n" +
+	"\brevision\x18\x06 \x01(\x04R\brevision\x12\x1b\n" +
+	"\tdeny_list\x18\a \x01(\fR\bdenyList\"\xa9\x01\n" +
 	"\vSignRequest\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12D\n" +
 	"\x0ehash_algorithm\x18\x02 \x01(\x0e2\x1d.assay.agent.v1.HashAlgorithmR\rhashAlgorithm\x12\x16\n" +
@@ -618,19 +661,20 @@ var file_assay_agent_v1_agent_proto_goTypes = []any{
 var file_assay_agent_v1_agent_proto_depIdxs = []int32{
 	5, // 0: assay.agent.v1.Identities.identities:type_name -> assay.agent.v1.Identity
 	6, // 1: assay.agent.v1.Identities.bundle:type_name -> assay.agent.v1.Bundle
-	0, // 2: assay.agent.v1.Identity.key_residency:type_name -> assay.agent.v1.KeyResidency
-	1, // 3: assay.agent.v1.SignRequest.hash_algorithm:type_name -> assay.agent.v1.HashAlgorithm
-	2, // 4: assay.agent.v1.Agent.GetIdentities:input_type -> assay.agent.v1.GetIdentitiesRequest
-	3, // 5: assay.agent.v1.Agent.WatchIdentities:input_type -> assay.agent.v1.WatchIdentitiesRequest
-	7, // 6: assay.agent.v1.Agent.Sign:input_type -> assay.agent.v1.SignRequest
-	4, // 7: assay.agent.v1.Agent.GetIdentities:output_type -> assay.agent.v1.Identities
-	4, // 8: assay.agent.v1.Agent.WatchIdentities:output_type -> assay.agent.v1.Identities
-	8, // 9: assay.agent.v1.Agent.Sign:output_type -> assay.agent.v1.SignResponse
-	7, // [7:10] is the sub-list for method output_type
-	4, // [4:7] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	6, // 2: assay.agent.v1.Identities.federated:type_name -> assay.agent.v1.Bundle
+	0, // 3: assay.agent.v1.Identity.key_residency:type_name -> assay.agent.v1.KeyResidency
+	1, // 4: assay.agent.v1.SignRequest.hash_algorithm:type_name -> assay.agent.v1.HashAlgorithm
+	2, // 5: assay.agent.v1.Agent.GetIdentities:input_type -> assay.agent.v1.GetIdentitiesRequest
+	3, // 6: assay.agent.v1.Agent.WatchIdentities:input_type -> assay.agent.v1.WatchIdentitiesRequest
+	7, // 7: assay.agent.v1.Agent.Sign:input_type -> assay.agent.v1.SignRequest
+	4, // 8: assay.agent.v1.Agent.GetIdentities:output_type -> assay.agent.v1.Identities
+	4, // 9: assay.agent.v1.Agent.WatchIdentities:output_type -> assay.agent.v1.Identities
+	8, // 10: assay.agent.v1.Agent.Sign:output_type -> assay.agent.v1.SignResponse
+	8, // [8:11] is the sub-list for method output_type
+	5, // [5:8] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_assay_agent_v1_agent_proto_init() }

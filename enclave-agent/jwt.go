@@ -1,0 +1,124 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
+	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/assay-project/assay/attest"
+	attested "github.com/assay-project/assay/svid"
+)
+
+// The JWT-SVID profile of the Workload API (SPIFFE Workload API, section 6).
+
+// FetchJWTSVID returns a token for the audiences, of one identity or of all that
+// the caller may have and policy grants tokens for these audiences.
+func (w *workloadAPI) FetchJWTSVID(ctx context.Context, r *workload.JWTSVIDRequest) (*workload.JWTSVIDResponse, error) {
+	audiences, err := checkAudiences(r.GetAudience())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if r.GetSpiffeId() != "" {
+		if _, err := spiffeid.FromString(r.GetSpiffeId()); err != nil {
+			return nil, status.Error(codes.InvalidArgument, "the SPIFFE ID: "+clip(err.Error()))
+		}
+	}
+	now, _, err := w.state.view()
+	if err != nil {
+		return nil, notServing(err)
+	}
+	out := &workload.JWTSVIDResponse{}
+	var denied error
+	for _, own := range now.svids {
+		if r.GetSpiffeId() != "" && own.id.String() != r.GetSpiffeId() {
+			continue
+		}
+		text, err := w.tokens.get(ctx, own, now.bundle, audiences)
+		switch {
+		case status.Code(err) == codes.PermissionDenied:
+			denied = err // another identity may be granted one
+			continue
+		case err != nil:
+			return nil, err
+		}
+		out.Svids = append(out.Svids, &workload.JWTSVID{SpiffeId: own.id.String(), Svid: text})
+	}
+	switch {
+	case len(out.GetSvids()) > 0:
+		return out, nil
+	case denied != nil:
+		return nil, denied
+	}
+	return nil, status.Error(codes.PermissionDenied, "no such identity issued")
+}
+
+// checkAudiences takes what the server would take, and leaves out repetitions.
+func checkAudiences(in []string) (out []string, err error) {
+	for _, a := range in {
+		switch {
+		case a == "" || len(a) > maxTokenAudience:
+			return nil, fmt.Errorf("an audience has 1 to %d bytes, got %d", maxTokenAudience, len(a))
+		case strings.ContainsFunc(a, func(r rune) bool { return r <= ' ' || r > '~' }):
+			return nil, fmt.Errorf("an audience is printable ASCII without spaces, got %q", clip(a))
+		case !slices.Contains(out, a):
+			out = append(out, a)
+		}
+	}
+	if len(out) == 0 || len(out) > maxTokenAudiences {
+		return nil, fmt.Errorf("%d audiences, want 1 to %d", len(out), maxTokenAudiences)
+	}
+	return out, nil
+}
+
+// ValidateJWTSVID checks a token for a workload that does not want to: whether it
+// is a JWT-SVID, of a trust domain that this one knows, for the audience, and not
+// expired. What a token says of attestation is among the claims; package svid checks
+// it.
+func (w *workloadAPI) ValidateJWTSVID(_ context.Context, r *workload.ValidateJWTSVIDRequest) (*workload.ValidateJWTSVIDResponse, error) {
+	if r.GetAudience() == "" || r.GetSvid() == "" {
+		return nil, status.Error(codes.InvalidArgument, "audience and svid are required")
+	}
+	now, _, err := w.state.view()
+	if err != nil {
+		return nil, notServing(err)
+	}
+	s, err := attested.VerifyJWTSVID(r.GetSvid(), jwtSource{now}, r.GetAudience(), w.state.now())
+	if err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "not a valid JWT-SVID: %s: %s", attest.CheckOf(err), clip(err.Error()))
+	}
+	claims := &structpb.Struct{}
+	if err := claims.UnmarshalJSON(s.Payload); err != nil {
+		return nil, status.Error(codes.InvalidArgument, "the token's claims cannot be handed on: "+clip(err.Error()))
+	}
+	return &workload.ValidateJWTSVIDResponse{SpiffeId: s.ID.String(), Claims: claims}, nil
+}
+
+// jwtSource is a snapshot as a source of go-spiffe's.
+type jwtSource struct{ *snapshot }
+
+// GetJWTBundleForTrustDomain implements jwtbundle.Source.
+func (s jwtSource) GetJWTBundleForTrustDomain(td spiffeid.TrustDomain) (*jwtbundle.Bundle, error) {
+	if a, ok := s.jwtBundles()[td]; ok {
+		return a.bundle, nil
+	}
+	return nil, errUnknownDomain
+}
+
+var errUnknownDomain = errors.New("this agent has no bundle of that trust domain")
+
+// forgetTokens closes the minter's connections when the agent stops.
+func (a *Agent) forgetTokens(ctx context.Context) error {
+	<-ctx.Done()
+	a.tokens.close()
+	return nil
+}
+

@@ -1,0 +1,262 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/assay-project/assay/attest"
+	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
+	attested "github.com/assay-project/assay/svid"
+)
+
+// Bounds of what a workload may ask for, as in the protocol.
+const (
+	maxTokenAudiences = 8
+	maxTokenAudience  = 255 // bytes of one
+)
+
+// mintTimeout is how long the server may take for one token.
+const mintTimeout = 10 * time.Second
+
+// maxTokens bounds the tokens that are kept; further ones are minted each time.
+const maxTokens = 1024
+
+// minLife is how long a token must still live to be handed out a second time.
+const minLife = 10 * time.Second
+
+// token is one that was minted.
+type token struct {
+	text     string
+	notAfter time.Time
+	fresh    time.Time // until half of its life: then another is minted
+}
+
+// tokenKey says what a token is for. A token of another SVID of the same name
+// is as good: its own end is what counts.
+type tokenKey struct{ id, audiences string }
+
+// minter asks the server for tokens, and keeps them until half of their life is
+// over. It holds one connection for each identity, which shows that identity's SVID:
+// the server takes the name from there.
+type minter struct {
+	now  func() time.Time
+	log  *slog.Logger
+	dial func(certificate func() *tls.Certificate) (*link, error)
+
+	mu      sync.Mutex
+	tokens  map[tokenKey]token
+	minting map[tokenKey]*minting
+	links   map[string]*tokenLink // by SPIFFE ID
+	closed  bool
+}
+
+// minting is a request that is under way; others who want the same wait for it.
+type minting struct {
+	done  chan struct{}
+	token token
+	err   error
+}
+
+// tokenLink is a connection that shows one SVID, and how many calls use it.
+type tokenLink struct {
+	*link
+	svid    *svid
+	calls   int
+	retired bool // a newer SVID has one of its own
+}
+
+func newMinter(now func() time.Time, log *slog.Logger, dial func(func() *tls.Certificate) (*link, error)) *minter {
+	return &minter{now: now, log: log, dial: dial, tokens: map[tokenKey]token{}, minting: map[tokenKey]*minting{}, links: map[string]*tokenLink{}}
+}
+
+// get returns a token of the SVID's identity for the audiences, which are checked.
+// The error is a status for the workload.
+func (m *minter) get(ctx context.Context, own *svid, b *trustBundle, audiences []string) (string, error) {
+	key := tokenKey{own.id.String(), strings.Join(audiences, " ")} // an audience has no space
+	m.mu.Lock()
+	kept, ok := m.tokens[key]
+	if ok && m.now().Before(kept.fresh) {
+		m.mu.Unlock()
+		return kept.text, nil
+	}
+	call := m.minting[key]
+	if call == nil {
+		call = &minting{done: make(chan struct{})}
+		m.minting[key] = call
+		// Its own life: the workload that asked first may leave, others wait.
+		go m.fetch(context.WithoutCancel(ctx), key, call, own, b, audiences)
+	}
+	m.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return "", status.FromContextError(ctx.Err()).Err()
+	case <-call.done:
+	}
+	if call.err == nil {
+		return call.token.text, nil
+	}
+	// While the server is away, what is left of the one before serves.
+	if ok && status.Code(call.err) == codes.Unavailable && kept.notAfter.Sub(m.now()) >= minLife {
+		return kept.text, nil
+	}
+	return "", call.err
+}
+
+func (m *minter) fetch(ctx context.Context, key tokenKey, call *minting, own *svid, b *trustBundle, audiences []string) {
+	ctx, cancel := context.WithTimeout(ctx, mintTimeout)
+	defer cancel()
+	call.token, call.err = guard(func() (token, error) { return m.mint(ctx, own, b, audiences) })
+	if _, ok := status.FromError(call.err); !ok {
+		m.log.Warn("no token", "spiffe_id", key.id, "check", attest.CheckOf(call.err), "error", call.err.Error())
+		call.err = status.Error(codes.Unavailable, "no token: "+clip(call.err.Error()))
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.minting, key)
+	if call.err == nil && !m.closed {
+		m.keep(key, call.token)
+	}
+	close(call.done)
+}
+
+// keep remembers a token, where there is room.
+func (m *minter) keep(key tokenKey, t token) {
+	if len(m.tokens) >= maxTokens {
+		at := m.now()
+		for k, old := range m.tokens {
+			if !at.Before(old.fresh) {
+				delete(m.tokens, k)
+			}
+		}
+	}
+	if _, there := m.tokens[key]; there || len(m.tokens) < maxTokens {
+		m.tokens[key] = t
+	}
+}
+
+// mint asks the server once.
+func (m *minter) mint(ctx context.Context, own *svid, b *trustBundle, audiences []string) (token, error) {
+	l, err := m.connect(own)
+	if err != nil {
+		return token{}, err
+	}
+	defer m.release(l)
+	r, err := assayv1.NewAttestationClient(l).MintJWTSVID(ctx, &assayv1.MintJWTSVIDRequest{Audience: audiences})
+	if err != nil {
+		if status.Code(err) == codes.Unauthenticated {
+			m.retire(l) // the SVID is not taken: the next call opens a connection with what is held then
+		}
+		return token{}, ofMint(err)
+	}
+	return checkToken(r, own, b, audiences, m.now())
+}
+
+// checkToken checks what a server answered: the token is for whom it was asked
+// for, holds under the bundle that this agent has, and ends no later than the SVID.
+func checkToken(r *assayv1.MintJWTSVIDResponse, own *svid, b *trustBundle, audiences []string, at time.Time) (token, error) {
+	s, err := attested.VerifyJWTSVID(r.GetToken(), b.jwt.bundle, audiences[0], at)
+	if err != nil {
+		return token{}, replyError("minted_token", "%w", err)
+	}
+	switch {
+	case s.ID != own.id || r.GetSpiffeId() != own.id.String():
+		return token{}, replyError("minted_id", "a token for %s, want %s", clip(s.ID.String()), own.id)
+	case !slices.Equal(s.Audience, audiences):
+		return token{}, replyError("minted_audience", "a token for %s, want %s", clip(strings.Join(s.Audience, " ")), clip(strings.Join(audiences, " ")))
+	case s.Expiry.After(own.notAfter()) || s.Expiry.UnixMilli() != r.GetNotAfterUnixMs():
+		return token{}, replyError("minted_validity", "the token ends at %s, the answer says %s, the SVID ends at %s", stamp(s.Expiry), stamp(time.UnixMilli(r.GetNotAfterUnixMs())), stamp(own.notAfter()))
+	}
+	return token{text: r.GetToken(), notAfter: s.Expiry, fresh: at.Add(s.Expiry.Sub(at) / 2)}, nil
+}
+
+// ofMint turns the server's refusal into what a workload hears (SPIFFE Workload
+// API, section 6.2.1).
+func ofMint(err error) error {
+	why := clip(status.Convert(err).Message())
+	switch status.Code(err) { //nolint:exhaustive // every other code is the server's trouble, and passes
+	case codes.PermissionDenied:
+		return status.Error(codes.PermissionDenied, "policy grants this identity no token for this audience")
+	case codes.InvalidArgument:
+		return status.Error(codes.InvalidArgument, "the server does not take the request: "+why)
+	case codes.Unimplemented:
+		return status.Error(codes.Unimplemented, "the server is of a version that mints no tokens")
+	case codes.Unauthenticated:
+		return status.Error(codes.Unavailable, "the server does not take this agent's SVID any more; it attests again: "+why)
+	}
+	return status.Error(codes.Unavailable, "the server minted no token: "+why)
+}
+
+var errMinterClosed = errors.New("the agent is stopping")
+
+// connect returns the connection that shows the SVID.
+func (m *minter) connect(own *svid) (*tokenLink, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, errMinterClosed
+	}
+	id := own.id.String()
+	l := m.links[id]
+	if l == nil || l.svid != own {
+		m.drop(l)
+		cert := own.certificate()
+		made, err := m.dial(func() *tls.Certificate { return cert })
+		if err != nil {
+			return nil, err
+		}
+		l = &tokenLink{link: made, svid: own}
+		m.links[id] = l
+	}
+	l.calls++
+	return l, nil
+}
+
+// release ends one use.
+func (m *minter) release(l *tokenLink) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l.calls--
+	if l.retired && l.calls == 0 {
+		_ = l.Close()
+	}
+}
+
+func (m *minter) retire(l *tokenLink) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.drop(l)
+}
+
+// drop closes a connection when its last call has ended.
+func (m *minter) drop(l *tokenLink) {
+	if l == nil || l.retired {
+		return
+	}
+	l.retired = true
+	if id := l.svid.id.String(); m.links[id] == l {
+		delete(m.links, id)
+	}
+	if l.calls == 0 {
+		_ = l.Close()
+	}
+}
+
+// close ends all connections, and forgets all tokens.
+func (m *minter) close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
+	clear(m.tokens)
+	for _, l := range m.links {
+		m.drop(l)
+	}
+}
