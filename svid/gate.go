@@ -1,0 +1,91 @@
+package svid
+
+import (
+	"crypto/tls"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+
+	"github.com/assay-project/assay/attest"
+)
+
+// Gate says who may pass: peers with an attested X.509-SVID, holders of an attested
+// JWT-SVID, or both. Packages svidhttp and svidgrpc put it in front of handlers.
+type Gate struct {
+	// Source is what X.509-SVIDs are checked with; nil takes none.
+	Source Source
+	// Tokens is what JWT-SVIDs are checked with; nil takes none. Audience is whom
+	// this service calls itself.
+	Tokens   jwtbundle.Source
+	Audience string
+	// Require is demanded of either, with NotDenied among it where a deny-list is
+	// followed.
+	Require []Requirement
+	Now     func() time.Time // nil is time.Now
+}
+
+// Admit checks a peer: the TLS connection that it is on, nil for none, and the
+// values of its Authorization headers. A peer that shows a certificate is taken at
+// that, and its token is not looked at: what does not hold is never made good by
+// something else. The checks, beside those of [Verify] and [VerifyJWT]:
+//
+//	credential        Untrusted: there is a certificate, or a token, and this gate takes it
+//	token_scheme      Malformed: exactly one Authorization header, of the scheme Bearer
+func (g *Gate) Admit(cs *tls.ConnectionState, authorization []string) (*Attested, error) {
+	at := g.now()
+	if g.Source != nil && cs != nil && len(cs.PeerCertificates) > 0 {
+		return FromConnectionState(*cs, g.Source, at, g.Require...)
+	}
+	if g.Tokens == nil || len(authorization) == 0 {
+		err := fail(attest.Untrusted, "credential", "the peer shows no SVID")
+		switch {
+		case g.Source != nil && g.Tokens != nil:
+			err.Hint = "a client certificate, or a JWT-SVID in the header Authorization: Bearer …"
+		case g.Source != nil:
+			err.Hint = "a client certificate is wanted: an attested X.509-SVID"
+		default:
+			err.Hint = "a JWT-SVID is wanted in the header Authorization: Bearer …"
+		}
+		return nil, err
+	}
+	scheme, token, _ := strings.Cut(authorization[0], " ")
+	if len(authorization) > 1 || !strings.EqualFold(scheme, "Bearer") || token == "" || strings.ContainsRune(token, ' ') {
+		return nil, fail(attest.Malformed, "token_scheme", "want one Authorization header of the form Bearer TOKEN")
+	}
+	return VerifyJWT(token, g.Tokens, g.Audience, at, g.Require...)
+}
+
+// ServerTLS is the TLS configuration of the server behind the gate. Where the gate
+// takes tokens, clients without a certificate are let in to show theirs; a
+// certificate that is shown must hold either way.
+func (g *Gate) ServerTLS(own x509svid.Source) *tls.Config {
+	cfg := TLS{Own: own, Source: g.Source, Require: g.Require, Now: g.Now}.Server()
+	if g.Tokens == nil {
+		return cfg
+	}
+	cfg.ClientAuth = tls.RequestClientCert
+	if g.Source == nil {
+		cfg.ClientAuth = tls.NoClientCert
+	}
+	verify := cfg.VerifyConnection
+	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
+		if len(cs.PeerCertificates) == 0 {
+			return nil
+		}
+		return verify(cs)
+	}
+	return cfg
+}
+
+// Again makes those checks once more that time can change: for each message of a
+// stream, or at the end of what took long.
+func (g *Gate) Again(a *Attested) error { return a.Check(g.now(), g.Require...) }
+
+func (g *Gate) now() time.Time {
+	if g.Now != nil {
+		return g.Now()
+	}
+	return time.Now()
+}

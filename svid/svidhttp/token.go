@@ -1,0 +1,51 @@
+package svidhttp
+
+import (
+	"fmt"
+	"net/http"
+
+	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
+)
+
+// Bearer shows a JWT-SVID with every request, fetched anew for each from a source
+// that keeps it while it is good: go-spiffe's workloadapi.JWTSource. It sends it
+// over https alone, and drops it where a redirect leads to another host, as
+// net/http does with the header.
+type Bearer struct {
+	Source   jwtsvid.Source
+	Audience string
+	Base     http.RoundTripper // nil is http.DefaultTransport
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (b *Bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Scheme != "https" {
+		closeBody(r)
+		return nil, fmt.Errorf("svidhttp: a JWT-SVID is not sent over %s: whoever reads it can use it", r.URL.Scheme)
+	}
+	if from := r.Response; from != nil && from.Request != nil && from.Request.URL.Host != r.URL.Host {
+		return b.base().RoundTrip(r)
+	}
+	token, err := b.Source.FetchJWTSVID(r.Context(), jwtsvid.Params{Audience: b.Audience})
+	if err != nil {
+		closeBody(r)
+		return nil, fmt.Errorf("svidhttp: no JWT-SVID for %q: %w", b.Audience, err)
+	}
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+token.Marshal())
+	return b.base().RoundTrip(r)
+}
+
+func (b *Bearer) base() http.RoundTripper {
+	if b.Base != nil {
+		return b.Base
+	}
+	return http.DefaultTransport
+}
+
+// closeBody does what a RoundTripper owes in every case.
+func closeBody(r *http.Request) {
+	if r.Body != nil {
+		_ = r.Body.Close()
+	}
+}
