@@ -2,7 +2,6 @@ package issuer
 
 import (
 	"errors"
-	"time"
 
 	"github.com/assay-project/assay/issuer/ca"
 	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
@@ -67,28 +66,4 @@ func selectors(in []policy.Selector) []*assayv1.Selector {
 		out[i] = &assayv1.Selector{Type: s.Type, Value: s.Value}
 	}
 	return out
-}
-
-// trustBundle is what relying parties in this trust domain check SVIDs with.
-func (s *Server) trustBundle() (*assayv1.TrustBundle, error) {
-	b := s.ca.Bundle()
-	authorities := b.X509Authorities()
-	if len(authorities) == 0 {
-		return nil, errors.New("the bundle has no X.509 authority")
-	}
-	out := &assayv1.TrustBundle{
-		TrustDomain:     s.td.Name(),
-		X509Authorities: make([][]byte, len(authorities)),
-		VerifierKeys:    s.ca.VerifierKeysDocument(),
-	}
-	for i, c := range authorities {
-		out.X509Authorities[i] = c.Raw
-	}
-	if seq, ok := b.SequenceNumber(); ok {
-		out.Sequence = seq
-	}
-	if hint, ok := b.RefreshHint(); ok {
-		out.RefreshHintSeconds = int64(hint / time.Second)
-	}
-	return out, nil
 }

@@ -24,7 +24,7 @@ import (
 // Bounds of all federations of a trust domain: what an agent gets in one message.
 const (
 	MaxFederations = 64
-	maxTotal       = 1 << 20 // bytes of all documents together
+	maxTotal       = 384 << 10 // bytes of all documents together: an agent takes 1 MiB in one message
 )
 
 // Config says what to open. TrustDomain, Store, Seal and Now are required.

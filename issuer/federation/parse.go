@@ -27,6 +27,7 @@ const (
 	MaxAuthorities = 64        // X.509, and as many for JWT
 	maxKeys        = 512       // elements of the set, those that are ignored too
 	maxKeyID       = 256       // bytes
+	maxJWKS        = 64 << 10  // bytes of the JWT authorities alone
 	minRSA         = 2048      // bits
 	maxRSA         = 8192
 )
@@ -84,6 +85,9 @@ func Parse(td spiffeid.TrustDomain, doc []byte) (b *spiffebundle.Bundle, ignored
 	}
 	if x, j := len(b.X509Authorities()), len(b.JWTAuthorities()); x > MaxAuthorities || j > MaxAuthorities {
 		return nil, nil, malformed("bundle_authorities", fmt.Errorf("%d X.509 and %d JWT authorities, at most %d of each", x, j, MaxAuthorities))
+	}
+	if jwks, err := EncodeJWT(b); err != nil || len(jwks) > maxJWKS {
+		return nil, nil, malformed("bundle_authorities", fmt.Errorf("the JWT authorities have %d bytes, at most %d", len(jwks), maxJWKS))
 	}
 	return b, ignored, nil
 }

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"log/slog"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/assay-project/assay/issuer/config"
+	"github.com/assay-project/assay/issuer/federation"
+)
+
+// federations opens the foreign trust domains of a trust domain. What is stored of
+// them is sealed by the servers' checkpoint keys, like the ledger.
+func (d *data) federations(ctx context.Context, cfg *config.Config, log *slog.Logger) (*federation.Federations, error) {
+	td, err := spiffeid.TrustDomainFromString(cfg.TrustDomain)
+	if err != nil {
+		return nil, starting(err)
+	}
+	f, err := federation.Open(ctx, federation.Config{
+		TrustDomain: td, Store: d.store, Poll: cfg.Federation.Poll, Now: time.Now, Log: log,
+		Seal: federation.Seal{Server: cfg.Server, Key: d.signer, Member: func(server string) (ed25519.PublicKey, bool) {
+			key, ok := d.members()[server]
+			return key, ok
+		}},
+	})
+	if err != nil {
+		return nil, starting(err)
+	}
+	return f, nil
+}
