@@ -80,7 +80,8 @@ type verifierClaims struct {
 	Attributes     map[string]string `cbor:"-65541,keyasint,omitempty"`
 }
 
-func (r *Result) encode() ([]byte, error) {
+// appraisal is the result's submodule.
+func (r *Result) appraisal() appraisal {
 	sub := appraisal{
 		Profile:  profileSVID,
 		Status:   uint8(r.Status),
@@ -105,6 +106,10 @@ func (r *Result) encode() ([]byte, error) {
 			sub.Attester.Measurements[name] = v
 		}
 	}
+	return sub
+}
+
+func (r *Result) encode() ([]byte, error) {
 	return encMode.Marshal(claimsSet{
 		Issuer:     r.Issuer,
 		Subject:    r.Subject,
@@ -112,7 +117,7 @@ func (r *Result) encode() ([]byte, error) {
 		IssuedAt:   r.IssuedAt.Unix(),
 		Confirm:    confirmation{r.KeyThumbprint[:]},
 		Profile:    profileEAR,
-		Submods:    map[string]appraisal{string(r.Platform): sub},
+		Submods:    map[string]appraisal{string(r.Platform): r.appraisal()},
 		VerifierID: verifierIDClaim(r.VerifierID),
 	})
 }
@@ -160,10 +165,8 @@ func decodeResult(payload []byte) (*Result, error) {
 		return nil, fail(attest.Malformed, "claims_key", "the confirmation holds no thumbprint of %d bytes", len(r.KeyThumbprint))
 	}
 	copy(r.KeyThumbprint[:], c.Confirm.Thumbprint)
-	for _, s := range []string{c.VerifierID.Developer, c.VerifierID.Build} {
-		if s == "" || len(s) > maxVerifierID {
-			return nil, fail(attest.Malformed, "claims_verifier", "developer and build must have 1 to %d bytes", maxVerifierID)
-		}
+	if err := r.VerifierID.check(); err != nil {
+		return nil, err
 	}
 	if len(c.Submods) != 1 {
 		return nil, fail(attest.Malformed, "claims_submods", "%d submodules, want 1", len(c.Submods))
@@ -179,6 +182,15 @@ func decodeResult(payload []byte) (*Result, error) {
 		}
 	}
 	return r, nil
+}
+
+func (v VerifierID) check() error {
+	for _, s := range []string{v.Developer, v.Build} {
+		if s == "" || len(s) > maxVerifierID {
+			return fail(attest.Malformed, "claims_verifier", "developer and build must have 1 to %d bytes", maxVerifierID)
+		}
+	}
+	return nil
 }
 
 // appraised fills in the submodule.

@@ -8,10 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -23,6 +25,9 @@ const (
 	claimAttestation = "assay"
 	claimAWSTags     = "https://aws.amazon.com/tags"
 )
+
+// serialSize is that of a serial number, in bytes.
+const serialSize = 16
 
 // jwtVersion is the version of the attestation claim. Another one is refused.
 const jwtVersion = 1
@@ -85,7 +90,7 @@ type (
 // Sign writes the token and signs it with ES256; the key must be on P-256, and
 // its thumbprint becomes kid. A token that a relying party would refuse is not
 // signed, and a signature that the key did not make is not handed out: the error is
-// Internal then.
+// Internal then. That of a signer which is away is Unavailable, as the signer says.
 func (j *JWT) Sign(key crypto.Signer) (string, error) {
 	pub, err := p256(key.Public())
 	if err != nil {
@@ -117,6 +122,9 @@ func (j *JWT) Sign(key crypto.Signer) (string, error) {
 	out = append(out, '.')
 	out = b64.AppendEncode(out, payload)
 	sig, err := es256Signer{key}.Sign(rand.Reader, out)
+	if attest.KindOf(err) == attest.Unavailable {
+		return "", err // a signer elsewhere that is away
+	}
 	if err != nil {
 		return "", fail(attest.Internal, "token_sign", "%w", err)
 	}
@@ -128,16 +136,55 @@ func (j *JWT) Sign(key crypto.Signer) (string, error) {
 	return string(b64.AppendEncode(out, sig)), nil
 }
 
-// encode writes the claims, and reads them back: the decoder's checks are run on
-// everything that is signed.
+// check makes the decoder's checks on what is to be signed.
+func (j *JWT) check() error {
+	r := j.Result // a copy: the checks fill in what they read
+	sub := r.appraisal()
+	if sub.Verifier.Attributes = nil; len(j.Attributes) > 0 {
+		sub.Verifier.Attributes = j.Attributes
+	}
+	switch serial, err := hex.DecodeString(j.Serial); {
+	case r.Subject != j.ID.String():
+		return fmt.Errorf("the result is about %s, the token about %s", r.Subject, j.ID)
+	case j.ID.Path() == "":
+		return fmt.Errorf("the subject %q names no workload", j.ID)
+	case j.TokenID == "":
+		return errors.New("a token has an id")
+	case len(j.Audience) == 0 || len(j.Audience) > maxAudience || slices.Contains(j.Audience, ""):
+		return fmt.Errorf("%d audiences, want 1 to %d, none of them empty", len(j.Audience), maxAudience)
+	case j.IssuedAt.Unix() <= 0 || j.Expiry.Unix() > maxTime || j.IssuedAt.Unix() >= j.Expiry.Unix():
+		return fmt.Errorf("issued at %s, expires at %s", stamp(j.IssuedAt), stamp(j.Expiry))
+	case err != nil || len(serial) != serialSize || strings.ToLower(j.Serial) != j.Serial:
+		return errors.New("the serial number is not 32 digits of lower-case hex")
+	}
+	if _, err := attest.ParsePlatform(string(r.Platform)); err != nil {
+		return err
+	}
+	if err := r.VerifierID.check(); err != nil {
+		return err
+	}
+	r.IssuedAt = unix(j.IssuedAt.Unix())
+	if err := r.appraised(sub); err != nil {
+		return err
+	}
+	// The encoder would replace bytes that are not UTF-8, and sign another text.
+	for _, texts := range []iter.Seq[string]{maps.Keys(j.Attributes), maps.Values(j.Attributes), maps.Keys(j.AWSTags), maps.Values(j.AWSTags), slices.Values(j.Audience),
+		slices.Values([]string{j.Issuer, j.TokenID, r.Policy, r.VerifierID.Developer, r.VerifierID.Build})} {
+		for s := range texts {
+			if !utf8.ValidString(s) {
+				return fmt.Errorf("a text is not UTF-8: %.40q", s)
+			}
+		}
+	}
+	return nil
+}
+
+// encode writes the claims.
 func (j *JWT) encode() ([]byte, error) {
+	if err := j.check(); err != nil {
+		return nil, err
+	}
 	r := &j.Result
-	if r.Subject != j.ID.String() {
-		return nil, fmt.Errorf("the result is about %s, the token about %s", r.Subject, j.ID)
-	}
-	if j.TokenID == "" || len(j.Audience) == 0 {
-		return nil, errors.New("a token needs an id and an audience")
-	}
 	c := jwtClaims{
 		Issuer: j.Issuer, Subject: j.ID.String(), Audience: j.Audience, Expiry: j.Expiry.Unix(), IssuedAt: j.IssuedAt.Unix(), TokenID: j.TokenID,
 		Attestation: jwtResult{
@@ -161,18 +208,7 @@ func (j *JWT) encode() ([]byte, error) {
 			c.AWS.PrincipalTags[k] = []string{v}
 		}
 	}
-	payload, err := compactJSON(c)
-	if err != nil {
-		return nil, err
-	}
-	var back JWTSVID
-	if err := back.read(payload); err != nil {
-		return nil, err
-	}
-	if _, _, err := back.attestation(); err != nil {
-		return nil, err
-	}
-	return payload, nil
+	return compactJSON(c)
 }
 
 // attestation reads the claims of an attested token, whose signature is for the
@@ -214,7 +250,7 @@ func (s *JWTSVID) attestation() (*Result, string, error) {
 		return nil, "", err
 	}
 	serial, err := c.text("serial")
-	if b, herr := hex.DecodeString(serial); err != nil || herr != nil || len(b) != 16 || strings.ToLower(serial) != serial {
+	if b, herr := hex.DecodeString(serial); err != nil || herr != nil || len(b) != serialSize || strings.ToLower(serial) != serial {
 		return nil, "", fail(attest.Malformed, "attestation_serial", "serial is not 32 digits of lower-case hex")
 	}
 	return r, serial, nil
@@ -286,12 +322,7 @@ func (o object) appraisal(r *Result) (appraisal, error) {
 	if first != nil {
 		return appraisal{}, fail(attest.Malformed, "attestation_structure", "%w", first)
 	}
-	for _, s := range []string{r.VerifierID.Developer, r.VerifierID.Build} {
-		if s == "" || len(s) > maxVerifierID {
-			return appraisal{}, fail(attest.Malformed, "claims_verifier", "developer and build must have 1 to %d bytes", maxVerifierID)
-		}
-	}
-	return sub, nil
+	return sub, r.VerifierID.check()
 }
 
 // notNull keeps a missing value, and null, from being read as an empty one.

@@ -552,6 +552,14 @@ func TestWhatARelyingPartyWouldRefuseIsNotSigned(t *testing.T) {
 		"a result without a policy":  {func(j *JWT) { j.Result.Policy = "" }, "token_encode"},
 		"evidence after the token":   {func(j *JWT) { j.IssuedAt = j.Result.EvidenceTime.Add(-time.Second) }, "token_encode"},
 		"a better status than it is": {func(j *JWT) { j.Result.Status = None; j.Result.Vector = Vector{96} }, "token_encode"},
+		"an attribute not in UTF-8":  {func(j *JWT) { j.Attributes = map[string]string{"a": "\xff"} }, "token_encode"},
+		"an audience not in UTF-8":   {func(j *JWT) { j.Audience = []string{"\xff"} }, "token_encode"},
+		"a tag not in UTF-8":         {func(j *JWT) { j.AWSTags = map[string]string{"\xff": "a"} }, "token_encode"},
+		"an unknown platform":        {func(j *JWT) { j.Result.Platform = "intel-sgx" }, "token_encode"},
+		"no verifier":                {func(j *JWT) { j.Result.VerifierID.Build = "" }, "token_encode"},
+		"an attribute without name":  {func(j *JWT) { j.Attributes = map[string]string{"": "a"} }, "token_encode"},
+		"a serial in capitals":       {func(j *JWT) { j.Serial = strings.ToUpper(j.Serial) }, "token_encode"},
+		"too many audiences":         {func(j *JWT) { j.Audience = slices.Repeat([]string{audience}, 65) }, "token_encode"},
 		"too much":                   {func(j *JWT) { j.AWSTags = map[string]string{"x": strings.Repeat("x", MaxJWTSize)} }, "token_size"},
 	} {
 		j := tokenOf(t, nitroAppraisal())
