@@ -400,7 +400,7 @@ func TestAFederationThatEndsIsServedNoMore(t *testing.T) {
 func TestForeignBundlesFitIntoWhatAgentsAreSent(t *testing.T) {
 	s, _ := newStore(t)
 	f := open(t, s, nil)
-	filled := append(document(t, bundle(1, 0)), bytes.Repeat([]byte(" "), maxTotal/4-200)...)
+	filled := append(document(t, bundle(1, 0)), bytes.Repeat([]byte(" "), maxTotal/4-2000)...)
 	names := []string{"c.example", "d.example", "e.example", "f.example", "g.example"}
 	for i, name := range names {
 		_, err := f.Set(t.Context(), Relation{TrustDomain: name, Bundle: filled}, "")
