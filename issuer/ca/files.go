@@ -91,9 +91,10 @@ func fault(check string, err error, hint string) error {
 // Unavailable, as it says itself: whoever asked may ask again. Everything else is
 // a fault of this server.
 func signing(check string, err error) error {
-	var e *attest.Error
-	if errors.As(err, &e) && e.Kind == attest.Unavailable {
-		return &attest.Error{Kind: attest.Unavailable, Check: e.Check, Err: err, Hint: e.Hint}
+	for inner := err; inner != nil; inner = errors.Unwrap(inner) { // it may be wrapped in a fault of whoever asked for the signature
+		if e, ok := inner.(*attest.Error); ok && e.Kind == attest.Unavailable { //nolint:errorlint // each link is looked at
+			return &attest.Error{Kind: attest.Unavailable, Check: e.Check, Err: err, Hint: e.Hint}
+		}
 	}
 	return internal(check, err)
 }
