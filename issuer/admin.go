@@ -7,11 +7,13 @@ import (
 	"strconv"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/assay-project/assay/issuer/ca"
 	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
+	"github.com/assay-project/assay/issuer/ledger"
 	"github.com/assay-project/assay/issuer/store"
 	"github.com/assay-project/assay/policy"
 )
@@ -20,6 +22,22 @@ import (
 type admin struct {
 	assayv1.UnimplementedAdminServer
 	*Server
+}
+
+// registerAdmin registers every admin service. Who may call what is in roles.go.
+func registerAdmin(g *grpc.Server, s *Server) {
+	assayv1.RegisterAdminServer(g, &admin{Server: s})
+	assayv1.RegisterAgentsServer(g, &agents{Server: s})
+	assayv1.RegisterAuthoritiesServer(g, &authorities{Server: s})
+	assayv1.RegisterFederationsServer(g, &federations{Server: s})
+}
+
+// adminServer serves the admin services on the unix socket, whose mode decides who
+// may open it.
+func (s *Server) adminServer() *grpc.Server {
+	g := grpc.NewServer(append(s.adminOptions(), grpc.Creds(newSocketCredentials()))...)
+	registerAdmin(g, s)
+	return g
 }
 
 // adminError is the admin service's edge: operators see what happened.
@@ -36,7 +54,7 @@ func adminError(err error) error {
 }
 
 // Status tells what the server is and does.
-func (a *admin) Status(context.Context, *assayv1.StatusRequest) (*assayv1.StatusResponse, error) {
+func (a *admin) Status(ctx context.Context, _ *assayv1.StatusRequest) (*assayv1.StatusResponse, error) {
 	bundle, authority, stats := a.policy.Current(), a.ca.Status(), a.ledger.Stats()
 	digest := bundle.Digest()
 	kind := "hardware"
@@ -63,6 +81,46 @@ func (a *admin) Status(context.Context, *assayv1.StatusRequest) (*assayv1.Status
 	for _, p := range a.set.Platforms() {
 		out.Platforms = append(out.Platforms, string(p))
 	}
+	out.Server, out.Database = a.cfg.Server, "sqlite"
+	if a.cfg.Database.URL != "" {
+		out.Database = "postgresql"
+	}
+	if err := a.ready(); err != nil {
+		out.NotReady = clip(err.Error(), 512)
+	}
+	members, err := a.members(ctx)
+	if err != nil { // the rest is worth telling all the more
+		out.Warnings = append(out.Warnings, "the other servers cannot be told: "+clip(err.Error(), 256))
+	}
+	out.Members = members
+	return out, nil
+}
+
+// members are the other servers of the trust domain, and how far their chains are.
+func (a *admin) members(ctx context.Context) ([]*assayv1.ServerMember, error) {
+	state, err := a.bans.st.AuthorityState(ctx, a.td.Name())
+	if err != nil {
+		return nil, err
+	}
+	var out []*assayv1.ServerMember
+	for _, m := range state.Members {
+		if m.Server == a.cfg.Server {
+			continue
+		}
+		head, err := a.bans.st.Head(ctx, a.td.Name(), m.Server)
+		if err != nil {
+			return out, err
+		}
+		member := &assayv1.ServerMember{Name: clip(m.Server, 64), JoinedUnixMs: unixMilli(m.JoinedAt), LedgerSize: head.Sequence}
+		if head.Sequence > 0 {
+			last, err := a.bans.st.Entry(ctx, a.td.Name(), m.Server, head.Sequence)
+			if err != nil {
+				return out, err
+			}
+			member.LastEntryUnixMs = unixMilli(last.At)
+		}
+		out = append(out, member)
+	}
 	return out, nil
 }
 
@@ -84,6 +142,17 @@ func (a *admin) warnings() []string {
 	}
 	if n := a.set.Panics(); n > 0 {
 		out = append(out, fmt.Sprintf("a library panicked on evidence %d times; each was refused", n))
+	}
+	if why := a.adminTLS.warning(); why != "" {
+		out = append(out, why)
+	}
+	if err := a.bans.stale(); err != nil {
+		out = append(out, "nobody is served: "+err.Error())
+	} else {
+		out = append(out, a.bans.current.Load().warnings(a.now())...)
+	}
+	if p := a.denyListProblem.Load(); p != nil && p.err != nil {
+		out = append(out, "the deny-list is not renewed: "+clip(p.err.Error(), 256))
 	}
 	return append(out, authority.Warnings...)
 }
@@ -116,6 +185,9 @@ func (a *admin) GetLedgerEntry(ctx context.Context, req *assayv1.GetLedgerEntryR
 		key = k.Reference
 	case *assayv1.GetLedgerEntryRequest_Sequence:
 		key = strconv.FormatUint(k.Sequence, 10)
+		if req.GetChain() != "" {
+			key = req.GetChain() + "/" + key
+		}
 	}
 	if key == "" {
 		return nil, status.Error(codes.InvalidArgument, "name a reference or a sequence number")
@@ -141,17 +213,46 @@ func (a *admin) GetEvidence(ctx context.Context, req *assayv1.GetEvidenceRequest
 	}, nil
 }
 
-// ListCheckpoints streams the signed checkpoints, oldest first.
+// ListCheckpoints streams the signed checkpoints of all chains, each chain's oldest
+// first. A chain without any is named all the same.
 func (a *admin) ListCheckpoints(_ *assayv1.ListCheckpointsRequest, stream assayv1.Admin_ListCheckpointsServer) error {
-	notes, err := a.ledger.Checkpoints(stream.Context())
+	names, err := a.ledger.Chains(stream.Context())
 	if err != nil {
 		return adminError(err)
 	}
-	key := a.ledger.Key().String()
-	for _, n := range notes {
-		if err := stream.Send(&assayv1.Checkpoint{Note: n, VerifierKey: key}); err != nil {
-			return err
+	for _, name := range names {
+		notes, err := a.ledger.In(name).Checkpoints(stream.Context())
+		if err != nil {
+			return adminError(err)
+		}
+		key := a.checkpointKey(name)
+		if len(notes) == 0 {
+			notes = [][]byte{nil}
+		}
+		for _, n := range notes {
+			if err := stream.Send(&assayv1.Checkpoint{Note: n, VerifierKey: key, Chain: name}); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// checkpointKey is the text of a chain's key; empty where this server knows none.
+func (a *admin) checkpointKey(chain string) string {
+	name, owner := ledger.ChainName(a.td.Name(), chain), ledger.ChainOwner(chain)
+	if owner == ledger.ChainOwner(a.ledger.Chain()) {
+		if k, err := a.ledger.Key().For(name); err == nil {
+			return k.String()
+		}
+		return ""
+	}
+	for _, m := range a.ca.Members() {
+		if m.Name == owner {
+			if k, err := ledger.NewVerifierKey(name, m.Key); err == nil {
+				return k.String()
+			}
+		}
+	}
+	return ""
 }

@@ -19,18 +19,22 @@ const maxRecords = 5000
 // them: a server has attesters to serve.
 func (a *admin) ListRecords(req *assayv1.ListRecordsRequest, stream assayv1.Admin_ListRecordsServer) error {
 	s := ledger.Span{Outcome: outcomeName(req.GetOutcome()), After: req.GetAfter(), Limit: maxRecords, Since: instant(req.GetSinceUnixMs()), Until: instant(req.GetUntilUnixMs())}
-	if s.Outcome == "" {
-		return status.Error(codes.InvalidArgument, "name an outcome: issuances and denials have sequences of their own")
+	if s.Outcome != ledger.Granted && s.Outcome != ledger.Denied {
+		return status.Error(codes.InvalidArgument, "name an outcome, granted or denied: each has a sequence of its own")
+	}
+	r := a.ledger.Reader
+	if req.GetChain() != "" {
+		r = r.In(req.GetChain())
 	}
 	if n := req.GetLimit(); n > 0 {
 		s.Limit = int(min(n, maxRecords))
 	}
-	for item, err := range a.ledger.Records(stream.Context(), s) {
+	for item, err := range r.Records(stream.Context(), s) {
 		if err != nil {
 			return adminError(err)
 		}
 		out := &assayv1.LedgerEntry{
-			Outcome: req.GetOutcome(), Sequence: item.Sequence, Payload: item.Payload, PreviousHash: item.Previous, Hash: item.Hash,
+			Outcome: req.GetOutcome(), Chain: item.Chain, Sequence: item.Sequence, Payload: item.Payload, PreviousHash: item.Previous, Hash: item.Hash,
 		}
 		if err := stream.Send(out); err != nil {
 			return err

@@ -47,6 +47,9 @@ type PolicyFile struct {
 	taken    *look // at that content
 	waiting  *look // at content that is not settled
 
+	peers    *PolicyPeers  // nil: this server is alone; see policy_shared.go
+	followed atomic.Uint64 // the newest change on record that was judged
+
 	changed func(*policy.Bundle)
 	result  func(string)
 	store   store.PolicyStore // nil until Remember, which comes before anything is served

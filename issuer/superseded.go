@@ -58,10 +58,14 @@ func (p *PolicyFile) Resume(ctx context.Context, st store.PolicyStore) error {
 		return err
 	}
 	newer := last.Revision > file.Revision() || last.Revision == file.Revision() && last.Digest != file.Digest()
-	if last.Source == sourceFile || last.Name != file.Name() || !newer {
+	other := p.elsewhere(last)
+	if last.Source == sourceFile && !other || last.Name != file.Name() || !newer {
 		return p.checkNotSuperseded(ctx, st, file)
 	}
 	pushed, err := p.stored(last)
+	if other && errors.Is(err, fs.ErrNotExist) {
+		pushed, err = p.resumeElsewhere(ctx, st, last)
+	}
 	if err != nil {
 		return err
 	}
@@ -181,6 +185,11 @@ func (p *PolicyFile) record(ctx context.Context, f *inForce) error {
 func (p *PolicyFile) put(ctx context.Context, c store.PolicyChange) error {
 	if err := p.accepted.writable(); err != nil {
 		return err
+	}
+	if c.ID == 0 { // what was taken up is on record, with the word of who put it there
+		if err := p.vouch(&c); err != nil {
+			return err
+		}
 	}
 	err := p.store.PutPolicy(ctx, c)
 	if err == nil {

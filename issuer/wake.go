@@ -157,7 +157,7 @@ func (s *Server) concerned(ctx context.Context, w *watcher, now *policy.Bundle, 
 	if err != nil {
 		return false, err
 	}
-	if w.woken && held.Sequence == shown.Sequence {
+	if w.woken && held.Entry.Reference == shown.Entry.Reference {
 		return true, nil // it was asked, and what became of it is not known
 	}
 	digest := now.Digest()
@@ -178,13 +178,13 @@ func (s *Server) concerned(ctx context.Context, w *watcher, now *policy.Bundle, 
 	return !before.Entitlement(held.Entry.Claims, at).Equal(now.Entitlement(held.Entry.Claims, at)), nil
 }
 
-// newest is the last issuance of the SPIFFE ID to the instance of the item, or
-// the item itself.
+// newest is the last issuance of the SPIFFE ID to the instance of the item, by any
+// server, or the item itself.
 func (s *Server) newest(ctx context.Context, item ledger.Item, spiffeID string) (ledger.Item, error) {
 	later, err := s.ledger.List(ctx, ledger.Filter{
-		Outcome: ledger.Granted, Instance: string(item.Entry.Instance), SPIFFEID: spiffeID, After: item.Sequence, Limit: 1,
+		Outcome: ledger.Granted, Instance: string(item.Entry.Instance), SPIFFEID: spiffeID, Limit: 1,
 	})
-	if err != nil || len(later) == 0 {
+	if err != nil || len(later) == 0 || later[0].Entry.Reference == item.Entry.Reference || !later[0].Entry.Time.After(item.Entry.Time) {
 		return item, err
 	}
 	if !slices.ContainsFunc(later[0].Entry.Identities, func(id ledger.Identity) bool { return id.SPIFFEID == spiffeID }) {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +22,8 @@ import (
 )
 
 // starting makes an error of the start-up a mistake in the configuration: the
-// operator can mend what is on this machine.
+// operator can mend what is on this machine. What is elsewhere and does not answer
+// is no mistake.
 func starting(err error) error {
 	var (
 		usage *cli.UsageError
@@ -30,8 +33,8 @@ func starting(err error) error {
 	switch {
 	case err == nil, errors.As(err, &usage), errors.As(err, &yaml), errors.Is(err, context.Canceled):
 		return err
-	case errors.As(err, &ae) && ae.Kind == attest.Unavailable:
-		return err // nothing to mend here: a supervisor tries again
+	case errors.As(err, &ae) && ae.Kind == attest.Unavailable, errors.Is(err, store.ErrUnavailable):
+		return err // nothing here is wrong: a database or a signer is away, and a supervisor tries again
 	case errors.As(err, &ae):
 		return &cli.UsageError{Err: err, Hint: ae.Hint}
 	}
@@ -43,6 +46,7 @@ type data struct {
 	store  store.Store
 	ledger *ledger.Ledger
 	ca     *ca.CA
+	signer crypto.Signer // the checkpoint key
 }
 
 // openData opens database, keys, ledger and CA. The caller closes the store.
@@ -86,7 +90,30 @@ func openData(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *dat
 	if err != nil {
 		return nil, err
 	}
-	return &data{store: st, ledger: l, ca: authority}, nil
+	d := &data{store: st, ledger: l, ca: authority, signer: signer}
+	l.FollowPeers(d.members)
+	return d, nil
+}
+
+// members are the checkpoint keys of the trust domain's servers, by name.
+func (d *data) members() map[string]ed25519.PublicKey {
+	out := map[string]ed25519.PublicKey{}
+	for _, m := range d.ca.Members() {
+		out[m.Name] = m.Key
+	}
+	return out
+}
+
+// peers is how the policy in force is shared between servers. A database of one
+// server's own is shared with nobody.
+func (d *data) peers(cfg *config.Config) issuer.PolicyPeers {
+	return issuer.PolicyPeers{Server: cfg.Server, Signer: d.signer, Keys: d.members}
+}
+
+// events follows what other servers change; nothing where there cannot be any.
+func (d *data) events(cfg *config.Config, log *slog.Logger) *issuer.Events {
+	source, _ := d.store.(store.Watcher) // an SQLite file is one server's alone
+	return issuer.NewEvents(source, cfg.TrustDomain, log, time.Now)
 }
 
 func quotas(cfg *config.Config) ledger.Quotas {

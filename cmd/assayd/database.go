@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/internal/cli"
 	"github.com/assay-project/assay/issuer/ca"
 	"github.com/assay-project/assay/issuer/config"
@@ -64,6 +65,9 @@ func postgresConfig(cfg *config.Config, log *slog.Logger) postgres.Config {
 
 // explainDatabase says which key of the configuration an error is about.
 func explainDatabase(err error) error {
+	if attest.KindOf(err) == attest.Unavailable {
+		return fmt.Errorf("database.url: %w", err)
+	}
 	return &cli.UsageError{Err: fmt.Errorf("database.url: %w", err), Hint: cli.Hint(err)}
 }
 

@@ -106,6 +106,9 @@ func (s *Store) start(ctx context.Context) error {
 		if errors.As(err, &known) {
 			return known
 		}
+		if errors.Is(err, store.ErrUnavailable) {
+			return &attest.Error{Kind: attest.Unavailable, Check: "database_connect", Err: err, Hint: "check that the database runs, and that this machine reaches it"}
+		}
 		return fault("database_connect", err, "check the connection string, and that the database runs")
 	}
 	if s.readOnly {
