@@ -157,6 +157,24 @@ func (d *document) differs(wanted []*authority, now time.Time) string {
 	return ""
 }
 
+// documentDue says why a new document is to be signed; "" if none is.
+func (c *CA) documentDue(kind documentKind, s *snapshot, current *document, now time.Time) string {
+	wanted := s.wanted(kind, now)
+	switch {
+	case len(wanted) == 0:
+		return ""
+	case current == nil:
+		return "there is none that is good"
+	}
+	if differs := current.differs(wanted, now); differs != "" {
+		return differs
+	}
+	if !now.Before(middle(current.keys.IssuedAt, current.keys.NextUpdate)) {
+		return "half of its time is over"
+	}
+	return ""
+}
+
 // renewDocument signs a new document when there is none, when half of its time is
 // over, or when it does not name the keys that it should; where the verifier
 // root's key is offline it goes on with the stored one as long as that is good.
@@ -175,29 +193,26 @@ func (c *CA) renewDocument(ctx context.Context, kind documentKind, at stops, war
 	if err != nil {
 		return false, err
 	}
-	// The newest document first, and then the rows: so every key is here that this
-	// document names. Another server that signs one meanwhile makes this attempt void.
 	current, problem := c.storedDocument(ctx, kind, now)
 	if problem == nil {
 		c.show(kind, current)
 	}
+	if c.documentDue(kind, c.now.Load(), current, now) == "" {
+		return false, nil
+	}
+	// The newest document was read first, and now the rows: so every key is here
+	// that this document names. Another server that signs one meanwhile makes this
+	// attempt void.
 	s, err := c.load(ctx)
 	if err != nil {
 		return false, err
 	}
 	c.changed(s)
-	wanted := s.wanted(kind, now)
-	if len(wanted) == 0 {
+	why := c.documentDue(kind, s, current, now)
+	if why == "" {
 		return false, nil
 	}
-	why := "half of its time is over"
-	if problem == nil {
-		if differs := current.differs(wanted, now); differs != "" {
-			why = differs
-		} else if now.Before(middle(current.keys.IssuedAt, current.keys.NextUpdate)) {
-			return false, nil
-		}
-	}
+	wanted := s.wanted(kind, now)
 	root, err := c.root(ctx, verifierRootKey, c.verifierRoot)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {

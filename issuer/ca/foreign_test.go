@@ -1,10 +1,15 @@
 package ca
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/x509"
 	"database/sql"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,38 +75,65 @@ func ofTheWriter(t *testing.T, f *fixture, use store.Use, server string) store.A
 	return row
 }
 
-// TestAnAuthorityWithoutItsKeyIsAnErrorAndNeverTrusted: who writes the database
-// and has no key adds authorities of their own, under the name of another
-// server or of this one. None gets into the bundle, and none is named in a
-// document that the verifier root signs.
-func TestAnAuthorityWithoutItsKeyIsAnErrorAndNeverTrusted(t *testing.T) {
+// trusts reports whether relying parties are told of a row's key, by the bundle or
+// by the document.
+func (f *fixture) trusts(t *testing.T, row store.Authority) bool {
+	t.Helper()
+	for _, a := range f.ca.Bundle().X509Authorities() {
+		if bytes.Equal(a.Raw, row.Public) {
+			return true
+		}
+	}
+	for _, k := range f.ca.VerifierKeys().Keys {
+		if der, err := x509.MarshalPKIXPublicKey(k.Key); err != nil || bytes.Equal(der, row.Public) {
+			return true
+		}
+	}
+	return f.ca.now.Load().find(row.Use, row.ID) != nil
+}
+
+func (f *fixture) warned(text string) bool {
+	return slices.ContainsFunc(f.ca.Status().Warnings, func(w string) bool { return strings.Contains(w, text) })
+}
+
+// TestAnAuthorityThatNoServerSignedIsNeverTrusted: who writes the database and has
+// no key adds authorities of their own, under the name of another server or of this
+// one. None gets into the bundle, and none is named in a document that the verifier
+// root signs. One in the name of another server does not stop this one.
+func TestAnAuthorityThatNoServerSignedIsNeverTrusted(t *testing.T) {
 	for _, use := range []store.Use{store.X509, store.Verifier} {
-		for _, server := range []string{"other", "main"} {
-			for _, state := range []store.State{store.Active, "retired"} {
-				t.Run(string(use)+" "+server+" "+string(state), func(t *testing.T) {
-					f := newFixture(t)
-					must(t, f.open(t))
-					row := ofTheWriter(t, f, use, server)
-					row.State = state
-					f.close(t)
-					db := writer(t, f)
-					insert(t, db, row)
-					run(t, db, `DELETE FROM documents`) // so that a new one must be signed
-					want := "authority_foreign"
-					if server == "main" { // as if a key of this server were lost
-						want = "authority_key"
-					}
-					wantCheck(t, f.check(t), want)
-					wantCheck(t, f.open(t), want)
-					var n int
-					must(t, db.QueryRowContext(t.Context(), `SELECT count(*) FROM documents`).Scan(&n))
-					if n != 0 {
-						t.Error("the verifier root has signed a document")
-					}
-					run(t, db, `DELETE FROM authorities WHERE id = ?`, row.ID)
-					must(t, f.open(t))
-				})
-			}
+		for _, state := range []store.State{store.Active, store.Prepared, store.Retired} {
+			t.Run(string(use)+" "+string(state), func(t *testing.T) {
+				f := newFixture(t)
+				must(t, f.open(t))
+				foreign, own := ofTheWriter(t, f, use, "other"), ofTheWriter(t, f, use, "main")
+				foreign.State, own.State = state, state
+				own.ID, own.KeyName = "fedcba9876543210", prefixOf(use)+"fedcba9876543210"
+				f.close(t)
+				db := writer(t, f)
+				insert(t, db, foreign)
+				run(t, db, `DELETE FROM documents`) // so that a new one must be signed
+				must(t, f.check(t))
+				must(t, f.open(t))
+				if f.trusts(t, foreign) {
+					t.Error("it is trusted")
+				}
+				if !f.warned("no such server") {
+					t.Errorf("no warning: %q", f.ca.Status().Warnings)
+				}
+				f.close(t)
+				run(t, db, `DELETE FROM documents`)
+				insert(t, db, own)
+				wantCheck(t, f.check(t), "authority_unsigned")
+				wantCheck(t, f.open(t), "authority_unsigned")
+				var n int
+				must(t, db.QueryRowContext(t.Context(), `SELECT count(*) FROM documents`).Scan(&n))
+				if n != 0 {
+					t.Error("the verifier root has signed a document")
+				}
+				run(t, db, `DELETE FROM authorities WHERE id = ?`, own.ID)
+				must(t, f.open(t))
+			})
 		}
 	}
 }
@@ -109,16 +141,25 @@ func TestAnAuthorityWithoutItsKeyIsAnErrorAndNeverTrusted(t *testing.T) {
 func TestAnAuthorityThatAppearsWhileTheServerRunsIsNeverSigned(t *testing.T) {
 	f := newFixture(t)
 	must(t, f.open(t))
-	before := f.ca.VerifierKeysDocument()
 	row := ofTheWriter(t, f, store.Verifier, "other")
-	insert(t, writer(t, f), row)
+	db := writer(t, f)
+	insert(t, db, row)
 	f.Advance(16 * day) // past half of the document's life
-	wantCheck(t, f.ca.maintain(context.Background(), noStop), "authority_foreign")
-	if string(f.ca.VerifierKeysDocument()) != string(before) {
-		t.Error("another document is served")
+	must(t, f.ca.maintain(context.Background(), noStop))
+	if f.trusts(t, row) || f.ca.VerifierKeys().IssuedAt.Before(f.Now()) {
+		t.Error("it is trusted, or the document was not renewed")
 	}
-	if w := f.ca.Status().Warnings; len(w) == 0 {
-		t.Error("no warning")
+	if !f.warned("no such server") {
+		t.Errorf("no warning: %q", f.ca.Status().Warnings)
+	}
+	own := ofTheWriter(t, f, store.Verifier, "main")
+	own.ID, own.KeyName = "fedcba9876543210", "verifier-fedcba9876543210"
+	insert(t, db, own)
+	before := f.ca.VerifierKeysDocument()
+	f.Advance(16 * day)
+	wantCheck(t, f.ca.maintain(context.Background(), noStop), "authority_unsigned")
+	if string(f.ca.VerifierKeysDocument()) != string(before) || f.trusts(t, own) {
+		t.Error("another document is served")
 	}
 }
 
@@ -148,8 +189,15 @@ func TestARowThatItsKeyDidNotMakeIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			must(t, f.open(t))
-			spoil(t, f, writer(t, f))
+			db := writer(t, f)
+			spoil(t, f, db)
 			f.close(t)
+			wantCheck(t, f.check(t), "authority_signature")
+			wantCheck(t, f.open(t), "authority_signature")
+			// As if it were a row of before there were signatures: it is not signed now.
+			run(t, db, `UPDATE authorities SET signature = x''`)
+			wantCheck(t, f.open(t), "authority_unsigned")
+			must(t, os.Remove(filepath.Join(f.dir, signedFile)))
 			wantCheck(t, f.check(t), "authority_row")
 			wantCheck(t, f.open(t), "authority_row")
 		})

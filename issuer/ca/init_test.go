@@ -259,12 +259,21 @@ func TestIssuingKeysWithoutTheirDatabaseAreAnError(t *testing.T) {
 	wantCheck(t, err, "init_leftover")
 }
 
-func TestAnExpiredAuthorityIsAnError(t *testing.T) {
-	f := newFixture(t)
-	must(t, f.open(t, func(c *Config) { c.AuthorityTTL, c.Propagation = time.Hour, time.Minute }))
+// A server that was down until its authority ended makes another, which signs when
+// others can know it.
+func TestAnExpiredAuthoritySignsNothing(t *testing.T) {
+	f := start(t, func(c *Config) { c.AuthorityTTL, c.Propagation = time.Hour, time.Minute })
 	f.close(t)
 	f.Advance(time.Hour)
-	wantCheck(t, f.open(t), "authority_expired")
+	wantCheck(t, f.check(t), "authority_expired")
+	must(t, f.open(t, func(c *Config) { c.AuthorityTTL, c.Propagation = time.Hour, time.Minute }))
+	wantCheck(t, f.ca.Ready(), "authority_not_ready")
+	if _, err := f.ca.signsWith(); attest.CheckOf(err) != "authority_not_ready" || attest.KindOf(err) != attest.Unavailable {
+		t.Errorf("%v, want authority_not_ready, unavailable", err)
+	}
+	f.Advance(time.Minute)
+	must(t, f.ca.maintain(t.Context(), noStop))
+	must(t, f.ca.Ready())
 }
 
 func TestTheBundleIsWhatRelyingPartiesNeed(t *testing.T) {
@@ -278,7 +287,7 @@ func TestTheBundleIsWhatRelyingPartiesNeed(t *testing.T) {
 	if !a.IsCA || len(a.URIs) != 1 || a.URIs[0].String() != "spiffe://"+td || a.Subject.CommonName != "Assay simulated X.509 authority" {
 		t.Errorf("authority %v %v", a.Subject, a.URIs)
 	}
-	if seq, ok := b.SequenceNumber(); !ok || seq != 2 { // two authorities were added
+	if seq, ok := b.SequenceNumber(); !ok || seq != 4 { // four authorities were added
 		t.Errorf("sequence %d, %v", seq, ok)
 	}
 	if _, err := b.Marshal(); err != nil {

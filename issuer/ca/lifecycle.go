@@ -189,14 +189,14 @@ func (c *CA) foremost(s *snapshot, a *authority) bool {
 // force. What can be done without the database's help is done though something
 // else fails.
 func (c *CA) advance(ctx context.Context, at stops, warn func(string, ...any)) error {
+	s, err := c.load(ctx)
+	if err != nil {
+		return err
+	}
+	c.changed(s)
 	var errs []error
 	for _, use := range uses() {
 		for range 16 { // a use needs a handful of steps at a time
-			s, err := c.load(ctx)
-			if err != nil {
-				return err
-			}
-			c.changed(s)
 			next := c.plan(s, use, c.cfg.Now())
 			if next == nil {
 				break
@@ -205,13 +205,12 @@ func (c *CA) advance(ctx context.Context, at stops, warn func(string, ...any)) e
 				errs = append(errs, err)
 				break
 			}
+			if s, err = c.load(ctx); err != nil {
+				return errors.Join(append(errs, err)...)
+			}
+			c.changed(s)
 		}
 	}
-	s, err := c.load(ctx)
-	if err != nil {
-		return errors.Join(append(errs, err)...)
-	}
-	c.changed(s)
 	return errors.Join(errs...)
 }
 
