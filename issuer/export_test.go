@@ -1,6 +1,9 @@
 package issuer
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // SetChallengeTTL shortens how long an answer is waited for.
 func (s *Server) SetChallengeTTL(d time.Duration) { s.challengeTTL = d }
@@ -21,3 +24,32 @@ func (s *Server) WatchForTest(serial, spiffeID string) (leave func()) {
 	s.judgeSoon()
 	return leave
 }
+
+// HoldTurnsForTest takes every place that the trust domain may have now.
+func (s *Server) HoldTurnsForTest() (release func()) {
+	var ends []func()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // whoever would have to wait is told so
+	for {
+		end, err := s.front.Load().turns.take(ctx, s.line.Load(), 0)
+		if err != nil {
+			return func() {
+				for _, end := range ends {
+					end()
+				}
+			}
+		}
+		ends = append(ends, end)
+	}
+}
+
+// SlowTurnsForTest is what the turns of late are taken to have lasted.
+func (s *Server) SlowTurnsForTest(mean time.Duration) {
+	t := s.front.Load().turns
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mean = mean
+}
+
+// WaitingForTest is how many attestations wait for their turn.
+func (s *Server) WaitingForTest() int { return s.waiting() }

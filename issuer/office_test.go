@@ -136,10 +136,19 @@ func open(t testing.TB, options ...option) *office {
 // openBeside is open with another verifier, which may use the open store.
 func openBeside(t testing.TB, beside func(o *office) verifiers.Verifier, options ...option) *office {
 	t.Helper()
+	o := prepared(t, options...)
+	o.beside = beside
+	o.start()
+	return o
+}
+
+// prepared is a server that was not started yet.
+func prepared(t testing.TB, options ...option) *office {
+	t.Helper()
 	hw, err := hardware()
 	must(t, err)
 	dir := t.TempDir()
-	o := &office{t: t, hardware: hw, beside: beside, clock: &clock{}, log: &logBuffer{}}
+	o := &office{t: t, hardware: hw, clock: &clock{}, log: &logBuffer{}}
 	o.cfg = config.Default()
 	o.cfg.TrustDomain = trustDomain
 	o.cfg.DataDir = filepath.Join(dir, "data")
@@ -153,7 +162,6 @@ func openBeside(t testing.TB, beside func(o *office) verifiers.Verifier, options
 	must(t, os.WriteFile(o.cfg.Policy, []byte(policyOf(o.domain(), 1)), 0o600))
 	_, err = ca.Init(t.Context(), ca.InitConfig{DataDir: o.cfg.DataDir, TrustDomain: o.domain(), Simulated: true, Now: o.clock.Now})
 	must(t, err)
-	o.start()
 	return o
 }
 

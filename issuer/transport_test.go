@@ -386,7 +386,7 @@ func (o *office) counter(series string) float64 {
 
 func (o *office) gauge(name string) float64 {
 	o.t.Helper()
-	return o.counter(name + `{trust_domain="` + trustDomain + `"}`)
+	return o.counter(name + `{trust_domain="` + o.domain() + `"}`)
 }
 
 func (o *office) get(path string) string {

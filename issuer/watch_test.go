@@ -34,7 +34,7 @@ func (o *office) watch(own ...tls.Certificate) (assayv1.Attestation_WatchClient,
 	if err != nil {
 		return nil, err
 	}
-	if e.GetBundle().GetTrustDomain() != trustDomain {
+	if e.GetBundle().GetTrustDomain() != o.domain() {
 		o.t.Errorf("the first event is %v, want the bundle", e)
 	}
 	return w, nil
