@@ -36,7 +36,6 @@ func TestEveryMistakeOfAProductionServerIsReportedWithItsPlace(t *testing.T) {
 		"issuer with a query":            {"jwt: {issuer: \"https://o.example/?a\"}\n", "jwt.issuer is not a host and a path"},
 		"issuer in capitals":             {"jwt: {issuer: \"https://O.example\"}\n", "jwt.issuer has capitals"},
 		"token for a week":               {"jwt: {max_ttl: 168h}\n", "jwt.max_ttl is 168h0m0s, want 1s to 24h0m0s"},
-		"default above the most":         {"jwt: {default_ttl: 2h}\n", ":2:20: jwt.default_ttl is 2h0m0s, longer than jwt.max_ttl"},
 		"web without a certificate":      {"web: {listen: \":443\"}\n", "web.listen without web.certificate"},
 		"web without a key":              {"web: {listen: \":443\", certificate: c}\n", "web.certificate without web.key"},
 		"web that is off":                {"web: {certificate: c, key: k}\n", "web is configured and not turned on"},

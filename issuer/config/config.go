@@ -205,7 +205,7 @@ func Default() Config {
 		Log:             Log{Level: "info", Format: "text"},
 		Server:          "main",
 		Authorities:     defaultAuthorities(),
-		JWT:             JWT{DefaultTTL: 5 * time.Minute, MaxTTL: time.Hour},
+		JWT:             JWT{MaxTTL: time.Hour},
 		Federation:      Federation{Poll: 5 * time.Minute},
 		Tracing:         Tracing{SamplePercent: 100},
 		SEVSNP:          SEVSNP{RequireCRL: true},

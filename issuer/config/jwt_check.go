@@ -15,10 +15,6 @@ const maxToken = 24 * time.Hour
 func (v validator) jwt() {
 	j := v.c.JWT
 	v.between("jwt.max_ttl", j.MaxTTL, time.Second, maxToken)
-	v.between("jwt.default_ttl", j.DefaultTTL, time.Second, maxToken)
-	if j.DefaultTTL > j.MaxTTL {
-		v.report(fmt.Sprintf("jwt.default_ttl is %s, longer than jwt.max_ttl of %s", j.DefaultTTL, j.MaxTTL), "", "jwt", "default_ttl")
-	}
 	if j.Issuer == "" {
 		return
 	}

@@ -6,8 +6,6 @@ import "time"
 type JWT struct {
 	// The issuer URL: `iss` of every JWT-SVID, and the address under which OIDC relying parties find the discovery document, `https://oidc.example.org`. Clouds want https and no port. Empty: tokens carry no `iss`, and there is no discovery document.
 	Issuer string `yaml:"issuer"`
-	// How long a token lives whose workload's policy says nothing of it.
-	DefaultTTL time.Duration `yaml:"default_ttl"`
 	// The longest life of a token. It never outlives the X.509-SVID that asks for it.
 	MaxTTL time.Duration `yaml:"max_ttl"`
 }
