@@ -152,7 +152,7 @@ func (s *realServer) start() {
 		TrustDomain: realDomain, Simulated: true, DataDir: s.cfg.DataDir, Keys: ring, Store: db, Results: s.ledger, Now: time.Now, Log: log,
 	}))
 	s.server = must(issuer.New(s.cfg, issuer.Parts{
-		Set: set, Policy: s.policy, Ledger: s.ledger, CA: s.ca, Metrics: issuer.NewMetrics(realDomain), Log: log, Now: time.Now,
+		Set: set, Policy: s.policy, Ledger: s.ledger, CA: s.ca, Store: db, Metrics: issuer.NewMetrics(realDomain), Log: log, Now: time.Now,
 	}))
 	public := must(net.Listen("tcp", s.addr))
 	s.addr = public.Addr().String()

@@ -100,7 +100,14 @@ func (a *attestation) run(ctx context.Context) error {
 	place.leave() // no stranger any more
 	a.vouched(address)
 
-	// 7. What policy grants. (Bans of instances come before it, when they exist.)
+	// 7. Who is not banned, and does not come too often; what policy grants.
+	asked, ban, err := a.notBanned(verified.Claims())
+	switch {
+	case err != nil:
+		return err
+	case ban != nil:
+		return a.banned(ctx, verified, ban)
+	}
 	if err := a.attested(verified); err != nil {
 		return err
 	}
@@ -112,6 +119,9 @@ func (a *attestation) run(ctx context.Context) error {
 	if err != nil {
 		return a.denied(ctx, verified, err)
 	}
+	if ban := asked.hit(a.now(), verified.Claims(), grantedIDs(grant)...); ban != nil {
+		return a.banned(ctx, verified, ban)
+	}
 
 	// 8. On record, durably, before any signature.
 	done = a.step("record")
@@ -122,6 +132,13 @@ func (a *attestation) run(ctx context.Context) error {
 	}
 	if a.policy.Current() != decides {
 		a.overtaken(grant)
+	}
+	if a.bans.current.Load().version != asked.version { // a ban came in between
+		if _, ban, err := a.notBanned(verified.Claims(), grantedIDs(grant)...); err != nil {
+			return err
+		} else if ban != nil {
+			return a.banned(ctx, verified, ban) // on record, and never signed
+		}
 	}
 
 	// 9. Certificates.
@@ -161,11 +178,17 @@ func (a *attestation) denied(ctx context.Context, v *verifiers.Verified, err err
 	if !errors.As(err, &d) {
 		return internal("authorize", err) // a Verified that was spent: our mistake
 	}
+	a.recordDenial(ctx, v, d.Decision)
+	return err
+}
+
+// recordDenial puts a decision that denies on record, where there is room.
+func (a *attestation) recordDenial(ctx context.Context, v *verifiers.Verified, d policy.Decision) {
 	// Who hangs up at once is on record all the same.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	kept, lerr := a.ledger.Deny(ctx, ledger.Denial{
-		Verified: v, Decision: d.Decision,
+		Verified: v, Decision: d,
 		Origin: ledger.Origin{Peer: a.address.String(), Reference: a.reference},
 	})
 	switch {
@@ -174,7 +197,6 @@ func (a *attestation) denied(ctx context.Context, v *verifiers.Verified, err err
 	case !kept:
 		a.log.DebugContext(ctx, "a denial was not recorded: the instance's quota is used up", "reference", a.reference)
 	}
-	return err
 }
 
 // end counts and logs what became of the attestation, and turns an error into

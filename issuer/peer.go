@@ -37,8 +37,12 @@ type socketPeer struct {
 // AuthType implements credentials.AuthInfo.
 func (socketPeer) AuthType() string { return "peercred" }
 
-// actorOf names the operator of a call, as far as the kernel knows.
+// actorOf names the administrator of a call: by SPIFFE ID, or as far as the kernel
+// knows.
 func actorOf(ctx context.Context) string {
+	if c, ok := ctx.Value(callerKey{}).(caller); ok {
+		return c.actor
+	}
 	if p, ok := peer.FromContext(ctx); ok {
 		if s, ok := p.AuthInfo.(socketPeer); ok {
 			return s.actor

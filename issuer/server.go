@@ -22,6 +22,7 @@ import (
 	"github.com/assay-project/assay/issuer/federation"
 	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
 	"github.com/assay-project/assay/issuer/ledger"
+	"github.com/assay-project/assay/issuer/store"
 	"github.com/assay-project/assay/issuer/tpms"
 	"github.com/assay-project/assay/policy"
 	"github.com/assay-project/assay/policy/signed"
@@ -53,6 +54,8 @@ type Parts struct {
 	Now     func() time.Time
 	Version string // of the software, for Status
 	Tracing *Tracing
+	// Events is how changes of other servers are heard of; nil is alone.
+	Events *Events
 	// Federation are the foreign trust domains; nil is none, and no administration of them.
 	Federation *federation.Federations
 	// Background runs as long as the server. Each returns nil after ctx ends; an
@@ -93,6 +96,7 @@ type Server struct {
 	tpms       *tpms.Registry
 	tracing    *Tracing
 	federation *federation.Federations
+	events     *Events
 	sent       atomic.Pointer[sentBundle]
 	background []func(context.Context) error
 	log        *slog.Logger
@@ -124,6 +128,7 @@ type Server struct {
 
 	bans            *bans
 	held            *holdings
+	minting         *tokenOffice
 	published       atomic.Pointer[publishedList]
 	denyListProblem atomic.Pointer[problem]
 	audit           *audit
@@ -165,7 +170,7 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 	s := &Server{
 		td: td, id: id, cfg: cfg,
 		set: p.Set, policy: p.Policy, ledger: p.Ledger, ca: p.CA, metrics: p.Metrics, tpms: p.TPMs, log: p.Log, now: p.Now, version: p.Version,
-		tracing: p.Tracing, federation: p.Federation, background: p.Background,
+		tracing: p.Tracing, federation: p.Federation, events: p.Events, background: p.Background,
 		challengeTTL: challengeTTL,
 		started:      p.Now(),
 		tls:          tlsConfig(p.CA.ServerCertificate),
@@ -181,18 +186,33 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 		judgeNow:     make(chan struct{}, 1),
 	}
 	s.bans, s.held = newBans(p.Store, cfg.TrustDomain, p.Now, p.Log), newHoldings()
+	s.bans.readAtStart()
 	s.audit = newAudit(p.Ledger, p.Now, p.Log)
 	if err := s.readRoles(&cfg); err != nil {
 		return nil, err
 	}
+	s.onReload(func(next *config.Config) (func(), error) {
+		a, err := s.newAdministrators(next)
+		return func() {
+			if a != nil {
+				s.adminTLS.current.Store(a)
+			}
+		}, err
+	})
 	s.current.Store(&s.cfg)
 	s.closingGrace.Store(int64(closingGrace))
+	p.CA.OnChange(func(c ca.Change) { s.authoritiesChanged(c.Bundle) })
+	if s.federation != nil {
+		s.federation.OnChange(func() { s.watchers.lookAgain(true) })
+	}
 	s.policy.result = func(r string) { s.metrics.reloads.WithLabelValues(r).Inc() }
 	s.policy.changed = func(*policy.Bundle) { s.judgeSoon() }
 	s.onReload(func(next *config.Config) (func(), error) {
 		return func() { s.limit(next.Limits) }, nil
 	})
+	s.minting = newTokenOffice(s.metrics)
 	s.registerGauges()
+	s.follow()
 	return s, nil
 }
 
@@ -214,10 +234,6 @@ func (s *Server) Run(ctx context.Context, l Listeners) error {
 	if err := front.attach(s); err != nil {
 		return err
 	}
-	// Nobody is served before it is known who is banned.
-	if _, err := s.bans.read(ctx); err != nil && ctx.Err() == nil {
-		s.log.ErrorContext(ctx, "who is banned cannot be read", "error", err)
-	}
 	g.Go(func() error { return s.banning(ctx) })
 	g.Go(func() error { return s.denying(ctx) })
 	g.Go(func() error { return s.audit.run(ctx) })
@@ -226,6 +242,9 @@ func (s *Server) Run(ctx context.Context, l Listeners) error {
 	g.Go(func() error { return s.judging(ctx) })
 	if s.federation != nil {
 		g.Go(func() error { return s.federation.Run(ctx) })
+	}
+	if s.events != nil {
+		g.Go(func() error { return s.events.Run(ctx) })
 	}
 	for _, run := range s.background {
 		g.Go(func() error { return run(ctx) })
@@ -293,5 +312,10 @@ func (s *Server) ready() error {
 	case !now.Before(st.AuthorityNotAfter):
 		return errors.New("the X.509 authority has expired")
 	}
-	return nil
+	if s.events != nil {
+		if err := s.events.Ready(); err != nil {
+			return err
+		}
+	}
+	return s.ca.Ready()
 }

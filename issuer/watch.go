@@ -2,9 +2,10 @@ package issuer
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -17,31 +18,31 @@ import (
 // is checked again.
 const maxWatch = time.Hour
 
-// Watch tells one agent to attest again before its SVID asks for it. The bundle
-// comes at once, so that an agent knows that the watch stands. It ends with OK
-// at the SVID's end, or after an hour.
+// Watch tells one agent to attest again before its SVID asks for it, and hands on
+// every new bundle. The bundle comes at once, so that an agent knows that the watch
+// stands. It ends with OK at the SVID's end, or after an hour; and when the SVID is
+// taken back before: then the last event says why, and the status is that of every
+// call without a live SVID.
 func (s *Server) Watch(_ *assayv1.WatchRequest, stream assayv1.Attestation_WatchServer) error {
 	ctx := stream.Context()
-	id, cert, err := s.peerSVID(ctx)
+	p, err := s.livePeer(ctx)
 	if err != nil {
 		return err
 	}
-	events, leave := s.watchers.join(fmt.Sprintf("%032x", cert.SerialNumber), id.String())
+	w, leave := s.watchers.join(p.serial, p.ID.String())
 	defer leave()
 	s.judgeSoon() // the policy may have changed since its SVID was issued
 
-	bundle, err := s.trustBundle()
-	if err != nil {
-		s.log.ErrorContext(ctx, "there is no bundle to send", "error", err)
-		return status.Error(codes.Internal, "a fault of the server")
-	}
-	if err := stream.Send(&assayv1.WatchEvent{Event: &assayv1.WatchEvent_Bundle{Bundle: bundle}}); err != nil {
+	if err := s.sendBundle(ctx, stream); err != nil {
 		return err
 	}
-	s.log.DebugContext(ctx, "watching", "spiffe_id", id.String())
+	s.log.DebugContext(ctx, "watching", "spiffe_id", p.ID.String())
 
-	end := time.NewTimer(min(cert.NotAfter.Sub(s.now()), maxWatch))
+	end := time.NewTimer(min(p.Cert.NotAfter.Sub(s.now()), maxWatch))
 	defer end.Stop()
+	again := time.NewTimer(0)
+	again.Stop()
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -50,13 +51,63 @@ func (s *Server) Watch(_ *assayv1.WatchRequest, stream assayv1.Attestation_Watch
 			return nil
 		case <-end.C:
 			return nil
-		case e := <-events:
+		case e := <-w.events:
 			if err := stream.Send(e); err != nil {
 				return err
+			}
+		case <-w.nudge:
+			if w.bundleDue.Swap(false) {
+				if err := s.sendBundle(ctx, stream); err != nil {
+					return err
+				}
+			}
+			if ended, err := s.lookAt(stream, p); ended {
+				return err
+			} else if err != nil {
+				again.Reset(lookAfter)
+			}
+		case <-again.C:
+			if ended, err := s.lookAt(stream, p); ended {
+				return err
+			} else if err != nil {
+				again.Reset(lookAfter)
 			}
 		}
 	}
 }
+
+// lookAfter is when to look again at an SVID of which nothing could be said.
+const lookAfter = 5 * time.Second
+
+// lookAt ends a watch whose SVID has been taken back, after it has told why. Where
+// that cannot be told the watch stays: it grants nothing.
+func (s *Server) lookAt(stream assayv1.Attestation_WatchServer, p *livePeerFacts) (ended bool, err error) {
+	var taken *takenBack
+	err = s.stands(p.Cert, p.heldFacts, s.now())
+	if !errors.As(err, &taken) {
+		return false, err
+	}
+	ctx := stream.Context()
+	s.log.InfoContext(ctx, "a watching agent's SVID was taken back", "spiffe_id", p.spiffeID, "serial", p.serial, "reason", taken.reason.String(), "why", taken.why)
+	if err := stream.Send(reattest(taken.reason, 0)); err != nil {
+		return true, err
+	}
+	return true, s.notLive(ctx, err)
+}
+
+// sendBundle sends what relying parties in the trust domain check with.
+func (s *Server) sendBundle(ctx context.Context, stream assayv1.Attestation_WatchServer) error {
+	bundle, err := s.trustBundle()
+	if err != nil {
+		s.log.ErrorContext(ctx, "there is no bundle to send", "error", err)
+		return status.Error(codes.Internal, "a fault of the server")
+	}
+	return stream.Send(&assayv1.WatchEvent{Event: &assayv1.WatchEvent_Bundle{Bundle: bundle}})
+}
+
+// authoritiesChanged is told by the CA: everybody gets the new bundle, and whoever
+// holds something that a tainted authority signed finds out by looking.
+func (s *Server) authoritiesChanged(bundle bool) { s.watchers.lookAgain(bundle) }
 
 // Reattest asks every watching agent to attest again, spread over a window. It
 // returns how many it asked.
@@ -77,8 +128,11 @@ type watchers struct {
 // serial number of the SVID that it showed.
 type watcher struct {
 	events   chan *assayv1.WatchEvent
+	nudge    chan struct{} // one: look at the bundle, and at the SVID
 	serial   string
 	spiffeID string
+
+	bundleDue atomic.Bool
 
 	// Under the lock; see wake.go.
 	judged   bool
@@ -91,17 +145,17 @@ type watcher struct {
 // many before it will attest again in any case, so further ones are dropped.
 const pending = 8
 
-func (w *watchers) join(serial, spiffeID string) (<-chan *assayv1.WatchEvent, func()) {
+func (w *watchers) join(serial, spiffeID string) (*watcher, func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.waiting == nil {
 		w.waiting = map[uint64]*watcher{}
 	}
 	key := w.next
-	x := &watcher{events: make(chan *assayv1.WatchEvent, pending), serial: serial, spiffeID: spiffeID}
+	x := &watcher{events: make(chan *assayv1.WatchEvent, pending), nudge: make(chan struct{}, 1), serial: serial, spiffeID: spiffeID}
 	w.next++
 	w.waiting[key] = x
-	return x.events, func() {
+	return x, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		delete(w.waiting, key)
@@ -116,6 +170,33 @@ func (w *watchers) tell(e *assayv1.WatchEvent) int {
 		x.send(e)
 	}
 	return len(w.waiting)
+}
+
+// lookAgain has every watch look at its SVID, and send the bundle where it changed.
+// However often it is asked meanwhile, a slow client gets the newest bundle once.
+func (w *watchers) lookAgain(bundle bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, x := range w.waiting {
+		if bundle {
+			x.bundleDue.Store(true)
+		}
+		select {
+		case x.nudge <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// watching are the serial numbers that are watched with.
+func (w *watchers) watching() map[string]bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := make(map[string]bool, len(w.waiting))
+	for _, x := range w.waiting {
+		out[x.serial] = true
+	}
+	return out
 }
 
 // unjudged is who is watching now and has not been judged by the policy. Who has

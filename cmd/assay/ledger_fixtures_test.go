@@ -144,7 +144,7 @@ func (o *office) serve(t *testing.T) string {
 	registry, err := tpms.Open(t.Context(), o.db, o.TrustDomain, o.Now)
 	check(t, err)
 	s, err := issuer.New(cfg, issuer.Parts{
-		Set: o.Set, Policy: policyFile, Ledger: l, CA: c, Metrics: issuer.NewMetrics(o.TrustDomain), TPMs: registry, Log: log, Now: o.Now, Version: "1.2.3",
+		Set: o.Set, Policy: policyFile, Ledger: l, CA: c, Store: o.db, Metrics: issuer.NewMetrics(o.TrustDomain), TPMs: registry, Log: log, Now: o.Now, Version: "1.2.3",
 	})
 	check(t, err)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -80,15 +80,20 @@ func (p *process) openTenant(ctx context.Context, cfg *config.Config) (_ *tenant
 	if err := t.policy.UseSecret(secret); err != nil {
 		return nil, starting(err)
 	}
+	t.policy.Share(t.data.peers(cfg))
 	if err := t.policy.Resume(ctx, t.data.store); err != nil {
 		return nil, starting(err)
+	}
+	federations, err := t.data.federations(ctx, cfg, log)
+	if err != nil {
+		return nil, err
 	}
 	metrics := issuer.NewMetrics(cfg.TrustDomain)
 	platformMetrics(metrics, tees, t.source, registry)
 	t.server, err = issuer.New(*cfg, issuer.Parts{
-		Set: tees.set, Policy: t.policy, Ledger: t.data.ledger, CA: t.data.ca,
-		Metrics: metrics, TPMs: registry, Log: log, Now: time.Now, Version: cli.Version(), Tracing: p.tracing,
-		Background: t.background(),
+		Set: tees.set, Policy: t.policy, Ledger: t.data.ledger, CA: t.data.ca, Store: t.data.store,
+		Metrics: metrics, TPMs: registry, Log: log, Now: time.Now, Version: cli.Version(), Tracing: p.tracing, Events: t.data.events(cfg, log),
+		Federation: federations, Background: t.background(),
 	})
 	if err != nil {
 		return nil, starting(err)

@@ -1,0 +1,150 @@
+package issuer
+
+import (
+	"context"
+	"crypto"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/assay-project/assay/issuer/ca"
+	"github.com/assay-project/assay/issuer/store"
+	"github.com/assay-project/assay/svid"
+)
+
+// The deny-list is good for denyListLife, and signed anew when half of that is
+// over, or anything changes. Any server may sign it: they agree by the sequence,
+// which the store lets only grow.
+const denyListLife = time.Hour
+
+// publishedList is the deny-list that this server serves.
+type publishedList struct {
+	doc     []byte
+	denials *svid.Denials
+}
+
+// DenyList is the deny-list as it is published, its sequence and when the next one
+// comes at the latest; false while there is none.
+func (s *Server) DenyList() (doc []byte, sequence uint64, nextUpdate time.Time, ok bool) {
+	p := s.published.Load()
+	if p == nil {
+		return nil, 0, time.Time{}, false
+	}
+	return p.doc, p.denials.Sequence, p.denials.NextUpdate, true
+}
+
+// denials is what is to be denied now.
+func (s *Server) denials(set *banSet, now time.Time) *svid.Denials {
+	d := &svid.Denials{TrustDomain: s.td, IssuedAt: now.Truncate(time.Second), NextUpdate: now.Add(denyListLife).Truncate(time.Second)}
+	// Those that live longest come first, where there is no room for all.
+	rows := slices.Clone(set.rows)
+	slices.SortStableFunc(rows, func(a, b store.Revocation) int { return b.NotAfter.Compare(a.NotAfter) })
+	for _, r := range rows {
+		if !r.NotAfter.After(now) {
+			continue
+		}
+		if _, revoked := set.revocation(now, r.Serial); !revoked {
+			continue
+		}
+		serial, err := hex.DecodeString(r.Serial)
+		if err != nil || len(serial) != svid.SerialSize {
+			continue // no certificate of ours has it
+		}
+		d.Serials = append(d.Serials, [svid.SerialSize]byte(serial))
+		d.Keys = append(d.Keys, r.KeyThumbprint)
+	}
+	for _, p := range set.policies {
+		d.Policies = append(d.Policies, p.Digest)
+	}
+	return d
+}
+
+// renewDenyList serves the stored list while it says what is so and is young
+// enough, and signs a new one otherwise.
+func (s *Server) renewDenyList(ctx context.Context) error {
+	root, err := s.verifierRoot()
+	if err != nil {
+		return err
+	}
+	for range 5 { // others may be at it too
+		set, now := s.bans.current.Load(), s.now()
+		want := s.denials(set, now)
+		if set.list.Sequence > 0 {
+			have, err := svid.ParseDenyList(set.list.Body, root, s.td, now)
+			if err != nil {
+				s.log.DebugContext(ctx, "the stored deny-list does not hold", "error", err)
+			} else if s.publish(set.list.Body, have); now.Sub(have.IssuedAt) < denyListLife/2 && sameDenials(want, have) {
+				return nil
+			}
+		}
+		key, keys, err := s.ca.DenyListSigner()
+		if err != nil {
+			return fmt.Errorf("there is no deny-list: %w", err)
+		}
+		want.Sequence = set.list.Sequence + 1
+		doc, err := want.Sign(key, keys)
+		if err != nil {
+			return err
+		}
+		err = s.bans.st.PutDenyList(ctx, store.SignedDenyList{TrustDomain: s.td.Name(), Sequence: want.Sequence, Body: doc, At: now})
+		if err != nil && !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+		if _, rerr := s.bans.read(ctx); rerr != nil {
+			return rerr
+		}
+		if err == nil {
+			signed, err := svid.ParseDenyList(doc, root, s.td, now)
+			if err != nil {
+				return fmt.Errorf("the new deny-list does not hold: %w", err)
+			}
+			if signed.Omitted > 0 {
+				s.log.ErrorContext(ctx, "the deny-list has no room for all that is denied: who follows it accepts nobody", "omitted", signed.Omitted)
+			}
+			s.publish(doc, signed)
+			return nil
+		}
+	}
+	return errors.New("the deny-list changes too fast: other servers sign it all the time")
+}
+
+// sameDenials compares what two lists deny.
+func sameDenials(want, have *svid.Denials) bool {
+	same := func(n int, has func(i int) bool) bool {
+		for i := range n {
+			if !has(i) {
+				return false
+			}
+		}
+		return true
+	}
+	distinct := map[[svid.SerialSize]byte]bool{}
+	for _, x := range want.Serials {
+		distinct[x] = true
+	}
+	if have.Omitted > 0 { // it names some, and counts the others
+		return uint64(len(distinct)) == uint64(len(have.Serials))+have.Omitted
+	}
+	return len(distinct) == len(have.Serials) && len(want.Policies) == len(have.Policies) &&
+		same(len(want.Serials), func(i int) bool { return have.Serial(want.Serials[i]) }) &&
+		same(len(want.Policies), func(i int) bool { return have.Policy(want.Policies[i][:]) })
+}
+
+// publish serves a list, and has those who watch get it.
+func (s *Server) publish(doc []byte, d *svid.Denials) {
+	before := s.published.Swap(&publishedList{doc: doc, denials: d})
+	if before == nil || before.denials.Sequence != d.Sequence {
+		s.watchers.lookAgain(true)
+	}
+}
+
+// verifierRoot is what relying parties pin.
+func (s *Server) verifierRoot() (crypto.PublicKey, error) {
+	pem, err := ca.VerifierRootPEM(s.cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	return svid.ParseVerifierRoot(pem)
+}
