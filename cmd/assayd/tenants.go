@@ -198,7 +198,7 @@ func (p *process) openAll(ctx context.Context) (map[string]*tenant, error) {
 			break
 		}
 	}
-	if len(opened) == 0 || ctx.Err() != nil {
+	if len(opened) == 0 || ctx.Err() != nil && len(wrong) > 0 {
 		for _, t := range opened {
 			wrong = append(wrong, t.close())
 		}

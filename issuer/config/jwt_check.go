@@ -36,6 +36,8 @@ func checkIssuer(s string) (wrong string) {
 		return "ends with a slash: relying parties compare it byte by byte"
 	case strings.ToLower(u.Host) != u.Host:
 		return "has capitals in its host: relying parties compare it byte by byte"
+	case u.String() != s:
+		return fmt.Sprintf("is not written as relying parties compare it: %.100q", u.String())
 	case len(s) > 255:
 		return fmt.Sprintf("has %d bytes, want at most 255", len(s))
 	}

@@ -146,8 +146,9 @@ func (v validator) beside(other *Config, first bool) {
 		{v.c.Policy, other.Policy, []string{"policy"}},
 		{v.c.SEVSNP.Collateral, other.SEVSNP.Collateral, []string{"sevsnp", "collateral"}},
 		{v.c.Keys.Location, other.Keys.Location, []string{"keys", "location"}},
+		{v.c.JWT.Issuer, other.JWT.Issuer, []string{"jwt", "issuer"}},
 	} {
-		if x.mine != "" && filepath.Clean(x.mine) == filepath.Clean(x.theirs) {
+		if x.mine != "" && x.theirs != "" && filepath.Clean(x.mine) == filepath.Clean(x.theirs) {
 			v.report(fmt.Sprintf("%s is also that of %s", joined(x.path), other.TrustDomain), "each trust domain has its own", x.path...)
 		}
 	}

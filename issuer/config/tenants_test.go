@@ -64,6 +64,7 @@ func TestTwoTenantsShareNothingOnDiskAndNoListener(t *testing.T) {
 		"admin_socket: b.sock":                   "admin_socket is also that of b.example",
 		"trust_domain: b.example":                "trust domain b.example is served by another file",
 		"checkpoint_sink: sink":                  "checkpoint_sink is also that of b.example",
+		"jwt: {issuer: \"https://o.example\"}":   "jwt.issuer is also that of b.example",
 		"sevsnp: {collateral: col}":              "sevsnp.collateral is also that of b.example",
 		"keys: {location: \"signer:///s\"}":      "keys.location is also that of b.example",
 		"web: {listen: \":8443\", " + cert:       "web.listen is also listen of a.example",
@@ -71,7 +72,7 @@ func TestTwoTenantsShareNothingOnDiskAndNoListener(t *testing.T) {
 		"federation: {spiffe_listen: \":9999\"}": "federation.spiffe_listen is also federation.spiffe_listen of b.example",
 		"administration: {listen: \":8445\", trust_domain: b.example, bundle: b, roles: {viewer: [spiffe://b.example/x]}}": "administration.trust_domain is one that this process issues for",
 	} {
-		path := files(t, "", "checkpoint_sink: sink\nsevsnp: {collateral: col}\nkeys: {location: \"signer:///s\"}\nfederation: {spiffe_listen: \":9999\"}\n", "")
+		path := files(t, "", "checkpoint_sink: sink\nsevsnp: {collateral: col}\njwt: {issuer: \"https://o.example\"}\nkeys: {location: \"signer:///s\"}\nfederation: {spiffe_listen: \":9999\"}\n", "")
 		c := filepath.Join(filepath.Dir(path), "c.yaml")
 		src, err := os.ReadFile(c)
 		if err != nil {
