@@ -8,8 +8,16 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Version is the version of this build: the module version, or the commit.
+// release is the version that `make dist` and the container images set when they
+// link (-X). Nothing else writes it.
+var release string
+
+// Version is the version of this build: that of the release, the module version,
+// or the commit.
 func Version() string {
+	if release != "" {
+		return release
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
