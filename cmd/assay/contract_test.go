@@ -65,7 +65,7 @@ func TestJSONFieldNamesAreThoseOfTheContract(t *testing.T) {
 		want  string
 	}{
 		{verdict{}, "verified tee at kind check error hint nonce binding revocation unused warnings claims decision"},
-		{svidVerdict{}, "verified at kind check error hint id certificate verifier_key result"},
+		{svidVerdict{}, "verified at kind check error hint id certificate token verifier_key result"},
 		{certificate{}, "spiffe_id serial subject issuer not_before not_after key"},
 		{policyReport{}, "ok file policy trust_domain digest workloads errors warnings"},
 		{finding{}, "position line column message hint code"},

@@ -20,6 +20,7 @@ import (
 //	BINDING  the binding that good.cbor carries, in hex
 //	NONCE    its nonce, in hex
 //	PCR0     its PCR0, in hex
+//	LIVE     the address of a server with an SVID of live.example.test; LIVE12 of one that speaks TLS 1.2
 //	data/    a server's data directory, see newOffice
 func TestSessions(t *testing.T) { runScripts(t, "testdata", newOffice(t), nil) }
 
@@ -56,6 +57,7 @@ func runScripts(t *testing.T, dir string, o *office, setup func(*testscript.Env)
 	tpmFixtures(t, fixtures)
 	imageFixtures(t, fixtures)
 	svidFixtures(t, fixtures)
+	live, live12 := liveFixtures(t, fixtures)
 	testscript.Run(t, testscript.Params{
 		Dir: dir,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -65,6 +67,8 @@ func runScripts(t *testing.T, dir string, o *office, setup func(*testscript.Env)
 			env.Setenv("AT", fixtureTime.Format(time.RFC3339))
 			env.Setenv("BINDING", hex.EncodeToString(fixtureBinding[:]))
 			env.Setenv("NONCE", hex.EncodeToString([]byte(fixtureNonce)))
+			env.Setenv("LIVE", live)
+			env.Setenv("LIVE12", live12)
 			env.Setenv("PCR0", hex.EncodeToString(launched.Image.PCR0))
 			if err := copyFiles(fixtures, env.WorkDir); err != nil {
 				return err

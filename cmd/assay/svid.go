@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
@@ -22,7 +24,8 @@ func svidCommand(now clock) *cobra.Command {
 		Use:   "svid",
 		Short: "Look at an attested SVID, or verify it",
 		Long: `An attested SVID is an X.509-SVID whose certificate also carries the signed
-result of the attestation behind it. These commands need no server.`,
+result of the attestation behind it, or a JWT-SVID that tells of it. These
+commands need no server.`,
 		Example: `  assay svid inspect svid.pem
   assay svid verify --bundle bundle.json --verifier-keys verifier-keys.cbor --verifier-root verifier-root.pem svid.pem`,
 	}
@@ -101,6 +104,14 @@ func serialHex(n *big.Int) string {
 	return hex.EncodeToString(b)
 }
 
+// name is the SPIFFE ID, or the serial number of what has none.
+func (c certificate) name() *string {
+	if c.SPIFFEID != nil {
+		return c.SPIFFEID
+	}
+	return &c.Serial
+}
+
 func (c certificate) facts() []cli.Fact {
 	id := "none"
 	if c.SPIFFEID != nil {
@@ -116,61 +127,6 @@ func (c certificate) facts() []cli.Fact {
 	}
 }
 
-func svidInspectCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "inspect FILE",
-		Short: "Show what an attested SVID says, without verifying any of it",
-		Long: `Show the leaf certificate and the attestation result that it carries. Nothing is
-verified: anybody can make a certificate that says this.
-
-FILE holds the certificate chain, leaf first, as PEM (other blocks, such as a
-private key, are left alone), or one DER certificate; - is standard input.`,
-		Example: `  assay svid inspect svid.pem
-  openssl s_client -connect orders.example.org:8443 < /dev/null | assay svid inspect -`,
-		Args: cobra.ExactArgs(1),
-	}
-	output := cli.OutputFlag(c)
-	c.RunE = func(c *cobra.Command, args []string) error {
-		b, err := readInput(c, args[0])
-		if err != nil {
-			return err
-		}
-		chain, err := parseChain(args[0], b)
-		if err != nil {
-			return err
-		}
-		u, rerr := svid.ResultFrom(chain[0])
-		if *output == cli.JSON {
-			out := map[string]any{
-				"verified": false, "unverified_certificate": describe(chain[0]), "certificates": len(chain),
-				"unverified_result": nil, "unverified_key_id": nil, "error": nil,
-			}
-			if rerr != nil {
-				out["error"] = rerr.Error()
-			} else {
-				out["unverified_result"], out["unverified_key_id"] = u.Result, u.KeyID
-			}
-			if err := cli.PrintJSON(c.OutOrStdout(), out); err != nil {
-				return err
-			}
-			return silently(rerr)
-		}
-		p := cli.NewPage(c.OutOrStdout())
-		p.Linef("NOT VERIFIED: nothing below was checked, and whoever made the file may have written it")
-		p.Title("Leaf certificate, of %s", cli.Count(len(chain), "certificate"))
-		p.Facts(describe(chain[0]).facts()...)
-		if rerr == nil {
-			p.Title("Attestation result, said to be signed by verifier key %s", u.KeyID)
-			printResult(p, &u.Result)
-		}
-		if err := p.Err(); err != nil {
-			return err
-		}
-		return rerr
-	}
-	return c
-}
-
 // silently keeps an error's exit code, and prints nothing: it was in the JSON.
 func silently(err error) error {
 	if err == nil {
@@ -179,8 +135,25 @@ func silently(err error) error {
 	return &cli.Silent{Code: cli.ExitCode(err)}
 }
 
+// tokenFacts describe a token.
+func tokenFacts(audience []string, issuer, id string, issued, expiry time.Time, key, serial string) []cli.Fact {
+	return []cli.Fact{
+		{Name: "audience", Value: strings.Join(audience, " ")},
+		{Name: "issuer", Value: issuer},
+		{Name: "token id", Value: id},
+		{Name: "issued", Value: stamp(issued)},
+		{Name: "expires", Value: stamp(expiry)},
+		{Name: "key id", Value: key},
+		{Name: "for svid", Value: serial},
+	}
+}
+
 // printResult prints an attestation result.
 func printResult(p *cli.Page, r *svid.Result) {
+	key := "none: it is in a token"
+	if r.KeyThumbprint != (svid.Thumbprint{}) {
+		key = r.KeyThumbprint.String()
+	}
 	p.Facts(
 		cli.Fact{Name: "subject", Value: r.Subject},
 		cli.Fact{Name: "issuer", Value: r.Issuer},
@@ -193,7 +166,7 @@ func printResult(p *cli.Page, r *svid.Result) {
 		cli.Fact{Name: "result issued", Value: stamp(r.IssuedAt)},
 		cli.Fact{Name: "result expires", Value: stamp(r.Expiry)},
 		cli.Fact{Name: "verifier", Value: r.VerifierID.Developer + ", " + r.VerifierID.Build},
-		cli.Fact{Name: "key thumbprint", Value: r.KeyThumbprint.String()},
+		cli.Fact{Name: "key thumbprint", Value: key},
 		cli.Fact{Name: "evidence digest", Value: r.EvidenceDigest.String() + " (salted)"},
 	)
 	p.Title("Trustworthiness (AR4SI)")

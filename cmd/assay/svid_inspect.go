@@ -1,0 +1,140 @@
+package main
+
+import (
+	"crypto/x509"
+	"encoding/json"
+
+	"github.com/spf13/cobra"
+
+	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/svid"
+)
+
+func svidInspectCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "inspect SVID",
+		Short: "Show what an attested SVID says, without verifying any of it",
+		Long: `Show certificates or a token, and the attestation result that they carry. Nothing
+is verified: anybody can make one that says this.
+
+` + shownHelp,
+		Example: `  assay svid inspect svid.pem
+  assay svid inspect orders.example.org:8443
+  assay-agent fetch jwt --audience vault | assay svid inspect -`,
+		Args: cobra.ExactArgs(1),
+	}
+	var live liveFlags
+	live.add(c)
+	output := cli.OutputFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		x, err := live.readShown(c, args[0])
+		if err != nil {
+			return err
+		}
+		if x.token != "" {
+			return inspectToken(c, *output, x.token)
+		}
+		return inspectCertificates(c, *output, x)
+	}
+	return c
+}
+
+// inspected is the JSON output for one chain.
+type inspected struct {
+	Verified    bool             `json:"verified"` // false
+	Connection  *connection      `json:"connection,omitempty"`
+	Certificate certificate      `json:"unverified_certificate"`
+	Chain       int              `json:"certificates"`
+	Result      *svid.Result     `json:"unverified_result"`
+	KeyID       *svid.Thumbprint `json:"unverified_key_id"`
+	Error       *string          `json:"error"`
+}
+
+func inspectCertificates(c *cobra.Command, output cli.Format, x *shown) error {
+	chains := x.chains
+	if len(chains) == 0 {
+		for _, a := range x.others {
+			chains = append(chains, []*x509.Certificate{a}) // a bundle: each is looked at
+		}
+	}
+	var (
+		list  []inspected
+		first error
+		p     = cli.NewPage(c.OutOrStdout())
+	)
+	p.Linef("NOT VERIFIED: nothing below was checked, and whoever made it may have written it")
+	if x.live != nil {
+		p.Facts(cli.Fact{Name: "address", Value: x.live.Address}, cli.Fact{Name: "tls", Value: x.live.Version}, cli.Fact{Name: "alpn", Value: x.live.ALPN})
+		p.Linef("The server holds the key of the leaf certificate: the handshake proved that.")
+	}
+	for _, chain := range chains {
+		one := inspected{Connection: x.live, Certificate: describe(chain[0]), Chain: len(chain)}
+		u, err := svid.ResultFrom(chain[0])
+		switch {
+		case err == nil:
+			one.Result, one.KeyID = &u.Result, &u.KeyID
+		case chain[0].IsCA && x.live == nil:
+			err = nil // an authority carries no result
+		default:
+			text := err.Error()
+			one.Error = &text
+			if first == nil {
+				first = err
+			}
+		}
+		list = append(list, one)
+		what := "Leaf certificate, of %s"
+		if chain[0].IsCA {
+			what = "Authority, of %s"
+		}
+		p.Title(what, cli.Count(len(chain), "certificate"))
+		p.Facts(one.Certificate.facts()...)
+		if one.Result != nil {
+			p.Title("Attestation result, said to be signed by verifier key %s", u.KeyID)
+			printResult(p, one.Result)
+		}
+	}
+	if output == cli.JSON {
+		var out any = map[string]any{"verified": false, "svids": list}
+		if len(list) == 1 {
+			out = list[0]
+		}
+		if err := cli.PrintJSON(c.OutOrStdout(), out); err != nil {
+			return err
+		}
+		return silently(first)
+	}
+	if err := p.Err(); err != nil {
+		return err
+	}
+	return first
+}
+
+func inspectToken(c *cobra.Command, output cli.Format, token string) error {
+	u, err := svid.JWTFrom(token)
+	if err != nil {
+		return err
+	}
+	if output == cli.JSON {
+		out := map[string]any{"verified": false, "unverified_token": u, "unverified_claims": json.RawMessage(u.Payload), "error": nil}
+		if u.ResultErr != nil {
+			out["error"] = u.ResultErr.Error()
+		}
+		if err := cli.PrintJSON(c.OutOrStdout(), out); err != nil {
+			return err
+		}
+		return silently(u.ResultErr)
+	}
+	p := cli.NewPage(c.OutOrStdout())
+	p.Linef("NOT VERIFIED: nothing below was checked, and whoever made it may have written it")
+	p.Title("Token, %s", u.Algorithm)
+	p.Facts(append([]cli.Fact{{Name: "spiffe id", Value: u.Subject}}, tokenFacts(u.Audience, u.Issuer, u.TokenID, u.IssuedAt, u.Expiry, u.KeyID, u.Serial)...)...)
+	if u.Result != nil {
+		p.Title("Attestation result, in the token")
+		printResult(p, u.Result)
+	}
+	if err := p.Err(); err != nil {
+		return err
+	}
+	return u.ResultErr
+}
