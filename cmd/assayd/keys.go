@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto"
 
 	"github.com/assay-project/assay/internal/cli"
@@ -31,6 +32,13 @@ func openKeys(cfg *config.Config) (keys.Ring, error) {
 		return nil, cli.Usagef(cli.Hint(err), "keys.location: %w", err)
 	}
 	return ring, nil
+}
+
+// checkKeys asks for the names of all keys, so that a signer which does not answer
+// is found before the first start needs it.
+func checkKeys(ctx context.Context, ring keys.Ring) error {
+	_, err := ring.Names(ctx)
+	return err
 }
 
 // openUpstream reads the CA above the X.509 authorities; nil is none.

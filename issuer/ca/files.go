@@ -93,7 +93,7 @@ func fault(check string, err error, hint string) error {
 func signing(check string, err error) error {
 	for inner := err; inner != nil; inner = errors.Unwrap(inner) { // it may be wrapped in a fault of whoever asked for the signature
 		if e, ok := inner.(*attest.Error); ok && e.Kind == attest.Unavailable { //nolint:errorlint // each link is looked at
-			return &attest.Error{Kind: attest.Unavailable, Check: e.Check, Err: err, Hint: e.Hint}
+			return e
 		}
 	}
 	return internal(check, err)
