@@ -183,6 +183,7 @@ func checkData(ctx context.Context, cfg *config.Config, policy *issuer.PolicyFil
 	}
 	// Everything that `run` would refuse, each by the code that `run` uses.
 	return starting(errors.Join(
+		checkKeys(ctx, ring),
 		ca.Check(ctx, settings),
 		checkLedger(ctx, cfg, ring, st, log),
 		policy.Resume(ctx, st),
