@@ -91,6 +91,7 @@ type CA struct {
 	signers     map[string]crypto.Signer // by key name
 	usages      map[string]*usage        // likewise
 	verified    map[[32]byte]bool        // signatures of rows
+	read        map[authorityKey]*authority
 	withdrawn   map[withdrawal]store.AuthorityChange
 	untold      Change
 }
@@ -188,7 +189,7 @@ func prepare(ctx context.Context, cfg Config) (*CA, error) {
 	}
 	c := &CA{
 		cfg: cfg, log: cfg.Log, td: td, kick: make(chan struct{}, 1),
-		signers: map[string]crypto.Signer{}, usages: map[string]*usage{}, verified: map[[32]byte]bool{}, withdrawn: map[withdrawal]store.AuthorityChange{},
+		signers: map[string]crypto.Signer{}, usages: map[string]*usage{}, verified: map[[32]byte]bool{}, read: map[authorityKey]*authority{}, withdrawn: map[withdrawal]store.AuthorityChange{},
 	}
 	if c.bootstrapRoot, err = readCertificate(filepath.Join(cfg.DataDir, bootstrapRootFile)); err != nil {
 		return nil, err

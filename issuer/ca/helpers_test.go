@@ -144,3 +144,5 @@ func wantCheck(t testing.TB, err error, check string) {
 }
 
 func exists(path string) bool { _, err := os.Lstat(path); return err == nil }
+
+func isErr(err, want error) bool { return errors.Is(err, want) }
