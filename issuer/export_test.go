@@ -53,3 +53,13 @@ func (s *Server) SlowTurnsForTest(mean time.Duration) {
 
 // WaitingForTest is how many attestations wait for their turn.
 func (s *Server) WaitingForTest() int { return s.waiting() }
+
+// ForgetBansForTest makes what is known of bans too old to serve by, until it is
+// read again.
+func (s *Server) ForgetBansForTest() {
+	s.bans.reading.Lock()
+	defer s.bans.reading.Unlock()
+	old := *s.bans.current.Load()
+	old.readAt = old.readAt.Add(-2 * banStaleness)
+	s.bans.current.Store(&old)
+}
