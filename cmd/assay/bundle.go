@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/issuer/federation"
 	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
 )
 
@@ -114,7 +116,14 @@ func formatBundle(b *assayv1.TrustBundle, format string) ([]byte, error) {
 	if h := b.GetRefreshHintSeconds(); h > 0 {
 		sb.SetRefreshHint(time.Duration(h) * time.Second)
 	}
-	out, err := sb.Marshal()
+	if jwks := b.GetJwtAuthorities(); len(jwks) > 0 {
+		tokens, err := jwtbundle.Parse(td, jwks)
+		if err != nil {
+			return nil, fmt.Errorf("the server's bundle: %w", err)
+		}
+		sb.SetJWTAuthorities(tokens.JWTAuthorities())
+	}
+	out, err := federation.Encode(sb) // as the bundle endpoint serves it
 	if err != nil {
 		return nil, fmt.Errorf("the server's bundle: %w", err)
 	}

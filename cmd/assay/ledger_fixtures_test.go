@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"database/sql"
 	"encoding/pem"
 	"errors"
@@ -13,11 +14,13 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/assay-project/assay/internal/attestedtest"
 	"github.com/assay-project/assay/issuer"
 	"github.com/assay-project/assay/issuer/ca"
 	"github.com/assay-project/assay/issuer/config"
+	"github.com/assay-project/assay/issuer/federation"
 	"github.com/assay-project/assay/issuer/keys"
 	"github.com/assay-project/assay/issuer/ledger"
 	"github.com/assay-project/assay/issuer/store"
@@ -143,8 +146,15 @@ func (o *office) serve(t *testing.T) string {
 	l, c, closeAll := o.open(t)
 	registry, err := tpms.Open(t.Context(), o.db, o.TrustDomain, o.Now)
 	check(t, err)
+	td, err := spiffeid.TrustDomainFromString(o.TrustDomain)
+	check(t, err)
+	foreign, err := federation.Open(t.Context(), federation.Config{
+		TrustDomain: td, Store: o.db, Now: time.Now, Seal: federation.Seal{Server: "main", Key: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))},
+	})
+	check(t, err)
 	s, err := issuer.New(cfg, issuer.Parts{
-		Set: o.Set, Policy: policyFile, Ledger: l, CA: c, Store: o.db, Metrics: issuer.NewMetrics(o.TrustDomain), TPMs: registry, Log: log, Now: o.Now, Version: "1.2.3",
+		Federation: foreign,
+		Set:        o.Set, Policy: policyFile, Ledger: l, CA: c, Store: o.db, Metrics: issuer.NewMetrics(o.TrustDomain), TPMs: registry, Log: log, Now: o.Now, Version: "1.2.3",
 	})
 	check(t, err)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -23,7 +23,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 )
 
-// TrustDomain is the one that every office serves.
+// TrustDomain is the one that an office serves, unless it was made for another.
 const TrustDomain = "simulated.example.org"
 
 const role = "arn:aws:iam::123456789012:role/orders"
@@ -61,6 +61,7 @@ type Office struct {
 	t       testing.TB
 	root    string // short: sockets are below it
 	tools   Binaries
+	Domain  string
 	Data    string
 	Address string
 	Metrics string
@@ -71,15 +72,22 @@ type Office struct {
 // The simulated hardware is of tools.
 func NewOffice(t testing.TB, server, tools Binaries) *Office {
 	t.Helper()
+	return NewOfficeOf(t, TrustDomain, server, tools)
+}
+
+// NewOfficeOf is NewOffice for a trust domain of one's own; its name begins with
+// "simulated.".
+func NewOfficeOf(t testing.TB, trustDomain string, server, tools Binaries) *Office {
+	t.Helper()
 	root, err := os.MkdirTemp("", "a") // sockets need short paths
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &Office{t: t, root: root, tools: tools, Data: filepath.Join(root, "server"), Address: freePort(t), Metrics: freePort(t)}
+	o := &Office{t: t, root: root, tools: tools, Domain: trustDomain, Data: filepath.Join(root, "server"), Address: freePort(t), Metrics: freePort(t)}
 	t.Cleanup(func() { _ = os.RemoveAll(root) })
 	hardware := o.Must(tools, "teesim", "nitro", "root", "--authority", o.Path("hardware"))
 	o.write(o.Path("root.pem"), hardware)
-	o.Must(server, "assayd", "init", "--trust-domain", TrustDomain, "--simulated-root", o.Path("root.pem"), "--data-dir", o.Data)
+	o.Must(server, "assayd", "init", "--trust-domain", trustDomain, "--simulated-root", o.Path("root.pem"), "--data-dir", o.Data)
 	o.Edit(`listen: ":8443"`, "listen: "+o.Address)
 	o.Edit(`metrics_listen: "127.0.0.1:9464"`, "metrics_listen: "+o.Metrics)
 	o.Edit("# reattest_spread: 1m ", "reattest_spread: 10ms #")
@@ -140,7 +148,7 @@ workloads:
       - spiffe_id: "spiffe://{td}/orders"
         x509_ttl: 1m
         attributes: {revision: "r%d"}
-`, revision, TrustDomain, pcr("0"), pcr("3"), revision)
+`, revision, o.Domain, pcr("0"), pcr("3"), revision)
 	temp := filepath.Join(o.Data, "policy.yaml.new")
 	o.write(temp, policy)
 	if err := os.Rename(temp, filepath.Join(o.Data, "policy.yaml")); err != nil {
@@ -205,6 +213,9 @@ func (o *Office) RestartAgent(b Binaries, name string) *Agent {
 	p := start(o.t, "assay-agent", b.path("assay-agent"), "run", "--data-dir", o.Path(name))
 	return &Agent{Process: p, t: o.t, socket: "unix://" + filepath.Join(o.Path(name), "agent.sock")}
 }
+
+// Socket is the address of the agent's Workload API.
+func (a *Agent) Socket() string { return a.socket }
 
 // Fetch asks the agent for its SVID, as a workload does.
 func (a *Agent) Fetch() (*x509svid.SVID, error) {
@@ -338,6 +349,23 @@ func (b *buffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.String()
+}
+
+// Append adds text to the end of the configuration.
+func (o *Office) Append(text string) {
+	o.t.Helper()
+	path := filepath.Join(o.Data, "assayd.yaml")
+	before, err := os.ReadFile(path)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	o.write(path, string(before)+text)
+}
+
+// FreePort is an address on the loopback that nobody listens on.
+func FreePort(t testing.TB) string {
+	t.Helper()
+	return freePort(t)
 }
 
 // freePort is an address that nobody listens on.
