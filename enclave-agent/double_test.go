@@ -70,6 +70,8 @@ type faultyServer struct {
 	attempts  []heard
 	watching  int
 	events    chan *assayv1.WatchEvent
+	jwks      []byte // the JWT authorities
+	mint      func(*assayv1.MintJWTSVIDRequest) (*assayv1.MintJWTSVIDResponse, error)
 }
 
 func newFaultyServer(t testing.TB) *faultyServer {
@@ -224,7 +226,7 @@ func (s *faultyServer) issued(h *assayv1.Hello) (*assayv1.AttestResponse, error)
 }
 
 func (s *faultyServer) bundle() *assayv1.TrustBundle {
-	return &assayv1.TrustBundle{TrustDomain: testDomain.Name(), X509Authorities: [][]byte{s.ca.cert.Raw}, Sequence: s.sequence}
+	return &assayv1.TrustBundle{TrustDomain: testDomain.Name(), X509Authorities: [][]byte{s.ca.cert.Raw}, JwtAuthorities: s.jwks, Sequence: s.sequence}
 }
 
 // Watch wants a live SVID, sends the bundle, and then what the test has for it.

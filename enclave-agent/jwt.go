@@ -121,4 +121,3 @@ func (a *Agent) forgetTokens(ctx context.Context) error {
 	a.tokens.close()
 	return nil
 }
-

@@ -54,7 +54,8 @@ func TestACallWithoutTheSecurityHeaderIsInvalid(t *testing.T) {
 	}
 }
 
-func TestWithTheHeaderX509IsServedAndJWTIsUnimplemented(t *testing.T) {
+// The server is one of a version that mints no tokens.
+func TestWithTheHeaderEveryProfileButWITIsServed(t *testing.T) {
 	t.Parallel()
 	s := newFaultyServer(t)
 	s.start()
@@ -63,7 +64,7 @@ func TestWithTheHeaderX509IsServedAndJWTIsUnimplemented(t *testing.T) {
 	_, c := callAgent(t, a)
 	want := map[string]codes.Code{
 		"FetchX509SVID": codes.OK, "FetchX509Bundles": codes.OK,
-		"FetchJWTSVID": codes.Unimplemented, "FetchJWTBundles": codes.Unimplemented, "ValidateJWTSVID": codes.Unimplemented,
+		"FetchJWTSVID": codes.Unimplemented, "FetchJWTBundles": codes.OK, "ValidateJWTSVID": codes.InvalidArgument,
 		"FetchWITSVID": codes.Unimplemented, "FetchWITBundles": codes.Unimplemented,
 	}
 	for method, call := range methods(c) {
@@ -81,7 +82,7 @@ func TestWithoutAnIdentityX509IsDenied(t *testing.T) {
 	s.stop()
 	a, _ := runAgent(t, cfg)
 	_, c := callAgent(t, a)
-	for _, method := range []string{"FetchX509SVID", "FetchX509Bundles"} {
+	for _, method := range []string{"FetchX509SVID", "FetchX509Bundles", "FetchJWTSVID", "FetchJWTBundles", "ValidateJWTSVID"} {
 		if err := methods(c)[method](withHeader(context.Background(), "true")); status.Code(err) != codes.PermissionDenied {
 			t.Errorf("%s: %v, want PermissionDenied", method, err)
 		}
