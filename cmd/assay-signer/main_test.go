@@ -38,7 +38,11 @@ func TestMain(m *testing.M) {
 		cli.PrintError(os.Stderr, err)
 		os.Exit(cli.ExitCode(err))
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if built != "" {
+		_ = os.RemoveAll(built)
+	}
+	os.Exit(code)
 }
 
 // office is one signer's directory: its configuration, PIN and socket.
