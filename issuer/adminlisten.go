@@ -219,10 +219,6 @@ func (s *Server) serveAdminTLS(ctx context.Context, l net.Listener) error {
 		if err == nil {
 			_, err = s.adminTLS.verify(state.PeerCertificates, s.now(), s.ca.Bundle())
 		}
-		if err != nil {
-			s.audit.refused(ctx, ledger.Action{Actor: "an unknown client", Method: "TLS handshake", Outcome: outcomeRefused, Detail: clip(err.Error(), 256)})
-			s.metrics.limited.WithLabelValues("admin", "certificate").Inc()
-		}
 		return err
 	}
 	options := append(s.adminOptions(),
@@ -269,6 +265,8 @@ func (c *adminCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.
 	bounded := &handshakeConn{Conn: raw, left: maxHandshake}
 	conn, info, err := c.TransportCredentials.ServerHandshake(bounded)
 	if err != nil {
+		c.server.metrics.limited.WithLabelValues("admin", "handshake").Inc()
+		c.server.audit.refused(context.Background(), ledger.Action{Actor: "an unknown client", Method: "TLS handshake", Outcome: outcomeRefused, Detail: clip(err.Error(), 256)})
 		return nil, nil, err
 	}
 	t, ok := info.(credentials.TLSInfo)

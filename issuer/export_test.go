@@ -3,6 +3,8 @@ package issuer
 import (
 	"context"
 	"time"
+
+	"google.golang.org/grpc"
 )
 
 // SetChallengeTTL shortens how long an answer is waited for.
@@ -62,4 +64,31 @@ func (s *Server) ForgetBansForTest() {
 	old := *s.bans.current.Load()
 	old.readAt = old.readAt.Add(-2 * banStaleness)
 	s.bans.current.Store(&old)
+}
+
+// MethodForTest is a method of an admin service.
+type MethodForTest struct {
+	Name                         string
+	ClientStreams, ServerStreams bool
+}
+
+// AdminMethodsForTest lists what is registered, in no order.
+func AdminMethodsForTest(s *Server) (out []MethodForTest) {
+	g := grpc.NewServer()
+	registerAdmin(g, s)
+	for name, info := range g.GetServiceInfo() {
+		for _, m := range info.Methods {
+			out = append(out, MethodForTest{"/" + name + "/" + m.Name, m.IsClientStream, m.IsServerStream})
+		}
+	}
+	return out
+}
+
+// RolesForTest says who may call what.
+func RolesForTest() map[string]Role {
+	out := map[string]Role{}
+	for name, r := range methodRules() {
+		out[name] = r.role
+	}
+	return out
 }

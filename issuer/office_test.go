@@ -109,6 +109,7 @@ type office struct {
 	// How policies are taken in, where a test says so before start.
 	policyOptions []issuer.PolicyOption
 	metricsAt     string
+	adminAt       string        // where administrators call from elsewhere
 	front         *issuer.Front // behind which it is, beside others; nil: alone
 	sni           string        // what its clients ask for in the TLS handshake
 	stop          func() error
@@ -221,6 +222,11 @@ func (o *office) start() {
 	}
 	listeners.Admin, err = issuer.ListenAdmin(o.cfg.AdminSocket)
 	must(t, err)
+	if o.cfg.Administration.Listen != "" {
+		listeners.AdminTLS, err = net.Listen("tcp", o.cfg.Administration.Listen)
+		must(t, err)
+		o.adminAt = listeners.AdminTLS.Addr().String()
+	}
 
 	ctx, cancel := context.WithCancel(ctx)
 	lctx, stopLedger := context.WithCancel(context.Background())
