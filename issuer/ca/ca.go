@@ -81,6 +81,7 @@ type CA struct {
 	server       atomic.Pointer[tls.Certificate]
 	endpoint     atomic.Pointer[endpointCertificate]
 	warnings     atomic.Pointer[[]string]
+	loaded       atomic.Int64 // when the database was read last, Unix nanoseconds
 
 	listeners []func(Change)
 	telling   sync.Mutex // one Change is told at a time

@@ -166,23 +166,11 @@ func (c *CA) patience(a *authority) time.Duration {
 	return time.Hour
 }
 
-// foremost says that nobody can have an older bundle: it is the oldest row of its
-// use in the trust domain, and none of them has ever signed. That is so for the
-// first authority under an upstream CA elsewhere, which cannot begin as active.
+// foremost says that nobody can have an older bundle: it is the only row of its use
+// in the database, believed or not. That is so for the first authority under an
+// upstream CA elsewhere, which cannot begin as active.
 func (c *CA) foremost(s *snapshot, a *authority) bool {
-	for _, row := range s.rows {
-		if row.Use != a.row.Use {
-			continue
-		}
-		if row.ID != a.row.ID {
-			return false // oldest first
-		}
-		break
-	}
-	return !slices.ContainsFunc(s.all, func(o *authority) bool {
-		_, active := o.saidAt(store.Active)
-		return o.row.Use == a.row.Use && active
-	})
+	return !slices.ContainsFunc(s.rows, func(row store.Authority) bool { return row.Use == a.row.Use && row.ID != a.row.ID })
 }
 
 // advance does what is due about every use, and leaves the newest snapshot in
@@ -413,9 +401,13 @@ func (c *CA) notReady(s *snapshot, use store.Use, now time.Time) error {
 
 // Ready is nil when this server can issue: one of its X.509 authorities and one
 // of its verifier keys sign, which others can know. Otherwise the error, of kind
-// Unavailable, says what it waits for.
+// Unavailable, says what it waits for. A server that has lost touch with the
+// others is not ready either: it would show relying parties an old bundle.
 func (c *CA) Ready() error {
 	s, now := c.now.Load(), c.cfg.Now()
+	if age, limit := now.Sub(time.Unix(0, c.loaded.Load())), max(2*interval, c.cfg.Propagation/4); age > limit {
+		return &attest.Error{Kind: attest.Unavailable, Check: "authorities_stale", Err: fmt.Errorf("what other servers say of their authorities has not been read for %v", age.Truncate(time.Second))}
+	}
 	for _, use := range []store.Use{store.X509, store.Verifier} {
 		if c.signer(s, use, now) == nil {
 			return c.notReady(s, use, now)

@@ -19,9 +19,14 @@ const day = 24 * time.Hour
 // offline takes a root's key away; the function that it returns brings it back.
 func offline(t *testing.T, f *fixture, name string) (back func()) {
 	t.Helper()
-	path := filepath.Join(KeysPath(f.dir), name+".key")
-	must(t, os.Rename(path, filepath.Join(f.dir, name)))
-	return func() { t.Helper(); must(t, os.Rename(filepath.Join(f.dir, name), path)) }
+	return offlineIn(t, f.dir, name)
+}
+
+func offlineIn(t *testing.T, dir, name string) (back func()) {
+	t.Helper()
+	path := filepath.Join(KeysPath(dir), name+".key")
+	must(t, os.Rename(path, filepath.Join(dir, name)))
+	return func() { t.Helper(); must(t, os.Rename(filepath.Join(dir, name), path)) }
 }
 
 func TestTheServersCertificateIsRenewedAtHalfItsLife(t *testing.T) {

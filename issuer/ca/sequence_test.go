@@ -1,0 +1,180 @@
+package ca
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/assay-project/assay/issuer/store"
+)
+
+// watcher notes, from outside, since when each authority could be known: since it
+// was in some server's bundle, or in the document.
+type watcher struct {
+	since map[string]time.Time
+	first map[store.Use]string // the key name of the trust domain's first
+}
+
+func (w *watcher) look(o *office) {
+	for _, s := range o.servers {
+		if s.ca == nil {
+			continue
+		}
+		now := s.ca.now.Load()
+		for _, a := range now.all {
+			known := !a.waits() && !a.revoked()
+			if byDocument(a.row.Use) {
+				kind := verifierKeysKind
+				if a.row.Use == store.DenyList {
+					kind = denyListKeysKind
+				}
+				d := s.ca.documentOf(kind).Load()
+				known = known && d != nil && d.names(a)
+			}
+			if _, ok := w.since[a.row.KeyName]; known && !ok {
+				w.since[a.row.KeyName] = o.clock
+			}
+			if a.row.State == store.Active && w.first[a.row.Use] == "" {
+				w.first[a.row.Use] = a.row.KeyName
+			}
+		}
+	}
+}
+
+// check: whatever would sign now has been known for the propagation time; or is
+// the first of its use; or was forced, and says so.
+func (w *watcher) check(o *office) error {
+	for _, s := range o.servers {
+		if s.ca == nil {
+			continue
+		}
+		now := o.clock.Add(s.skew)
+		for _, use := range uses() {
+			a := s.ca.signer(s.ca.now.Load(), use, now)
+			if a == nil || a.row.KeyName == w.first[use] {
+				continue
+			}
+			if ch := a.said(store.Active); ch != nil && ch.Reason == "forced: the one before it is tainted" {
+				continue
+			}
+			since, ok := w.since[a.row.KeyName]
+			if !ok || o.clock.Sub(since) < s.ca.cfg.Propagation {
+				return fmt.Errorf("%s signs with %s, which has been known for %v (%t)", s.name, a.row.KeyName, o.clock.Sub(since), ok)
+			}
+			if a.condemned() {
+				return fmt.Errorf("%s signs with %s, which is %s", s.name, a.row.KeyName, a.state())
+			}
+		}
+	}
+	return nil
+}
+
+// Whatever happens, in whatever order: nothing signs that has not been published
+// for the propagation time. Clocks go back, servers die in the middle of a step,
+// the root's key comes and goes, operators do what they like.
+func TestNothingSignsBeforeItIsKnownWhateverHappens(t *testing.T) {
+	rounds, length := 12, 60
+	if testing.Short() {
+		rounds = 3
+	}
+	did := map[string]int{}
+	for seed := range rounds {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			r := rand.New(rand.NewPCG(uint64(seed), 7)) //nolint:gosec // a sequence that can be repeated
+			o := newOffice(t, func(c *Config) { c.AuthorityTTL, c.JWTTTL, c.VerifierKeyTTL = 12*day, 8*day, 12*day })
+			must(t, o.start(o.servers[0]))
+			w := &watcher{since: map[string]time.Time{}, first: map[store.Use]string{}}
+			roots := map[*testServer]func(){}
+			var log []string
+			for n := range length {
+				s := o.servers[r.IntN(len(o.servers))]
+				use := uses()[r.IntN(4)]
+				what := happen(t, o, s, use, r, roots)
+				did[what]++
+				log = append(log, fmt.Sprintf("%d %s: %s %s", n, s.name, what, use))
+				w.look(o)
+				if err := w.check(o); err != nil {
+					t.Fatalf("%v, after\n%v", err, log[max(0, len(log)-12):])
+				}
+			}
+		})
+	}
+	for _, what := range []string{"time", "round", "restart", "killed", "prepare", "activate", "taint", "force", "revoke", "root away", "root back", "clock back", "down", "join"} {
+		if did[what] == 0 && !testing.Short() {
+			t.Errorf("%q never happened: %v", what, did)
+		}
+	}
+}
+
+// happen does one thing, and says what.
+func happen(t *testing.T, o *office, s *testServer, use store.Use, r *rand.Rand, roots map[*testServer]func()) string {
+	t.Helper()
+	ctx := context.Background()
+	pickID := func() string {
+		if all := s.ca.now.Load().all; len(all) > 0 {
+			for range 8 {
+				if a := all[r.IntN(len(all))]; a.row.Use == use {
+					return a.row.ID
+				}
+			}
+		}
+		return "none"
+	}
+	kind := r.IntN(30)
+	switch {
+	case kind < 9:
+		o.clock = o.clock.Add(time.Duration(r.Int64N(int64(20 * hour))))
+		return "time"
+	case kind == 9 && len(o.servers) < 3:
+		o.join(r.IntN(2) == 0)
+		return "join"
+	case kind < 12 || s.ca == nil:
+		s.ca = nil
+		_ = o.start(s) // a root's key may be missing
+		return "restart"
+	case kind < 18:
+		_ = s.ca.maintain(ctx, noStop)
+		return "round"
+	case kind < 20:
+		var seen []string
+		if err := s.ca.maintain(ctx, killAt(1+r.IntN(4), &seen)); errors.Is(err, errKilled) {
+			s.ca = nil
+			return "killed"
+		}
+		return "round"
+	case kind < 22:
+		_, _ = s.ca.Prepare(ctx, use, "")
+		return "prepare"
+	case kind < 24:
+		_, _ = s.ca.Activate(ctx, use, pickID(), "")
+		return "activate"
+	case kind == 24:
+		_, _ = s.ca.Taint(ctx, use, pickID(), "", "", false)
+		return "taint"
+	case kind == 25:
+		_, _ = s.ca.Taint(ctx, use, pickID(), "", "", true)
+		return "force"
+	case kind == 26:
+		_, _ = s.ca.Revoke(ctx, use, pickID(), "", "")
+		return "revoke"
+	case kind == 27:
+		if back := roots[s]; back != nil {
+			back()
+			delete(roots, s)
+			return "root back"
+		}
+		if _, err := s.ca.cfg.Keys.Get(ctx, verifierRootKey); err == nil {
+			roots[s] = offlineIn(t, s.dir, verifierRootKey)
+			return "root away"
+		}
+		return "nothing"
+	case kind == 28:
+		s.skew -= time.Duration(r.Int64N(int64(30 * hour)))
+		return "clock back"
+	}
+	s.ca = nil
+	return "down"
+}
