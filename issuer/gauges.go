@@ -26,7 +26,7 @@ func (s *Server) registerGauges() {
 	m.Counter("assay_ledger_denials_total", "Policy denials on record.", func() float64 { return float64(s.ledger.Stats().Denials) })
 	m.Counter("assay_ledger_denials_dropped_total", "Policy denials that were not recorded because of a quota.", func() float64 { return float64(s.ledger.Stats().DenialsDropped) })
 	m.Counter("assay_ledger_evidence_dropped_total", "Evidence that was not kept because of a quota.", func() float64 { return float64(s.ledger.Stats().EvidenceDropped) })
-	m.Counter("assay_ledger_peer_faults_total", "Checkpoints of other servers that did not fit what this one knew of their chains.", func() float64 { return float64(s.ledger.Stats().PeerFaults) })
+	m.Counter("assay_ledger_peer_faults_total", "Times that another server's chain was found cut or written anew.", func() float64 { return float64(s.ledger.Stats().PeerFaults) })
 	m.Gauge("assay_checkpoint_size", "Entries that the newest signed checkpoint covers.", func() float64 { return float64(s.ledger.Stats().CheckpointSize) })
 
 	m.Counter("assay_checkpoint_sink_failures_total", "Checkpoints that could not be appended to the sink.", func() float64 { return float64(s.ledger.Stats().SinkFailures) })

@@ -91,7 +91,7 @@ var binary = sync.OnceValues(func() (string, error) {
 
 func (p *process) data() string { return filepath.Join(p.dir, "data") }
 
-var servingAt = regexp.MustCompile(`msg=serving attestation=(\S+)`)
+var servingAt = regexp.MustCompile(`msg=serving (?:trust_domain=\S+ )?attestation=(\S+)`)
 
 // start runs the server and returns when it listens.
 func (p *process) start() {

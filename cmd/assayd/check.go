@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -27,16 +26,23 @@ names. Nothing is changed, and a server may run meanwhile.`,
 			if err != nil {
 				return err
 			}
-			var wrong []error
+			code := 0
 			for _, cfg := range all {
-				if err := check(c, cfg); err != nil {
-					if len(all) > 1 {
-						err = ofTenant(cfg, err)
-					}
-					wrong = append(wrong, err)
+				err := check(c, cfg)
+				if err == nil {
+					continue
 				}
+				if len(all) == 1 {
+					return err
+				}
+				_, _ = fmt.Fprintf(c.ErrOrStderr(), "trust domain %s:\n", cfg.TrustDomain)
+				cli.PrintError(c.ErrOrStderr(), err)
+				code = max(code, cli.ExitCode(err))
 			}
-			return errors.Join(wrong...)
+			if code != 0 {
+				return &cli.Silent{Code: code}
+			}
+			return nil
 		},
 	}
 	flags.add(c)

@@ -64,6 +64,9 @@ func (p *process) reload(ctx context.Context) {
 		}
 		effective, keys := config.Effective(old, c)
 		for _, k := range keys {
+			if c != next[0] && config.OfTheProcess(k) {
+				continue // it stands in the first file, and is named once
+			}
 			restart = append(restart, c.TrustDomain+": "+k)
 		}
 		if t != nil {

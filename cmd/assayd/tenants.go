@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/internal/cli"
 	"github.com/assay-project/assay/issuer"
 	"github.com/assay-project/assay/issuer/config"
@@ -202,7 +203,7 @@ func (p *process) openAll(ctx context.Context) (map[string]*tenant, error) {
 		for _, t := range opened {
 			wrong = append(wrong, t.close())
 		}
-		return nil, errors.Join(wrong...)
+		return nil, p.none(ctx, wrong)
 	}
 	for _, err := range wrong {
 		var x *tenantError
@@ -211,6 +212,25 @@ func (p *process) openAll(ctx context.Context) (map[string]*tenant, error) {
 		}
 	}
 	return opened, nil
+}
+
+// none is the error of a process that can serve nobody. Of several trust domains
+// the log says why of each.
+func (p *process) none(ctx context.Context, wrong []error) error {
+	if len(p.configs) == 1 || ctx.Err() != nil {
+		return errors.Join(wrong...)
+	}
+	later := false
+	for _, err := range wrong {
+		p.log.ErrorContext(ctx, "cannot be served", "error", err, "hint", cli.Hint(err))
+		var ae *attest.Error
+		later = later || errors.As(err, &ae) && ae.Kind == attest.Unavailable
+	}
+	why := fmt.Errorf("none of %d trust domains can be served; the log says why", len(p.configs))
+	if later { // of one at least: a supervisor tries again
+		return &attest.Error{Kind: attest.Unavailable, Check: "trust_domains", Err: why}
+	}
+	return cli.Usagef("`assayd check` names every mistake", "%w", why)
 }
 
 // tenantError is an error of one trust domain of several.

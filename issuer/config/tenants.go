@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/assay-project/assay/internal/strictyaml"
 )
@@ -102,6 +103,16 @@ var ofTheProcess = [][]string{
 	{"listen"}, {"metrics_listen"}, {"log"}, {"tracing"}, {"shutdown_timeout"}, {"reflection"}, {"tenants"},
 	{"limits", "handshakes"}, {"limits", "handshakes_per_address"}, {"limits", "handshake_timeout"},
 	{"limits", "connections"}, {"limits", "strangers_per_address"}, {"limits", "streams_per_connection"},
+}
+
+// OfTheProcess reports whether a key stands in the first file only.
+func OfTheProcess(key string) bool {
+	for _, path := range ofTheProcess {
+		if k := joined(path); key == k || strings.HasPrefix(key, k+".") {
+			return true
+		}
+	}
+	return false
 }
 
 // ofATenant reports what a tenant's file cannot say: a tenant does not decide
