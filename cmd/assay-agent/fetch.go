@@ -70,6 +70,7 @@ all the same.`,
 	c.Flags().StringVar(&output, "output", "text", "output format: text or json")
 	c.Flags().StringVar(&writeTo, "write", "", "write the SVIDs, their keys and bundles into this directory")
 	c.Flags().DurationVar(&timeout, "timeout", 10*time.Second, errTimeout)
+	c.AddCommand(fetchJWTCommand())
 	return c
 }
 
