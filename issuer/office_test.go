@@ -17,9 +17,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/assay-project/assay/issuer"
 	"github.com/assay-project/assay/issuer/ca"
 	"github.com/assay-project/assay/issuer/config"
+	"github.com/assay-project/assay/issuer/federation"
 	"github.com/assay-project/assay/issuer/keys"
 	"github.com/assay-project/assay/issuer/ledger"
 	"github.com/assay-project/assay/issuer/store"
@@ -91,17 +94,22 @@ func (c *clock) Advance(d time.Duration) { c.ahead.Add(int64(d)) }
 
 // office is a whole server on real sockets.
 type office struct {
-	t         testing.TB
-	hardware  *simnitro.Authority
-	beside    func(o *office) verifiers.Verifier // Nitro's; may be nil
-	cfg       config.Config
-	clock     *clock
-	store     *store.SQLite
-	tpms      *tpms.Registry
-	ledger    *ledger.Ledger
-	ca        *ca.CA
-	policy    *issuer.PolicyFile
-	metrics   *issuer.Metrics
+	t        testing.TB
+	hardware *simnitro.Authority
+	beside   func(o *office) verifiers.Verifier // Nitro's; may be nil
+	cfg      config.Config
+	clock    *clock
+	store    *store.SQLite
+	tpms     *tpms.Registry
+	ledger   *ledger.Ledger
+	ca       *ca.CA
+	policy   *issuer.PolicyFile
+	metrics  *issuer.Metrics
+
+	federation *federation.Federations
+	webAt      string // where the public documents are
+	bundleAt   string // and the bundle, by https_spiffe
+
 	server    *issuer.Server
 	log       *logBuffer
 	bootstrap []byte // PEM
@@ -207,8 +215,15 @@ func (o *office) start() {
 	o.metrics = issuer.NewMetrics(o.domain())
 	tracing, err := issuer.OpenTracing(ctx, o.cfg.Tracing, "test", log)
 	must(t, err)
+	td, err := spiffeid.TrustDomainFromString(o.domain())
+	must(t, err)
+	o.federation, err = federation.Open(ctx, federation.Config{
+		TrustDomain: td, Store: o.store, Now: o.clock.Now, Log: log, Seal: federation.Seal{Server: "main", Key: signer},
+	})
+	must(t, err)
 	o.server, err = issuer.New(o.cfg, issuer.Parts{
-		Set: set, Policy: o.policy, Ledger: o.ledger, CA: o.ca, Store: o.store, Metrics: o.metrics, TPMs: o.tpms, Log: log, Now: o.clock.Now, Version: "test", Tracing: tracing,
+		Federation: o.federation,
+		Set:        set, Policy: o.policy, Ledger: o.ledger, CA: o.ca, Store: o.store, Metrics: o.metrics, TPMs: o.tpms, Log: log, Now: o.clock.Now, Version: "test", Tracing: tracing,
 	})
 	must(t, err)
 
@@ -226,6 +241,18 @@ func (o *office) start() {
 		listeners.AdminTLS, err = net.Listen("tcp", o.cfg.Administration.Listen)
 		must(t, err)
 		o.adminAt = listeners.AdminTLS.Addr().String()
+	}
+
+	for _, x := range []struct {
+		address string
+		to      *net.Listener
+		at      *string
+	}{{o.cfg.Web.Listen, &listeners.Web, &o.webAt}, {o.cfg.Federation.SPIFFEListen, &listeners.BundleEndpoint, &o.bundleAt}} {
+		if x.address != "" {
+			*x.to, err = net.Listen("tcp", x.address)
+			must(t, err)
+			*x.at = (*x.to).Addr().String()
+		}
 	}
 
 	ctx, cancel := context.WithCancel(ctx)

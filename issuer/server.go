@@ -24,6 +24,7 @@ import (
 	"github.com/assay-project/assay/issuer/ledger"
 	"github.com/assay-project/assay/issuer/store"
 	"github.com/assay-project/assay/issuer/tpms"
+	"github.com/assay-project/assay/issuer/web"
 	"github.com/assay-project/assay/policy"
 	"github.com/assay-project/assay/policy/signed"
 	"github.com/assay-project/assay/verifiers"
@@ -98,10 +99,12 @@ type Server struct {
 	federation *federation.Federations
 	events     *Events
 	sent       atomic.Pointer[sentBundle]
-	background []func(context.Context) error
-	log        *slog.Logger
-	now        func() time.Time
-	version    string
+
+	webCertificate atomic.Pointer[web.Certificate] // nil while none is served
+	background     []func(context.Context) error
+	log            *slog.Logger
+	now            func() time.Time
+	version        string
 
 	challengeTTL time.Duration
 	closingGrace atomic.Int64 // nanoseconds
@@ -212,6 +215,7 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 	})
 	s.minting = newTokenOffice(s.metrics)
 	s.registerGauges()
+	s.federationGauges()
 	s.follow()
 	return s, nil
 }

@@ -95,6 +95,7 @@ func (s *Server) serveWeb(ctx context.Context, l net.Listener) error {
 			return errors.Join(err, l.Close())
 		}
 		server.Certificate = cert.Get
+		s.webCertificate.Store(cert)
 	}
 	return server.Serve(ctx, readers(l, perAddress))
 }
@@ -109,6 +110,35 @@ func (s *Server) serveBundleEndpoint(ctx context.Context, l net.Listener) error 
 		Log:         s.log,
 	}
 	return server.Serve(ctx, readers(l, webConnectionsPerAddress))
+}
+
+// certificateNotice is how long before its end a certificate of the web's PKI is
+// warned of: who renews it by a program has done so by then.
+const certificateNotice = 7 * 24 * time.Hour
+
+// publicWarnings is what an operator should look at of what is public, and of the
+// federations.
+func (s *Server) publicWarnings() []string {
+	var out []string
+	if cert := s.webCertificate.Load(); cert != nil {
+		if end := cert.NotAfter(); end.Sub(s.now()) < certificateNotice {
+			out = append(out, "web.certificate ends at "+end.UTC().Format(time.RFC3339)+": relying parties will fetch nothing then")
+		}
+	}
+	if s.federation != nil {
+		out = append(out, s.federation.Troubles()...)
+	}
+	return out
+}
+
+// federationGauges shows how the federations do.
+func (s *Server) federationGauges() {
+	if s.federation == nil {
+		return
+	}
+	s.metrics.Gauge("assay_federations", "Trust domains that this one federates with.", func() float64 { return float64(s.federation.Count()) })
+	s.metrics.Gauge("assay_federations_in_trouble", "Those of them whose bundle cannot be fetched, is not used, or has no key.",
+		func() float64 { return float64(len(s.federation.Troubles())) })
 }
 
 // readers bounds how many strangers are connected.

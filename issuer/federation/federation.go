@@ -49,6 +49,8 @@ type Federations struct {
 	log   *slog.Logger
 	fetch func(ctx context.Context, r *relation, bundles x509bundle.Source) ([]byte, error)
 
+	reloading sync.Mutex // held while the store is read; before mu
+
 	mu       sync.Mutex
 	entries  map[string]*entry
 	revision uint64
@@ -108,15 +110,14 @@ func (f *Federations) Bundles() ([]*spiffebundle.Bundle, uint64) {
 
 // Reload reads the store again, at once after another server changed it.
 func (f *Federations) Reload(ctx context.Context) error {
+	f.reloading.Lock() // one after the other: what is read later is newer
+	defer f.reloading.Unlock()
 	rows, revision, err := f.cfg.Store.Federations(ctx, f.cfg.TrustDomain.Name())
 	if err != nil {
 		return err
 	}
 	f.mu.Lock()
-	if revision < f.revision { // read before a change that is known already
-		f.mu.Unlock()
-		return nil
-	}
+	notify := f.entries != nil && revision != f.revision
 	next := make(map[string]*entry, len(rows))
 	for _, row := range rows {
 		old := f.entries[row.Name]
@@ -124,9 +125,11 @@ func (f *Federations) Reload(ctx context.Context) error {
 		if e.fault != "" && (old == nil || old.fault != e.fault) {
 			f.log.ErrorContext(ctx, "a federation is not used", "foreign_trust_domain", row.Name, "why", e.fault)
 		}
+		if old != nil && old.bundle != e.bundle { // a server came or went that sealed it
+			notify = true
+		}
 		next[row.Name] = e
 	}
-	notify := revision != f.revision && f.entries != nil
 	f.entries, f.revision = next, revision
 	close(f.changed)
 	f.changed = make(chan struct{})
@@ -199,6 +202,32 @@ func (e *entry) status() Status {
 		s.Error = "not used: " + e.fault
 	}
 	return s
+}
+
+// Troubles says what an operator should look at. It reads no database.
+func (f *Federations) Troubles() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(f.entries)) {
+		e := f.entries[name]
+		switch s := e.status(); {
+		case s.Error != "" && e.fault == "":
+			out = append(out, fmt.Sprintf("the bundle of %s cannot be fetched: %s", name, s.Error))
+		case s.Error != "":
+			out = append(out, fmt.Sprintf("the federation with %s is %s", name, s.Error))
+		case s.Empty:
+			out = append(out, fmt.Sprintf("the bundle of %s has no key: none of its identities is trusted", name))
+		}
+	}
+	return out
+}
+
+// Count is how many federations there are.
+func (f *Federations) Count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.entries)
 }
 
 // List tells of every federation, by trust domain, as the store has it now.
