@@ -77,6 +77,8 @@ type Listeners struct {
 	AdminTLS       net.Listener // TCP; administrators elsewhere
 	Web            net.Listener // TCP; what the world may read
 	BundleEndpoint net.Listener // TCP; the SPIFFE bundle endpoint, profile https_spiffe
+
+	Serving func() // called when clients are served; may be nil
 }
 
 // Server is the attestation service of one trust domain.
@@ -237,6 +239,9 @@ func (s *Server) Run(ctx context.Context, l Listeners) error {
 	defer front.turns.forget(s.line.Load())
 	if err := front.attach(s); err != nil {
 		return err
+	}
+	if l.Serving != nil {
+		l.Serving()
 	}
 	g.Go(func() error { return s.banning(ctx) })
 	g.Go(func() error { return s.denying(ctx) })

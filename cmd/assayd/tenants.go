@@ -362,7 +362,9 @@ func (p *process) supervise(cfg *config.Config, t *tenant) {
 
 // serve runs a trust domain that is open.
 func (p *process) serve(ctx context.Context, t *tenant) error {
-	t.log.InfoContext(ctx, "serving", "attestation", p.address, "admin", t.cfg.AdminSocket, "metrics", p.metrics,
-		"policy", t.policy.Current().Version(), "platforms", fmt.Sprint(t.server.Platforms()))
+	t.listeners.Serving = func() {
+		t.log.InfoContext(ctx, "serving", "attestation", p.address, "admin", t.cfg.AdminSocket, "metrics", p.metrics,
+			"policy", t.policy.Current().Version(), "platforms", fmt.Sprint(t.server.Platforms()))
+	}
 	return t.run(ctx)
 }
