@@ -208,6 +208,7 @@ func (o *office) start() {
 	must(t, err)
 	o.ca, err = ca.Open(ctx, ca.Config{
 		TrustDomain: o.domain(), Simulated: true, DataDir: o.cfg.DataDir, Keys: ring, Store: o.store, Results: o.ledger, Now: o.clock.Now, Log: log,
+		Propagation: o.cfg.Authorities.Propagation,
 	})
 	must(t, err)
 	o.bootstrap, err = ca.BootstrapRootPEM(o.cfg.DataDir)
