@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/assay-project/assay/attest"
 )
 
 // turns shares among trust domains what the machine can verify at once. Most of
@@ -194,6 +196,10 @@ func (t *turns) waiting(l *line) int {
 	return l.waiting.Len()
 }
 
+// notReadyRetry is when to ask a server again whose authority has not been
+// published for long enough; another server may be ready.
+const notReadyRetry = 10 * time.Second
+
 // turn is one attestation's, from its evidence to its end.
 type turn struct {
 	s     *Server
@@ -203,8 +209,12 @@ type turn struct {
 }
 
 // takeTurn waits until the server has time for the attestation, if there will be
-// time before its deadline. Checks: overload (unavailable), deadline (stale).
+// time before its deadline, and an authority to sign with. Checks:
+// authority_not_ready, overload (unavailable), deadline (stale).
 func (a *attestation) takeTurn(ctx context.Context) (*turn, error) {
+	if err := a.ca.Ready(); attest.CheckOf(err) == "authority_not_ready" {
+		return nil, comeBack("authority_not_ready", notReadyRetry, err.Error())
+	}
 	if limit := int64(a.settings().Limits.InFlight); a.working.Add(1) > limit {
 		a.working.Add(-1)
 		a.metrics.limited.WithLabelValues("attestation", "in_flight").Inc()
