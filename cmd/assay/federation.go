@@ -185,6 +185,8 @@ func federationShowCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "show TRUST_DOMAIN",
 		Short: "Show one federation, and its bundle",
+		Long: `Show one federation: how its bundle is had, how that goes, and until when nothing
+is fetched. JSON has the bundle itself.`,
 		Example: `  assay federation show b.example.org
   assay federation show b.example.org --output json | jq .bundle`,
 		Args:              cobra.ExactArgs(1),
@@ -244,8 +246,10 @@ func printFederation(c *cobra.Command, output cli.Format, x federationJSON) erro
 
 func federationRefreshCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:               "refresh TRUST_DOMAIN",
-		Short:             "Fetch a foreign bundle now",
+		Use:   "refresh TRUST_DOMAIN",
+		Short: "Fetch a foreign bundle now",
+		Long: `Fetch a foreign bundle now, whoever's turn it is. When that fails the bundle before
+stays in use, and the error says what the endpoint did.`,
 		Example:           "  assay federation refresh b.example.org",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
