@@ -305,3 +305,18 @@ func (d *Denials) Serial(serial [SerialSize]byte) bool { return holds(d.Serials,
 func (d *Denials) Policy(digest []byte) bool {
 	return len(digest) == sha256.Size && holds(d.Policies, [sha256.Size]byte(digest))
 }
+
+// UnverifiedDenials reads what a deny-list says, without asking who says it: to
+// show one that comes from somebody who is trusted anyway. Checks: deny_list_size,
+// cose_…, deny_list_structure and deny_list_content, as in [ParseDenyList].
+func UnverifiedDenials(doc []byte) (*Denials, error) {
+	if len(doc) > MaxDenyListSize {
+		return nil, fail(attest.Malformed, "deny_list_size", "the document has %d bytes, at most %d are read", len(doc), MaxDenyListSize)
+	}
+	s, err := parseSign1(doc, typeDenyList)
+	if err != nil {
+		return nil, err
+	}
+	d, _, err := decodeDenyList(s.payload)
+	return d, err
+}

@@ -7,9 +7,9 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"strings"
 	"time"
 
-	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -26,21 +26,20 @@ const defaultAdminSocket = "/run/assay/admin.sock"
 // claims and its decision, or one piece of evidence.
 const maxAdminMessage = 8 << 20
 
-// adminFlag adds --admin.
-func adminFlag(c *cobra.Command) *string {
-	return c.Flags().String("admin", defaultAdminSocket, "`SOCKET` of the server's admin service")
-}
-
-// admin is a connection to a server's admin socket.
+// admin is a connection to a server's admin services.
 type admin struct {
 	assayv1.AdminClient
-	socket string
-	conn   *grpc.ClientConn
+	socket  string // or the address of one that is elsewhere
+	conn    *grpc.ClientConn
+	release func()
 }
 
 // openAdmin connects to the socket. Who may open it is decided by its mode, so
 // that the connection itself needs no credentials.
 func openAdmin(socket, hint string) (*admin, error) {
+	if strings.HasPrefix(socket, remoteScheme) {
+		return openRemote(socket)
+	}
 	st, err := os.Stat(socket)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -64,7 +63,25 @@ func openAdmin(socket, hint string) (*admin, error) {
 	if err != nil {
 		return nil, fmt.Errorf("admin socket %s: %w", socket, err)
 	}
-	return &admin{AdminClient: assayv1.NewAdminClient(conn), socket: socket, conn: conn}, nil
+	return &admin{AdminClient: assayv1.NewAdminClient(conn), socket: socket, conn: conn, release: func() {}}, nil
+}
+
+// openRemote connects to a server that is elsewhere.
+func openRemote(target string) (*admin, error) {
+	address, creds, release, err := remoteAdmin(target)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := grpc.NewClient("passthrough:///"+address,
+		grpc.WithTransportCredentials(creds),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAdminMessage)),
+		grpc.WithUnaryInterceptor(answerInTime),
+	)
+	if err != nil {
+		release()
+		return nil, fmt.Errorf("admin service %s: %w", address, err)
+	}
+	return &admin{AdminClient: assayv1.NewAdminClient(conn), socket: address, conn: conn, release: release}, nil
 }
 
 // adminTimeout is how long one question may take. Lists have no such limit:
@@ -86,7 +103,10 @@ func answerInTime(ctx context.Context, method string, req, reply any, conn *grpc
 	return invoke(ctx, method, req, reply, conn, opts...)
 }
 
-func (a *admin) Close() error { return a.conn.Close() }
+func (a *admin) Close() error {
+	defer a.release()
+	return a.conn.Close()
+}
 
 // errNotFound is an entry that is not there.
 var errNotFound = errors.New("not found")
@@ -104,13 +124,22 @@ func (a *admin) explain(err error) error {
 		if errors.Is(err, fs.ErrPermission) {
 			return unavailable("the socket is for the server's own user: use its account, or sudo", "%s: permission denied", a.socket)
 		}
+		if strings.Contains(st.Message(), "handshake failed") {
+			return &attest.Error{Kind: attest.Untrusted, Check: "admin_tls", Err: fmt.Errorf("%s: %s", a.socket, st.Message()),
+				Hint: "--admin-svid must be of the trust domain in the server's administration.trust_domain, and still hold; --admin-root is the server's bootstrap root"}
+		}
 		return unavailable("is the server running? a socket can outlive one that was killed", "no answer on %s: %s", a.socket, st.Message())
 	case codes.DeadlineExceeded, codes.ResourceExhausted, codes.Canceled:
 		return unavailable("", "%s: %s", a.socket, st.Message())
 	case codes.Unimplemented:
 		return cli.Usagef("server and `assay` are of different versions: compare `assay server status` and `assay version`", "the server does not know this request")
-	case codes.InvalidArgument:
-		return cli.Usagef("", "%s", st.Message())
+	case codes.InvalidArgument, codes.AlreadyExists, codes.FailedPrecondition:
+		text, hint, _ := strings.Cut(st.Message(), "\nhint: ")
+		return cli.Usagef(hint, "%s", text)
+	case codes.PermissionDenied:
+		return &attest.Error{Kind: attest.Denied, Check: "role", Err: errors.New(st.Message()), Hint: "roles are bound in the server's configuration, administration.roles"}
+	case codes.Unauthenticated:
+		return &attest.Error{Kind: attest.Untrusted, Check: "admin_svid", Err: errors.New(st.Message())}
 	default:
 		return fmt.Errorf("the server failed: %s (%s)", st.Message(), st.Code())
 	}

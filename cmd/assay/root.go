@@ -51,7 +51,7 @@ Exit codes: 0 good, 1 internal, 2 usage or configuration, 3 malformed,
 	}
 	add(forVerifiers, evidenceCommand(now), svidCommand(now))
 	add(forAuthors, policyCommand(now), measureCommand())
-	add(forOperators, ledgerCommand(), bundleCommand(), serverCommand(), collateralCommand(now), ekCommand(), authorityCommand(), federationCommand())
+	add(forOperators, ledgerCommand(), bundleCommand(), serverCommand(), collateralCommand(now), ekCommand(), agentsCommand(), svidsCommand(), denylistCommand(now), authorityCommand(), federationCommand())
 	add(forAll, cli.VersionCommand("assay"))
 	root.SetHelpCommandGroupID(forAll)
 	root.SetCompletionCommandGroupID(forAll)

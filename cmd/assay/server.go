@@ -40,6 +40,20 @@ type serverStatus struct {
 	AttestationsInFlight      uint32       `json:"attestations_in_flight"`
 	Watches                   uint32       `json:"watches"`
 	Warnings                  []string     `json:"warnings"`
+
+	Server   string         `json:"server"`
+	Ready    bool           `json:"ready"`
+	NotReady string         `json:"not_ready"`
+	Database string         `json:"database"`
+	Members  []serverMember `json:"members"`
+}
+
+// serverMember is another server of the trust domain.
+type serverMember struct {
+	Name       string     `json:"name"`
+	Joined     time.Time  `json:"joined"`
+	LedgerSize uint64     `json:"ledger_size"`
+	LastEntry  *time.Time `json:"last_entry"`
 }
 
 func unixMilli(ms int64) time.Time {
@@ -50,6 +64,10 @@ func unixMilli(ms int64) time.Time {
 }
 
 func statusOf(r *assayv1.StatusResponse) serverStatus {
+	members := []serverMember{}
+	for _, m := range r.GetMembers() {
+		members = append(members, serverMember{m.GetName(), unixMilli(m.GetJoinedUnixMs()), m.GetLedgerSize(), timeOrNull(m.GetLastEntryUnixMs())})
+	}
 	return serverStatus{
 		Version: r.GetVersion(), TrustDomain: r.GetTrustDomain(), Kind: r.GetKind(),
 		Platforms: append([]string{}, r.GetPlatforms()...),
@@ -60,6 +78,7 @@ func statusOf(r *assayv1.StatusResponse) serverStatus {
 		IssuedTotal:               r.GetIssuedTotal(), DeniedTotal: r.GetDeniedTotal(),
 		AttestationsInFlight: r.GetAttestationsInFlight(), Watches: r.GetWatches(),
 		Warnings: append([]string{}, r.GetWarnings()...),
+		Server:   r.GetServer(), Ready: r.GetNotReady() == "", NotReady: r.GetNotReady(), Database: r.GetDatabase(), Members: members,
 	}
 }
 
@@ -68,10 +87,11 @@ func serverStatusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show what a server is and does",
 		Long: `Show what a server is and does: its trust domain, the policy in force, the
-ledger, and when its certificates end. What needs attention is printed as
+ledger, its database, the other servers, and when its certificates end. What needs attention is printed as
 warnings on standard error too.`,
 		Example: `  assay server status
-  assay server status --admin /tmp/assay/admin.sock --output json`,
+  assay server status --admin /tmp/assay/admin.sock --output json
+  assay server status --admin assay.example.org:8444 --admin-root root.pem --admin-svid alice.pem`,
 		Args: cobra.NoArgs,
 	}
 	socket := adminFlag(c)
@@ -95,7 +115,14 @@ warnings on standard error too.`,
 		}
 		p := cli.NewPage(c.OutOrStdout())
 		p.Linef("assayd %s for the %s trust domain %s", s.Version, s.Kind, s.TrustDomain)
+		ready := "yes"
+		if !s.Ready {
+			ready = "no: " + s.NotReady
+		}
 		p.Facts(
+			cli.Fact{Name: "server", Value: s.Server},
+			cli.Fact{Name: "ready", Value: ready},
+			cli.Fact{Name: "database", Value: s.Database},
 			cli.Fact{Name: "started", Value: stamp(s.Started)},
 			cli.Fact{Name: "platforms", Value: strings.Join(s.Platforms, ", ")},
 			cli.Fact{Name: "policy", Value: s.Policy},
@@ -108,6 +135,14 @@ warnings on standard error too.`,
 			cli.Fact{Name: "attestations in flight", Value: fmt.Sprint(s.AttestationsInFlight)},
 			cli.Fact{Name: "open watches", Value: fmt.Sprint(s.Watches)},
 		)
+		if len(s.Members) > 0 {
+			rows := make([][]string, len(s.Members))
+			for i, m := range s.Members {
+				rows[i] = []string{m.Name, stamp(m.Joined), fmt.Sprint(m.LedgerSize), stampOr(m.LastEntry, "-")}
+			}
+			p.Linef("")
+			p.Table([]string{"other server", "joined", "entries", "last entry"}, rows)
+		}
 		return p.Err()
 	}
 	return c
