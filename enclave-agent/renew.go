@@ -218,6 +218,7 @@ func (a *Agent) keysGone() {
 func (a *Agent) adopt(is *issuance) {
 	a.watchClock() // the challenge anchored the time: a clock that departs must halt before there is more to serve
 	a.state.adopt(is.svids, is.bundle)
+	a.warnOfDropped(is.bundle)
 	next := between(is.renewAfter, is.renewBefore)
 	if _, tooFar := a.time.departure(); tooFar {
 		// It may be that server's clock which is wrong: ask again, perhaps another.
@@ -233,15 +234,8 @@ func (a *Agent) adopt(is *issuance) {
 	a.health.succeeded()
 	a.reportHealth()
 	names := make([]string, len(is.svids))
-	var withheld []string
 	for i, v := range is.svids {
 		names[i] = v.id.String()
-		if !v.forAll() {
-			withheld = append(withheld, names[i])
-		}
-	}
-	if len(withheld) > 0 {
-		a.log.Warn("identities for certain processes are served to none: this version cannot tell one process from another", "identities", withheld)
 	}
 	a.log.Info("attested", "identities", names, "not_after", stamp(is.svids[0].notAfter()), "renew_at", stamp(next), "reference", is.reference)
 }

@@ -102,6 +102,7 @@ func (a *Agent) heed(ev *assayv1.WatchEvent) error {
 		within := min(max(time.Duration(min(e.Reattest.GetWithinMs(), maxWithin.Milliseconds()))*time.Millisecond, 0), maxWithin)
 		now := a.time.now()
 		a.plan.advance(between(now, now.Add(within)))
+		a.tokens.forget() // whatever changed: the server is asked about the next one
 		a.log.Info("the server asks for a new attestation", "reason", e.Reattest.GetReason().String(), "within", within.String())
 	case *assayv1.WatchEvent_Bundle:
 		b, err := checkBundle(e.Bundle, a.cfg.TrustDomain)
@@ -112,9 +113,7 @@ func (a *Agent) heed(ev *assayv1.WatchEvent) error {
 		newer, vouches := a.state.adoptBundle(b)
 		if newer {
 			a.log.Info("new trust bundle", "sequence", b.sequence, "revision", b.revision, "authorities", len(b.authorities), "federated", len(b.federated))
-			for _, why := range b.dropped {
-				a.log.Warn("a foreign trust bundle cannot be read; that trust domain is not trusted", "why", why)
-			}
+			a.warnOfDropped(b)
 		}
 		if !vouches {
 			// An authority is gone that signed what this agent holds.
@@ -124,6 +123,13 @@ func (a *Agent) heed(ev *assayv1.WatchEvent) error {
 		a.log.Debug("the server sent an event that this version does not know")
 	}
 	return nil
+}
+
+// warnOfDropped tells of foreign bundles that this agent cannot read.
+func (a *Agent) warnOfDropped(b *trustBundle) {
+	for _, why := range b.dropped {
+		a.log.Warn("a foreign trust bundle cannot be read; that trust domain is not trusted", "why", why)
+	}
 }
 
 func errorText(err error) string {

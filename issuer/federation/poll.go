@@ -100,7 +100,7 @@ func (f *Federations) due() (names []string, next time.Duration) {
 		if e.relation == nil || e.relation.profile == ByHand {
 			continue
 		}
-		if wait := e.row.NextAt.Sub(now); wait > 0 {
+		if wait := e.row.NextAt.Sub(now); wait > 0 && wait <= f.longest() {
 			next = min(next, wait)
 			continue
 		}
@@ -115,6 +115,10 @@ func (f *Federations) due() (names []string, next time.Duration) {
 	}
 	return names, max(next, 10*time.Millisecond)
 }
+
+// longest is how far ahead a fetch can be due. What is due later than that was
+// planned by a clock that was wrong, and is due now.
+func (f *Federations) longest() time.Duration { return max(maxInterval, f.cfg.Poll) + claimTime }
 
 func (f *Federations) begin(name string) bool {
 	f.fetching.Lock()
@@ -135,7 +139,13 @@ func (f *Federations) end(name string) {
 // turn fetches one bundle, if no other server does.
 func (f *Federations) turn(ctx context.Context, name string) {
 	now := f.cfg.Now()
-	mine, err := f.cfg.Store.ClaimFederation(ctx, f.cfg.TrustDomain.Name(), name, now, now.Add(claimTime))
+	due := now
+	f.mu.Lock()
+	if e := f.entries[name]; e != nil && e.row.NextAt.Sub(now) > f.longest() {
+		due = e.row.NextAt
+	}
+	f.mu.Unlock()
+	mine, err := f.cfg.Store.ClaimFederation(ctx, f.cfg.TrustDomain.Name(), name, due, now.Add(claimTime))
 	if err == nil && mine {
 		err = f.refresh(ctx, name)
 		if attest.CheckOf(err) != "" {
