@@ -58,7 +58,12 @@ func insert(t *testing.T, db *sql.DB, a store.Authority) {
 // that.
 func ofTheWriter(t *testing.T, f *fixture, use store.Use, server string) store.Authority {
 	t.Helper()
-	key, now := newKey(t), f.Now()
+	return ofTheWriterAt(t, f, use, server, f.Now())
+}
+
+func ofTheWriterAt(t *testing.T, f *fixture, use store.Use, server string, now time.Time) store.Authority {
+	t.Helper()
+	key := newKey(t)
 	row := store.Authority{
 		TrustDomain: td, Use: use, ID: "0123456789abcdef", Server: server, KeyName: prefixOf(use) + "0123456789abcdef",
 		State: store.Active, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(day), CreatedAt: now.Add(-time.Minute),

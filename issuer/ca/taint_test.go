@@ -234,7 +234,7 @@ func TestAVerifierKeyThatTheDocumentDoesNotNameSignsNothing(t *testing.T) {
 	must(t, f.open(t))
 	d := *f.ca.document.Load().keys
 	d.Keys = []svid.VerifierKey{{Key: newKey(t).Public().(*ecdsa.PublicKey), NotBefore: f.Now(), NotAfter: f.Now().Add(day)}}
-	f.ca.document.Store(&document{[]byte("x"), &d})
+	f.ca.document.Store(&document{signed: []byte("x"), keys: &d})
 	if f.ca.signer(f.ca.now.Load(), store.Verifier, f.Now()) != nil {
 		t.Error("it signs")
 	}
