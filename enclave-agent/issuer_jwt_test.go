@@ -148,6 +148,12 @@ func TestTokensGoOnOverRenewalAndOutageAndEndWithThePolicy(t *testing.T) {
 		t.Errorf("after a renewal: %v", err)
 	}
 
+	if again, err := fetch("reports"); err != nil || again.Token.ID == first.Token.ID {
+		t.Errorf("the token of before was kept: %v", err)
+	} else {
+		first = again
+	}
+
 	// An outage: what was fetched is still handed out, what was not is not.
 	s.stop()
 	again, err := fetch("reports")

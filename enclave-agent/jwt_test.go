@@ -304,6 +304,27 @@ func TestValidationIsThatOfPackageSVID(t *testing.T) {
 	}
 }
 
+// A ban, or another policy: the server is asked again, whatever is kept.
+func TestTokensAreForgottenWhenTheServerAsksForANewAttestation(t *testing.T) {
+	t.Parallel()
+	m, a, c := tokenAgent(t)
+	first, err := fetchToken(c, "", "reports")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.heed(&assayv1.WatchEvent{Event: &assayv1.WatchEvent_Reattest{Reattest: &assayv1.Reattest{Reason: assayv1.Reattest_REASON_BANNED}}}); err != nil {
+		t.Fatal(err)
+	}
+	m.fail(status.Error(codes.Unauthenticated, "not a live SVID"))
+	if r, err := fetchToken(c, "", "reports"); err == nil {
+		t.Errorf("a token of before is handed out: %v", r)
+	}
+	m.fail(nil)
+	if r, err := fetchToken(c, "", "reports"); err != nil || r.GetSvids()[0].GetSvid() == first.GetSvids()[0].GetSvid() {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestTheTokensKeptAreBounded(t *testing.T) {
 	t.Parallel()
 	at := time.Now()

@@ -57,11 +57,13 @@ type minter struct {
 	minting map[tokenKey]*minting
 	links   map[string]*tokenLink // by SPIFFE ID
 	closed  bool
+	era     uint64 // how often all tokens were forgotten
 }
 
 // minting is a request that is under way; others who want the same wait for it.
 type minting struct {
 	done  chan struct{}
+	era   uint64
 	token token
 	err   error
 }
@@ -89,8 +91,8 @@ func (m *minter) get(ctx context.Context, own *svid, b *trustBundle, audiences [
 		return kept.text, nil
 	}
 	call := m.minting[key]
-	if call == nil {
-		call = &minting{done: make(chan struct{})}
+	if call == nil || call.era != m.era {
+		call = &minting{done: make(chan struct{}), era: m.era}
 		m.minting[key] = call
 		// Its own life: the workload that asked first may leave, others wait.
 		go m.fetch(context.WithoutCancel(ctx), key, call, own, b, audiences)
@@ -121,8 +123,10 @@ func (m *minter) fetch(ctx context.Context, key tokenKey, call *minting, own *sv
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.minting, key)
-	if call.err == nil && !m.closed {
+	if m.minting[key] == call {
+		delete(m.minting, key)
+	}
+	if call.err == nil && !m.closed && call.era == m.era {
 		m.keep(key, call.token)
 	}
 	close(call.done)
@@ -248,6 +252,14 @@ func (m *minter) drop(l *tokenLink) {
 	if l.calls == 0 {
 		_ = l.Close()
 	}
+}
+
+// forget lets all tokens go: policy, or what is known of this agent, has changed.
+func (m *minter) forget() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.tokens)
+	m.era++ // what is being minted now is handed out to who waits, and not kept
 }
 
 // close ends all connections, and forgets all tokens.
