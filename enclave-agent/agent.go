@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/enclave-agent/process"
 )
 
 // DefaultSocket is where workloads look for the Workload API.
@@ -36,10 +37,13 @@ type Config struct {
 	// KeyResidency says where the SVIDs' keys live; "" is SoftwareKeys. TPMKeys needs
 	// an Attester that is a [KeyHolder], and P256.
 	KeyResidency KeyResidency
-	Identities   []spiffeid.ID     // the names to ask for; none is all that policy grants, in its order
-	Log          *slog.Logger      // nil discards
-	Clock        Clock             // nil is SystemClock
-	Listening    func(addr string) // called once the socket accepts, with "unix://PATH"; may be nil
+	Identities   []spiffeid.ID // the names to ask for; none is all that policy grants, in its order
+	// Processes tells callers apart, for identities with selectors; nil asks the kernel
+	// alone.
+	Processes *process.Set
+	Log       *slog.Logger      // nil discards
+	Clock     Clock             // nil is SystemClock
+	Listening func(addr string) // called once the socket accepts, with "unix://PATH"; may be nil
 
 	// Dial connects to the server; nil dials TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
@@ -94,6 +98,11 @@ func New(cfg Config) (*Agent, error) {
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = SystemClock{}
+	}
+	if cfg.Processes == nil {
+		if cfg.Processes, err = process.NewSet(); err != nil {
+			return nil, fmt.Errorf("agent: %w", err)
+		}
 	}
 	if td, err := cfg.BootstrapRoots.TrustDomain(); err == nil && td != cfg.TrustDomain {
 		return nil, fmt.Errorf("agent: the bootstrap root is that of trust domain %s, not of %s", td, cfg.TrustDomain)

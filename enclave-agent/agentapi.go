@@ -43,8 +43,8 @@ func newAgentAPI(w *workloadAPI, tee attest.Platform, log *slog.Logger, gone fun
 }
 
 // GetIdentities returns what is served now.
-func (s *agentAPI) GetIdentities(context.Context, *agentv1.GetIdentitiesRequest) (*agentv1.Identities, error) {
-	now, _, err := s.workload.state.view()
+func (s *agentAPI) GetIdentities(ctx context.Context, _ *agentv1.GetIdentitiesRequest) (*agentv1.Identities, error) {
+	now, _, err := s.workload.view(ctx)
 	if err != nil {
 		return nil, notServing(err)
 	}
@@ -77,6 +77,15 @@ func (s *agentAPI) Sign(ctx context.Context, r *agentv1.SignRequest) (*agentv1.S
 	v, err := s.workload.state.signer(r.GetSpiffeId(), r.GetSpkiSha256())
 	if err != nil {
 		return nil, notServing(err)
+	}
+	if v != nil {
+		may, err := s.workload.gate.judge(ctx, []*svid{v})
+		if err != nil {
+			return nil, notServing(err)
+		}
+		if len(may) == 0 {
+			v = nil // what the caller may not have is not there for it
+		}
 	}
 	if v == nil {
 		return nil, status.Error(codes.NotFound, "this agent holds no such key now: look at GetIdentities")
@@ -175,7 +184,7 @@ func (s *state) signer(id string, spki []byte) (*svid, error) {
 	s.mu.Unlock()
 	for i, v := range append(now.svids[:len(now.svids):len(now.svids)], retired...) {
 		switch sum := sha256.Sum256(v.chain[0].RawSubjectPublicKeyInfo); {
-		case v.id.String() != id || !v.forAll() || !v.live(s.now()):
+		case v.id.String() != id || !v.live(s.now()):
 		case len(spki) == 0 && i < len(now.svids), bytes.Equal(spki, sum[:]):
 			return v, nil
 		}

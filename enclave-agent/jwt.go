@@ -32,7 +32,7 @@ func (w *workloadAPI) FetchJWTSVID(ctx context.Context, r *workload.JWTSVIDReque
 			return nil, status.Error(codes.InvalidArgument, "the SPIFFE ID: "+clip(err.Error()))
 		}
 	}
-	now, _, err := w.state.view()
+	now, _, err := w.view(ctx)
 	if err != nil {
 		return nil, notServing(err)
 	}
@@ -83,11 +83,11 @@ func checkAudiences(in []string) (out []string, err error) {
 // is a JWT-SVID, of a trust domain that this one knows, for the audience, and not
 // expired. What a token says of attestation is among the claims; package svid checks
 // it.
-func (w *workloadAPI) ValidateJWTSVID(_ context.Context, r *workload.ValidateJWTSVIDRequest) (*workload.ValidateJWTSVIDResponse, error) {
+func (w *workloadAPI) ValidateJWTSVID(ctx context.Context, r *workload.ValidateJWTSVIDRequest) (*workload.ValidateJWTSVIDResponse, error) {
 	if r.GetAudience() == "" || r.GetSvid() == "" {
 		return nil, status.Error(codes.InvalidArgument, "audience and svid are required")
 	}
-	now, _, err := w.state.view()
+	now, _, err := w.view(ctx)
 	if err != nil {
 		return nil, notServing(err)
 	}

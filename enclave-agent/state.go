@@ -28,11 +28,6 @@ type svid struct {
 	selectors []*assayv1.Selector
 }
 
-// forAll reports whether every process may be handed the SVID. This agent
-// cannot tell one process from another yet, so that those are the only ones it
-// serves.
-func (s *svid) forAll() bool { return len(s.selectors) == 0 }
-
 func (s *svid) notAfter() time.Time { return s.chain[0].NotAfter }
 
 // live reports whether the SVID may be used at the time.
@@ -150,9 +145,9 @@ func (s *snapshot) jwtBundles() map[spiffeid.TrustDomain]*jwtAuthorities {
 // state is everything the agent holds. The renewal writes it, the Workload API
 // reads it, and nothing else is shared between them.
 //
-// Invariants: a snapshot has at least one SVID, each live when it was made and
-// for every process, and a bundle; a bundle is replaced by a newer one only; while halted nothing is
-// handed out.
+// Invariants: a snapshot has at least one SVID, each live when it was made, and a
+// bundle; a bundle is replaced by a newer one only; while halted nothing is handed
+// out. Which caller may have which of the SVIDs is for the gatekeeper to say.
 type state struct {
 	now func() time.Time
 
@@ -292,14 +287,8 @@ func (s *state) expire() {
 func (s *state) publish() {
 	s.version++
 	s.snap = nil
-	var served []*svid
-	for _, v := range s.svids {
-		if v.forAll() {
-			served = append(served, v)
-		}
-	}
-	if len(served) > 0 && s.bundle != nil {
-		s.snap = &snapshot{version: s.version, svids: served, bundle: s.bundle}
+	if len(s.svids) > 0 && s.bundle != nil {
+		s.snap = &snapshot{version: s.version, svids: s.svids, bundle: s.bundle}
 	}
 	s.broadcast()
 }

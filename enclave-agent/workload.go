@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	secretv3 "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/assay-project/assay/enclave-agent/sds"
 	agentv1 "github.com/assay-project/assay/issuer/issuerpb/assay/agent/v1"
 )
 
@@ -36,8 +38,22 @@ const stopGrace = 2 * time.Second
 type workloadAPI struct {
 	workload.UnimplementedSpiffeWorkloadAPIServer
 	state    *state
+	gate     *gatekeeper
 	tokens   *minter
 	stopping <-chan struct{}
+}
+
+// view is what the caller of ctx may have now, or why it may have nothing. The
+// channel is closed at the next change.
+func (w *workloadAPI) view(ctx context.Context) (*snapshot, <-chan struct{}, error) {
+	now, changed, err := w.state.view()
+	if err == nil {
+		now, err = w.gate.visible(ctx, now)
+	}
+	if err != nil {
+		return nil, changed, err
+	}
+	return now, changed, nil
 }
 
 // FetchX509SVID streams every SVID with its key and bundle, at once and again
@@ -97,7 +113,7 @@ func (w *workloadAPI) FetchJWTBundles(_ *workload.JWTBundlesRequest, s grpc.Serv
 // nothing to serve any more.
 func (w *workloadAPI) follow(ctx context.Context, send func(*snapshot) error) error {
 	for {
-		now, changed, err := w.state.view()
+		now, changed, err := w.view(ctx)
 		if err != nil {
 			return notServing(err)
 		}
@@ -121,6 +137,9 @@ func notServing(err error) error {
 	if errors.Is(err, errNoIdentity) {
 		return status.Error(codes.PermissionDenied, "no identity issued")
 	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
 	return status.Error(codes.Unavailable, err.Error())
 }
 
@@ -128,13 +147,15 @@ func notServing(err error) error {
 func (a *Agent) serve(ctx context.Context, l *socketListener) error {
 	stopping := make(chan struct{})
 	s := grpc.NewServer(
+		grpc.Creds(newCallerCredentials()),
 		grpc.MaxRecvMsgSize(maxWorkloadMessage),
 		grpc.ChainUnaryInterceptor(recoverUnary(a.log), headerUnary),
 		grpc.ChainStreamInterceptor(recoverStream(a.log), headerStream),
 	)
-	api := &workloadAPI{state: a.state, tokens: a.tokens, stopping: stopping}
+	api := &workloadAPI{state: a.state, gate: &gatekeeper{a.cfg.Processes, a.log}, tokens: a.tokens, stopping: stopping}
 	workload.RegisterSpiffeWorkloadAPIServer(s, api)
 	agentv1.RegisterAgentServer(s, newAgentAPI(api, a.cfg.Attester.Platform(), a.log, a.keysGone))
+	secretv3.RegisterSecretDiscoveryServiceServer(s, sds.New(api.secrets, stopping, a.log))
 	healthpb.RegisterHealthServer(s, a.health.server)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
@@ -154,10 +175,13 @@ func (a *Agent) serve(ctx context.Context, l *socketListener) error {
 }
 
 // checkHeader wants the header exactly once, with the value "true". The health
-// service beside the Workload API hands out nothing, and needs none.
+// service beside the Workload API hands out nothing, and needs none; Envoy sets
+// none, and asks in a way that no forged request of a browser or a web service can.
 func checkHeader(ctx context.Context, method string) error {
-	if strings.HasPrefix(method, "/"+healthpb.Health_ServiceDesc.ServiceName+"/") {
-		return nil
+	for _, service := range []string{healthpb.Health_ServiceDesc.ServiceName, secretv3.SecretDiscoveryService_ServiceDesc.ServiceName} {
+		if strings.HasPrefix(method, "/"+service+"/") {
+			return nil
+		}
 	}
 	md, _ := metadata.FromIncomingContext(ctx)
 	if v := md.Get(securityHeader); len(v) != 1 || v[0] != "true" {

@@ -1,0 +1,208 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/assay-project/assay/enclave-agent/process"
+)
+
+// caller is the process at the other end of a connection, pinned when it
+// connected.
+type caller struct {
+	credentials.CommonAuthInfo
+	conn    net.Conn
+	process *process.Process // nil where the kernel does not tell
+	err     error            // why it does not
+
+	mu     sync.Mutex
+	logged map[string]bool // what the log says of it already
+}
+
+// AuthType implements credentials.AuthInfo.
+func (*caller) AuthType() string { return "peercred" }
+
+// callerOf is the caller of a call; nil where it came by another way.
+func callerOf(ctx context.Context) *caller {
+	if p, ok := peer.FromContext(ctx); ok {
+		if c, ok := p.AuthInfo.(*caller); ok {
+			return c
+		}
+	}
+	return nil
+}
+
+// once reports whether the log has not been told yet.
+func (c *caller) once(what string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.logged[what] || len(c.logged) >= 64 {
+		return false
+	}
+	if c.logged == nil {
+		c.logged = map[string]bool{}
+	}
+	c.logged[what] = true
+	return true
+}
+
+// callerCredentials pin the process of each connection as it is accepted. They
+// refuse nobody: who may have what is decided for each message.
+type callerCredentials struct {
+	credentials.TransportCredentials
+}
+
+func newCallerCredentials() callerCredentials { return callerCredentials{insecure.NewCredentials()} }
+
+// ServerHandshake implements credentials.TransportCredentials.
+func (callerCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	c := &caller{conn: conn, err: errors.New("not a unix socket")}
+	if u, ok := conn.(*net.UnixConn); ok {
+		c.process, c.err = process.OfPeer(u)
+	}
+	return &callerConn{conn, c.process}, c, nil
+}
+
+// Clone implements credentials.TransportCredentials.
+func (callerCredentials) Clone() credentials.TransportCredentials { return newCallerCredentials() }
+
+// callerConn lets go of the process with the connection.
+type callerConn struct {
+	net.Conn
+	process *process.Process
+}
+
+// Close implements net.Conn.
+func (c *callerConn) Close() error {
+	if c.process != nil {
+		c.process.Close()
+	}
+	return c.Conn.Close()
+}
+
+// gatekeeper decides which of the agent's identities a caller may have.
+type gatekeeper struct {
+	set *process.Set
+	log *slog.Logger
+}
+
+// goodbye is how long an answer has to reach a caller whose connection is about to
+// be closed.
+const goodbye = 100 * time.Millisecond
+
+// visible is what of a snapshot the caller of ctx may have: identities without
+// selectors, and those whose selectors it shows, all of them. A caller that ended,
+// or runs another program or user than when it connected, gets nothing more, and
+// loses the connection: whoever it is now connects anew.
+func (g *gatekeeper) visible(ctx context.Context, now *snapshot) (*snapshot, error) {
+	may, err := g.judge(ctx, now.svids)
+	if err != nil {
+		return nil, err
+	}
+	if len(may) == len(now.svids) {
+		return now, nil
+	}
+	if len(may) == 0 {
+		return nil, errNoIdentity
+	}
+	return &snapshot{version: now.version, svids: may, bundle: now.bundle}, nil
+}
+
+// judge picks those SVIDs that the caller may have.
+func (g *gatekeeper) judge(ctx context.Context, all []*svid) ([]*svid, error) {
+	c := callerOf(ctx)
+	if c != nil && c.process != nil {
+		if err := c.process.Unchanged(); err != nil {
+			return nil, g.dismiss(ctx, c, err)
+		}
+	}
+	var wanted []process.Fact
+	for _, v := range all {
+		wanted = append(wanted, v.facts()...)
+	}
+	if len(wanted) == 0 {
+		return all, nil
+	}
+	seen, err := g.look(ctx, c, wanted)
+	if err != nil {
+		return nil, err
+	}
+	var out []*svid
+	for _, v := range all {
+		facts := v.facts()
+		if !seen.Matches(facts) {
+			continue
+		}
+		out = append(out, v)
+		if id := v.id.String(); len(facts) > 0 && c.once("may "+id) {
+			g.log.InfoContext(ctx, "a process gets an identity by what it shows", "spiffe_id", id, "pid", c.process.PID, "uid", c.process.UID, "shows", texts(facts))
+		}
+	}
+	if len(out) == 0 && c != nil && c.process != nil && c.once("nothing") {
+		g.log.InfoContext(ctx, "a process shows what no identity selects", "pid", c.process.PID, "uid", c.process.UID, "shows", texts(seen.Facts))
+	}
+	return out, nil
+}
+
+// look asks what the caller shows. Of one that the kernel does not tell of, nothing
+// is known.
+func (g *gatekeeper) look(ctx context.Context, c *caller, wanted []process.Fact) (*process.Sight, error) {
+	if c == nil || c.process == nil {
+		if c != nil && c.once("unknown") {
+			g.log.WarnContext(ctx, "who calls cannot be told: identities with selectors are kept from them", "error", c.err.Error())
+		}
+		return &process.Sight{}, nil
+	}
+	seen, err := g.set.Look(ctx, c.process, wanted)
+	if err != nil {
+		return nil, g.dismiss(ctx, c, err)
+	}
+	for _, p := range seen.Problems {
+		if c.once(p.Error()) {
+			g.log.WarnContext(ctx, "what a process shows cannot all be told: what selects by it does not match", "pid", c.process.PID, "error", clip(p.Error()))
+		}
+	}
+	return seen, nil
+}
+
+// dismiss ends the connection of a caller that is not what it was.
+func (g *gatekeeper) dismiss(ctx context.Context, c *caller, err error) error {
+	if !errors.Is(err, process.ErrChanged) {
+		return status.Error(codes.Unavailable, "who calls cannot be told now")
+	}
+	if c.once("changed") {
+		g.log.WarnContext(ctx, "a process is not what it was when it connected: it gets nothing more", "pid", c.process.PID, "uid", c.process.UID)
+		time.AfterFunc(goodbye, func() { _ = c.conn.Close() })
+	}
+	return status.Error(codes.PermissionDenied, "this process is not what it was when it connected: connect again")
+}
+
+// facts are the selectors as a process would show them.
+func (s *svid) facts() []process.Fact {
+	out := make([]process.Fact, len(s.selectors))
+	for i, x := range s.selectors {
+		out[i] = process.Fact{Type: x.GetType(), Value: x.GetValue()}
+	}
+	return out
+}
+
+func texts(facts []process.Fact) string {
+	var out []string
+	for _, f := range facts {
+		out = append(out, f.String())
+	}
+	slices.Sort(out)
+	return strings.Join(out[:min(len(out), maxSelectors)], " ")
+}
