@@ -18,11 +18,15 @@
 //
 //	attested, err := svid.Verify(chain, src, time.Now(), svid.PCR(0, release41))
 //
+// or, of a bearer token,
+//
+//	attested, err := svid.VerifyJWT(token, bundles, "reports.example.org", time.Now(), svid.PCR(0, release41))
+//
 // Verify returns a result that holds, or an error, never both. Every error is
 // an [attest.Error] with a kind and the name of the check that failed.
 //
 // The issuing side is three calls: [Appraise] (claims and policy decision to a
-// result), [Result.Sign], [Extension]. docs/spec/attested-svid.md and
-// docs/spec/verifier-keys.md define the bytes, completely enough for another
+// result), [Result.Sign], [Extension]; and [JWT.Sign] for tokens. docs/spec/attested-svid.md,
+// docs/spec/attested-jwt-svid.md and docs/spec/verifier-keys.md define the bytes, completely enough for another
 // language; the vectors in testdata pin them.
 package svid
