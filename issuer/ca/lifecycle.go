@@ -170,7 +170,7 @@ func (c *CA) patience(a *authority) time.Duration {
 // in the database, believed or not. That is so for the first authority under an
 // upstream CA elsewhere, which cannot begin as active.
 func (c *CA) foremost(s *snapshot, a *authority) bool {
-	return !slices.ContainsFunc(s.rows, func(row store.Authority) bool { return row.Use == a.row.Use && row.ID != a.row.ID })
+	return a.row.State == store.Requested && !slices.ContainsFunc(s.rows, func(row store.Authority) bool { return row.Use == a.row.Use && row.ID != a.row.ID })
 }
 
 // advance does what is due about every use, and leaves the newest snapshot in

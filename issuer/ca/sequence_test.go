@@ -100,7 +100,7 @@ func (w *watcher) check(o *office) error {
 // for the propagation time. Clocks go back, servers die in the middle of a step,
 // the root's key comes and goes, operators do what they like.
 func TestNothingSignsBeforeItIsKnownWhateverHappens(t *testing.T) {
-	rounds, length := 60, 90
+	rounds, length := 10, 90
 	if testing.Short() {
 		rounds = 3
 	}
