@@ -46,7 +46,7 @@ func run(ctx context.Context, keep bool) (err error) {
 		}
 	}()
 	for _, chapter := range []func(context.Context) error{
-		d.hardware, d.server, d.enclaves, d.talk, d.refuseOtherImage, d.otherTEE, d.machine, d.refuseDebug, d.renew, d.audit,
+		d.hardware, d.server, d.enclaves, d.talk, d.refuseOtherImage, d.otherTEE, d.machine, d.refuseDebug, d.renew, d.token, d.rotate, d.ban, d.audit,
 	} {
 		if err := chapter(ctx); err != nil {
 			return fmt.Errorf("%w\n(its files are in %s)", err, d.dir)

@@ -57,6 +57,7 @@ workloads:
     issue:
       - spiffe_id: "spiffe://{td}/shop/orders"
         x509_ttl: %s
+        jwt: {ttl: 5m, audiences: [sts.amazonaws.com]} # may sign in to AWS
   - name: inventory
     tee: aws-nitro
     mode: enforce

@@ -41,6 +41,16 @@ func lastLine(s string) string {
 	return lines[len(lines)-1]
 }
 
+// firstLine is the first line of a complaint that begins so.
+func firstLine(s, prefix string) string {
+	for line := range strings.Lines(s) {
+		if strings.HasPrefix(line, prefix) {
+			return strings.TrimSpace(line)
+		}
+	}
+	return lastLine(s)
+}
+
 // errText is an error's text, for one that may be nil.
 func errText(err error) string {
 	if err == nil {
