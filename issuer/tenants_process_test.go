@@ -85,7 +85,7 @@ func (h *house) file(name string) string { return filepath.Join(h.data(name), "a
 // init makes a trust domain whose policy grants payments.
 func (h *house) init(name, database string) {
 	h.t.Helper()
-	args := []string{"init", "--trust-domain", name, "--data-dir", h.data(name), "--simulated-root", filepath.Join(h.dir, "root.pem")}
+	args := []string{"init", "--trust-domain", name, "--data-dir", h.data(name), "--simulated-root", filepath.Join(h.dir, "root.pem"), "--tenant"}
 	if database != "" {
 		args = append(args, "--database", database)
 	}
@@ -93,14 +93,6 @@ func (h *house) init(name, database string) {
 		h.t.Fatalf("%v\n%s", err, out)
 	}
 	h.policy(name, 1)
-	var kept []string
-	for line := range strings.Lines(h.read(h.file(name))) {
-		if strings.HasPrefix(line, "listen:") || strings.HasPrefix(line, "metrics_listen:") {
-			continue // the process's
-		}
-		kept = append(kept, line)
-	}
-	h.write(h.file(name), strings.Join(kept, ""))
 	if name == h.names[0] {
 		h.configure(name, fmt.Sprintf("listen: %q\nmetrics_listen: %q\nshutdown_timeout: 2s\n", h.address, h.metrics))
 	}

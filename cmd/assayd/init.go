@@ -23,6 +23,7 @@ func initCommand() *cobra.Command {
 	var trustDomain, dataDir string
 	var simulators simulatorRoots
 	var shared sharedDatabase
+	var tenant bool
 	c := &cobra.Command{
 		Use:   "init --trust-domain TD",
 		Short: "Make the keys, the database and a configuration that starts as it is",
@@ -35,8 +36,12 @@ A trust domain of simulated hardware has a name that begins with "simulated."
 and needs the root of each simulator that it serves.
 
 With --database the ledger and the authorities are kept in PostgreSQL, which
-several servers share: this makes the first of them, ` + "`assayd join`" + ` every other.`,
+several servers share: this makes the first of them, ` + "`assayd join`" + ` every other.
+
+With --tenant the trust domain is one that a process serves beside another: its
+configuration says nothing of what belongs to the process.`,
 		Example: `  assayd init --trust-domain attested.example.org
+  assayd init --trust-domain b.example.org --data-dir /srv/assay/b --tenant
   assayd init --trust-domain attested.example.org --server eu-1 --database 'postgres://assay@db.example.org/assay?sslmode=verify-full'
   assayd init --trust-domain simulated.example.org --data-dir ~/assay --simulated-root root.pem`,
 		Args: cobra.NoArgs,
@@ -48,11 +53,15 @@ several servers share: this makes the first of them, ` + "`assayd join`" + ` eve
 			if err := shared.check(); err != nil {
 				return err
 			}
+			if layout.Tenant = tenant; tenant && dataDir == "" {
+				return cli.Usagef("--data-dir DIR", "--tenant without a directory of its own")
+			}
 			return initialise(c, trustDomain, layout, shared)
 		},
 	}
 	c.Flags().StringVar(&trustDomain, "trust-domain", "", "SPIFFE trust domain, for example attested.example.org (required)")
 	c.Flags().StringVar(&dataDir, "data-dir", "", "keep everything in this directory, for one who is not root")
+	c.Flags().BoolVar(&tenant, "tenant", false, "make a trust domain that a process serves beside another")
 	shared.add(c)
 	simulators.add(c)
 	return c
@@ -191,6 +200,10 @@ func tell(c *cobra.Command, trustDomain string, l config.Layout, made ca.InitRep
 	if keptPolicy {
 		policy = "was there already, and is kept"
 	}
+	check, run := command("check"), command("run")
+	if l.Tenant {
+		check, run = "add "+l.File+" to `tenants` in the configuration of the process,", "and send it SIGHUP"
+	}
 	_, _ = fmt.Fprintf(c.OutOrStdout(), `trust domain %s, of %s, for life
 
   %s    the configuration
@@ -209,5 +222,5 @@ next:
   5. take keys/bootstrap-root.key and keys/verifier-root.key out of %s when you know how to bring
      them back: the server needs them only to renew what they sign
 `, trustDomain, kind, l.File, l.Policy, policy, l.DataDir, made.Fingerprint,
-		command("bootstrap export"), filepath.Join(l.DataDir, "verifier-root.pem"), command("check"), command("run"), l.DataDir)
+		command("bootstrap export"), filepath.Join(l.DataDir, "verifier-root.pem"), check, run, l.DataDir)
 }

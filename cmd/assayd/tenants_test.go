@@ -68,25 +68,13 @@ func serveInside(t *testing.T, names ...string) *running {
 	for _, name := range names {
 		data := filepath.Join(dir, name)
 		c := root()
-		c.SetArgs([]string{"init", "--trust-domain", name, "--data-dir", data, "--simulated-root", rootFile})
+		c.SetArgs([]string{"init", "--trust-domain", name, "--data-dir", data, "--simulated-root", rootFile, "--tenant"})
 		c.SetOut(io.Discard)
 		c.SetErr(io.Discard)
 		if err := c.Execute(); err != nil {
 			t.Fatal(err)
 		}
-		file := filepath.Join(data, config.FileName)
-		src, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var kept []string
-		for line := range strings.Lines(string(src)) {
-			if !strings.HasPrefix(line, "listen:") && !strings.HasPrefix(line, "metrics_listen:") {
-				kept = append(kept, line)
-			}
-		}
-		write(file, strings.Join(kept, ""))
-		files = append(files, file)
+		files = append(files, filepath.Join(data, config.FileName))
 	}
 	first, err := os.ReadFile(files[0])
 	if err != nil {

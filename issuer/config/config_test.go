@@ -64,6 +64,7 @@ func TestTheCommentsOfTheStarterFileAreTheDefaults(t *testing.T) {
 	}
 	want := Default()
 	want.TrustDomain = "attested.example.org"
+	want.Tenants = []string{}                                                                                                              // none, said aloud
 	want.CheckpointSink = "/var/log/assay/checkpoints"                                                                                     // an example, not a default
 	want.PolicySigners = PolicySigners{Threshold: 2, Keys: []string{"/etc/assay/alice.pub", "/etc/assay/bob.pub", "/etc/assay/carol.pub"}} // likewise
 	if d := cmp.Diff(&want, got); d != "" {

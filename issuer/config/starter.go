@@ -13,6 +13,9 @@ type Layout struct {
 	DataDir     string
 	Policy      string
 	AdminSocket string
+	// Tenant is a trust domain that a process serves beside another: its file says
+	// nothing of the process.
+	Tenant bool
 	// The roots of simulators; all are empty in a trust domain of hardware.
 	SimulatedRoot, SimulatedSNPRoots, SimulatedTPMRoot string
 }
@@ -69,15 +72,19 @@ func Starter(trustDomain string, l Layout) []byte {
 	line("#   threshold: 2")
 	line("#   keys: [alice.pub, bob.pub, carol.pub]")
 	line("")
-	line("# Attestation, gRPC over TLS 1.3.")
-	line("listen: %s", strconv.Quote(d.Listen))
-	line("")
+	if !l.Tenant {
+		line("# Attestation, gRPC over TLS 1.3.")
+		line("listen: %s", strconv.Quote(d.Listen))
+		line("")
+	}
 	line("# Administration, a unix socket with mode 0600.")
 	line("admin_socket: %s", path(l.AdminSocket))
 	line("")
-	line("# /metrics, /live and /ready. \"\" turns them off.")
-	line("metrics_listen: %s", strconv.Quote(d.MetricsListen))
-	line("")
+	if !l.Tenant {
+		line("# /metrics, /live and /ready. \"\" turns them off.")
+		line("metrics_listen: %s", strconv.Quote(d.MetricsListen))
+		line("")
+	}
 	if l.Simulated() {
 		line("# THE HARDWARE OF THIS TRUST DOMAIN IS SIMULATED. Its identities say so.")
 	} else {
@@ -104,8 +111,13 @@ func Starter(trustDomain string, l Layout) []byte {
 	}
 	line("#   pcr_bank: %s           # the registers that policies match, or sha384", d.TPM.PCRBank)
 	line("")
-	line("# log: {level: %s, format: %s}", d.Log.Level, d.Log.Format)
-	line("")
+	if !l.Tenant {
+		line("# log: {level: %s, format: %s}", d.Log.Level, d.Log.Format)
+		line("")
+		line("# Further trust domains that this process serves: `assayd init --tenant`, docs/guides/tenants.md.")
+		line("# tenants: []")
+		line("")
+	}
 	line("# How long evidence is kept for replaying draft policies over it.")
 	line("# retain_evidence: 720h")
 	line("")
@@ -113,20 +125,29 @@ func Starter(trustDomain string, l Layout) []byte {
 	line("# checkpoint_sink: %s", strconv.Quote("/var/log/assay/checkpoints"))
 	line("")
 	line("# reattest_spread: 1m      # over which agents renew when the policy changes")
-	line("# shutdown_timeout: 10s")
-	line("# reflection: false        # gRPC server reflection")
+	if !l.Tenant {
+		line("# shutdown_timeout: 10s")
+		line("# reflection: false        # gRPC server reflection")
+	}
 	line("")
 	line("# What strangers can make the server hold. There is no limit on attestations per address.")
 	line("# limits:")
-	line("#   handshakes: %d", d.Limits.Handshakes)
-	line("#   handshakes_per_address: %d", d.Limits.HandshakesPerAddress)
-	line("#   handshake_timeout: %s", d.Limits.HandshakeTimeout)
-	line("#   connections: %d", d.Limits.Connections)
-	line("#   strangers_per_address: %d", d.Limits.StrangersPerAddress)
+	if !l.Tenant {
+		line("#   handshakes: %d", d.Limits.Handshakes)
+		line("#   handshakes_per_address: %d", d.Limits.HandshakesPerAddress)
+		line("#   handshake_timeout: %s", d.Limits.HandshakeTimeout)
+		line("#   connections: %d", d.Limits.Connections)
+		line("#   strangers_per_address: %d", d.Limits.StrangersPerAddress)
+		line("#   streams_per_connection: %d", d.Limits.StreamsPerConnection)
+	}
 	line("#   unverified: %d", d.Limits.Unverified)
 	line("#   unverified_per_address: %d", d.Limits.UnverifiedPerAddress)
 	line("#   event_log_mib: %d          # boot event logs of TPMs", d.Limits.EventLogMiB)
-	line("#   streams_per_connection: %d", d.Limits.StreamsPerConnection)
+	line("#   in_flight: %d", d.Limits.InFlight)
+	line("#   attestations_per_instance: %d   # in a minute", d.Limits.AttestationsPerInstance)
+	line("#   attestations_per_second: %d", d.Limits.AttestationsPerSecond)
+	line("#   tokens_per_instance: %d        # in a minute", d.Limits.TokensPerInstance)
+	line("#   admin_calls: %d               # of one administrator, in a minute", d.Limits.AdminCalls)
 	line("")
 	line("# What attesters can make the server store, beside the ledger's entries.")
 	line("# quotas:")

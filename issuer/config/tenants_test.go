@@ -122,3 +122,38 @@ func TestMistakesInAllFilesAreReportedAtOnce(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestTheStarterFileOfATenantSaysNothingOfTheProcess(t *testing.T) {
+	path := files(t, "", "", "")
+	dir := filepath.Join(filepath.Dir(path), "tenant")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l := LayoutIn(dir)
+	l.Tenant = true
+	for name, text := range map[string]string{path: "trust_domain: a.example\ntenants: [tenant/assayd.yaml]\n", l.File: string(Starter("b.example", l))} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := LoadAll(path)
+	if err != nil || len(all) != 2 || all[1].TrustDomain != "b.example" {
+		t.Fatalf("%v %v", all, err)
+	}
+	// Nor does any line of it that waits behind a #.
+	var lines []string
+	for line := range strings.Lines(string(Starter("b.example", l))) {
+		if rest, ok := strings.CutPrefix(line, "# "); ok && strings.Contains(rest, ":") && !strings.Contains(strings.SplitN(rest, ":", 2)[0], " ") {
+			line = rest
+		} else if rest, ok := strings.CutPrefix(line, "#   "); ok {
+			line = "  " + rest
+		}
+		lines = append(lines, line)
+	}
+	if err := os.WriteFile(l.File, []byte(strings.Join(lines, "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadAll(path); err != nil {
+		t.Error(err)
+	}
+}
