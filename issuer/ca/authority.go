@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/issuer/keys"
 	"github.com/assay-project/assay/issuer/store"
 	"github.com/assay-project/assay/svid"
@@ -95,8 +96,11 @@ func (a *authority) state() store.State {
 	return a.row.State
 }
 
-// half is when its successor is to be prepared.
-func (a *authority) half() time.Time { return middle(a.row.NotBefore, a.row.NotAfter) }
+// half is when its successor is to be prepared. Its certificate may begin before it
+// was made.
+func (a *authority) half() time.Time {
+	return middle(later(a.row.NotBefore, a.row.CreatedAt), a.row.NotAfter)
+}
 
 // ends is when nothing that it signed is good any more.
 func (a *authority) ends() time.Time {
@@ -241,8 +245,11 @@ func (c *CA) newKey(ctx context.Context, use store.Use, rows []store.Authority) 
 		name = prefixOf(use) + hex.EncodeToString(id[:])
 		key, err = c.cfg.Keys.Create(ctx, name, keys.P256)
 		if errors.Is(err, errors.ErrUnsupported) {
-			return "", nil, fault("authority_spare", fmt.Errorf("no key is left for the next %s authority: %w", use, err),
-				"make a key named "+prefixOf(use)+" and 16 hex digits where the keys are")
+			hint := "make a key named " + prefixOf(use) + " and 16 hex digits where the keys are"
+			if own := (*attest.Error)(nil); errors.As(err, &own) && own.Hint != "" {
+				hint = own.Hint // the very command
+			}
+			return "", nil, fault("authority_spare", fmt.Errorf("no key is left for the next %s authority: %w", use, err), hint)
 		}
 		if err != nil {
 			return "", nil, err

@@ -271,8 +271,11 @@ var errNothingToDo = &attest.Error{Kind: attest.Unavailable, Check: "authority_s
 // process has seen all of it; otherwise no later than what was granted last could.
 func (c *CA) lastOf(a *authority, now time.Time) time.Time {
 	last := time.Unix(a.usage.last.Load(), 0).UTC()
-	if !a.usage.whole || a.row.Use == store.DenyList { // lists are signed elsewhere
-		last = later(last, later(now, a.usage.since).Add(c.longest(a.row.Use)))
+	switch {
+	case a.row.Use == store.DenyList: // lists are signed elsewhere
+		last = now.Add(c.longest(a.row.Use))
+	case !a.usage.whole:
+		last = later(last, a.usage.since.Add(c.longest(a.row.Use)))
 	}
 	last = later(last, now).UTC()
 	if last.After(a.row.NotAfter) {

@@ -115,6 +115,7 @@ func TestAPreparedAuthorityIsActivatedWhenItIsKnown(t *testing.T) {
 	s := o.servers[0]
 	must(t, o.start(s))
 	for _, use := range uses() {
+		o.clock = o.clock.Add(time.Second)
 		info, err := s.ca.Prepare(t.Context(), use, "uid 0")
 		must(t, err)
 		o.look()
