@@ -165,7 +165,7 @@ func TestWhatAnEndpointMayNotDoLeavesTheLastGoodBundle(t *testing.T) {
 		"serves nothing":                {serving(nil), "bundle_format"},
 		"is overloaded":                 {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, "endpoint_status"},
 		"is large":                      {serving(append(document(t, good), bytes.Repeat([]byte(" "), MaxDocument)...)), "bundle_size"},
-		"redirects to plain HTTP":       {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1/", 302) }, "endpoint_redirect"},
+		"redirects to plain HTTP":       {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1/", http.StatusFound) }, "endpoint_redirect"},
 		"publishes its private key too": {serving(set("", jwk(t, newKey(t), "jwt-svid", "a", nil, nil))), "bundle_format"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -288,8 +288,7 @@ func TestAFetchUnderSettingsThatChangedMeanwhileLeavesNoTrace(t *testing.T) {
 	s, _ := newStore(t)
 	f := open(t, s, nil)
 	var once sync.Once
-	var e *endpoint
-	e = newEndpoint(t, web.leaf(t, ""), func(w http.ResponseWriter, r *http.Request) {
+	e := newEndpoint(t, web.leaf(t, ""), func(w http.ResponseWriter, r *http.Request) {
 		once.Do(func() {
 			_, err := f.Set(context.WithoutCancel(t.Context()), Relation{TrustDomain: theirs.Name(), Bundle: document(t, bundle(1, 0, ca))}, "")
 			if err != nil {

@@ -104,7 +104,7 @@ func TestTLSBelow12IsNotSpoken(t *testing.T) {
 	web := newAuthority(t, "")
 	e := newEndpoint(t, web.leaf(t, ""), serving(document(t, bundle(1, 0))))
 	e.TLS.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		return &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11, Certificates: []tls.Certificate{*e.cert.Load()}}, nil //nolint:gosec // to be refused
+		return &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11, Certificates: []tls.Certificate{*e.cert.Load()}}, nil
 	}
 	_, err := get(t, Relation{Profile: Web, WebRoots: web.pem(), URL: e.URL}, nil)
 	wantCheck(t, err, "endpoint_unreachable")

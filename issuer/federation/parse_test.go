@@ -151,7 +151,7 @@ func TestADocumentThatIsNotAsItShouldBeIsRefusedByItsCheck(t *testing.T) {
 func TestKeysThatSPIFFEDoesNotDefineAreIgnored(t *testing.T) {
 	ca := newAuthority(t, "spiffe://b.example.org")
 	good := jwk(t, ca.cert.PublicKey, "x509-svid", "", ca.cert, nil)
-	weak, err := rsa.GenerateKey(rand.Reader, 1024) //nolint:gosec // to be ignored
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
 	must(t, err)
 	ed, _, err := ed25519.GenerateKey(rand.Reader)
 	must(t, err)

@@ -137,7 +137,7 @@ func (c *Certificate) read() (*tls.Certificate, error) {
 }
 
 func readBounded(path string) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // the operator names it
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -204,7 +204,7 @@ func TestTheServerSpeaksHTTPSAndOneRequestAfterAnother(t *testing.T) {
 	if closed != 1 {
 		t.Errorf("of 110 requests %d ended their connection, want 1", closed)
 	}
-	old, err := tls.Dial("tcp", addr.String(), &tls.Config{RootCAs: roots, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}) //nolint:gosec // to be refused
+	old, err := tls.Dial("tcp", addr.String(), &tls.Config{RootCAs: roots, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10})
 	if err == nil {
 		_ = old.Close()
 		t.Error("TLS 1.1 was accepted")
