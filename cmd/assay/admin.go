@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
@@ -32,6 +34,7 @@ type admin struct {
 	socket  string // or the address of one that is elsewhere
 	conn    *grpc.ClientConn
 	release func()
+	tls     *tls.Config // of a server that is elsewhere
 }
 
 // openAdmin connects to the socket. Who may open it is decided by its mode, so
@@ -68,12 +71,12 @@ func openAdmin(socket, hint string) (*admin, error) {
 
 // openRemote connects to a server that is elsewhere.
 func openRemote(target string) (*admin, error) {
-	address, creds, release, err := remoteAdmin(target)
+	address, tlsConfig, release, err := remoteAdmin(target)
 	if err != nil {
 		return nil, err
 	}
 	conn, err := grpc.NewClient("passthrough:///"+address,
-		grpc.WithTransportCredentials(creds),
+		grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAdminMessage)),
 		grpc.WithUnaryInterceptor(answerInTime),
 	)
@@ -81,7 +84,7 @@ func openRemote(target string) (*admin, error) {
 		release()
 		return nil, fmt.Errorf("admin service %s: %w", address, err)
 	}
-	return &admin{AdminClient: assayv1.NewAdminClient(conn), socket: address, conn: conn, release: release}, nil
+	return &admin{AdminClient: assayv1.NewAdminClient(conn), socket: address, conn: conn, release: release, tls: tlsConfig}, nil
 }
 
 // adminTimeout is how long one question may take. Lists have no such limit:
@@ -124,9 +127,11 @@ func (a *admin) explain(err error) error {
 		if errors.Is(err, fs.ErrPermission) {
 			return unavailable("the socket is for the server's own user: use its account, or sudo", "%s: permission denied", a.socket)
 		}
-		if strings.Contains(st.Message(), "handshake failed") {
-			return &attest.Error{Kind: attest.Untrusted, Check: "admin_tls", Err: fmt.Errorf("%s: %s", a.socket, st.Message()),
-				Hint: "--admin-svid must be of the trust domain in the server's administration.trust_domain, and still hold; --admin-root is the server's bootstrap root"}
+		if a.tls != nil {
+			if err := refusal(context.Background(), a.socket, a.tls); err != nil {
+				return &attest.Error{Kind: attest.Untrusted, Check: "admin_tls", Err: fmt.Errorf("%s: %w", a.socket, err),
+					Hint: "--admin-svid must be of the trust domain in the server's administration.trust_domain, and still hold; --admin-root is the server's bootstrap root"}
+			}
 		}
 		return unavailable("is the server running? a socket can outlive one that was killed", "no answer on %s: %s", a.socket, st.Message())
 	case codes.DeadlineExceeded, codes.ResourceExhausted, codes.Canceled:

@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
-	"google.golang.org/grpc/credentials"
 
 	"github.com/assay-project/assay/internal/cli"
 )
@@ -78,7 +77,7 @@ func isRemote(s string) bool {
 }
 
 // remoteAdmin is the address and the credentials of a server that is elsewhere.
-func remoteAdmin(target string) (address string, creds credentials.TransportCredentials, closer func(), err error) {
+func remoteAdmin(target string) (address string, conf *tls.Config, closer func(), err error) {
 	closer = func() {}
 	u, err := url.Parse(target)
 	if err != nil {
@@ -100,7 +99,7 @@ func remoteAdmin(target string) (address string, creds credentials.TransportCred
 	if err != nil {
 		return "", nil, closer, err
 	}
-	return u.Host, credentials.NewTLS(&tls.Config{
+	return u.Host, &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		ServerName: u.Hostname(),
 		// The server's name is a SPIFFE ID: VerifyConnection checks it, and the chain.
@@ -117,7 +116,32 @@ func remoteAdmin(target string) (address string, creds credentials.TransportCred
 			}
 			return out, nil
 		},
-	}), closer, nil
+	}, closer, nil
+}
+
+// refusal tells why a server that is elsewhere did not answer, if it is the
+// certificates: in TLS 1.3 a server refuses ours after the handshake is over for
+// us, and gRPC may see no more than that the connection was closed.
+func refusal(ctx context.Context, address string, conf *tls.Config) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	conf = conf.Clone()
+	conf.NextProtos = []string{"h2"}
+	c, err := (&tls.Dialer{Config: conf}).DialContext(ctx, "tcp", address)
+	var op *net.OpError
+	switch {
+	case err == nil:
+	case errors.As(err, &op) && op.Op == "dial":
+		return nil // nobody is there: that is another matter
+	default:
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	_ = c.SetReadDeadline(time.Now().Add(time.Second)) // of a connection that was just made
+	if _, err := c.Read(make([]byte, 1)); err != nil && strings.Contains(err.Error(), "remote error: tls") {
+		return err
+	}
+	return nil
 }
 
 // serverPath is that of every server's SPIFFE ID.

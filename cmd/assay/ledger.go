@@ -16,18 +16,19 @@ import (
 func ledgerCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ledger",
-		Short: "Read what a server has granted and denied, and verify its record",
-		Long: `The ledger is a server's append-only record: every issuance, with the claims and
-the rules behind it, in a chain of hashes under signed checkpoints; and, beside
-the chain, the denials by policy.
+		Short: "Read what servers have granted, denied and were told, and verify the record",
+		Long: `The ledger is the servers' append-only record: every issuance, with the claims and
+the rules behind it, every JWT-SVID, and every call of an administrator, in chains
+of hashes under signed checkpoints, one for each server; and, beside the chains, the
+denials by policy.
 
-The commands ask a running server over its admin socket, or read the database
-file as its owner.`,
+The commands ask a running server over its admin socket, or read a database without
+a server: a file as its owner, or a PostgreSQL.`,
 		Example: `  assay ledger list
   assay ledger show as-7k2m4qxw3p
   assay ledger verify --checkpoint witness.txt`,
 	}
-	c.AddCommand(ledgerListCommand(), ledgerShowCommand(), ledgerVerifyCommand())
+	c.AddCommand(ledgerListCommand(), ledgerTailCommand(), ledgerShowCommand(), ledgerVerifyCommand(), ledgerExportCommand())
 	return c
 }
 
@@ -35,6 +36,7 @@ file as its owner.`,
 type record struct {
 	Outcome   string       `json:"outcome"`
 	Reference string       `json:"reference"`
+	Chain     string       `json:"chain"`    // of the server that wrote it; empty for a denial
 	Sequence  uint64       `json:"sequence"` // in the chain; of a denial, among the denials
 	Previous  attest.Bytes `json:"previous_hash"`
 	Hash      attest.Bytes `json:"hash"`
@@ -44,7 +46,7 @@ type record struct {
 
 func recordOf(i ledger.Item) record {
 	return record{
-		Outcome: i.Entry.Outcome, Reference: i.Entry.Reference, Sequence: i.Sequence,
+		Outcome: i.Entry.Outcome, Reference: i.Entry.Reference, Chain: i.Chain, Sequence: i.Sequence,
 		Previous: i.Previous, Hash: i.Hash, Entry: i.Payload,
 	}
 }
@@ -52,8 +54,9 @@ func recordOf(i ledger.Item) record {
 func ledgerListCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
-		Short: "List issuances and denials, the newest last",
-		Long: `List issuances and denials, the newest last. --limit counts from the newest.
+		Short: "List issuances, tokens, administrators' calls and denials, the newest last",
+		Long: `List issuances, tokens, administrators' calls and denials, the newest last. --limit
+counts from the newest.
 
 JSON is one object a line, so that a list of any length can be streamed.`,
 		Example: `  assay ledger list
@@ -63,21 +66,18 @@ JSON is one object a line, so that a list of any length can be streamed.`,
 	}
 	source := ledgerSourceFlags(c)
 	var f listFilter
-	c.Flags().StringVar(&f.outcome, "outcome", "", "only `granted|denied`")
+	outcomeFlag(c, &f.outcome)
+	c.Flags().StringVar(&f.chain, "chain", "", "only of this server's `CHAIN`")
 	c.Flags().StringVar(&f.spiffeID, "id", "", "only issuances of this `SPIFFE-ID`")
 	c.Flags().StringVar(&f.instance, "instance", "", "only of this `INSTANCE`, such as aws-nitro:i-…-enc…")
 	c.Flags().IntVar(&f.limit, "limit", 50, "at most this many; 0 is all")
-	// The flag exists: it was added above.
-	_ = c.RegisterFlagCompletionFunc("outcome", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return []string{ledger.Granted, ledger.Denied}, cobra.ShellCompDirectiveNoFileComp
-	})
 	output := cli.OutputFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if f.limit < 0 || f.limit > math.MaxInt32 {
 			return cli.Usagef("0 is all", "--limit %d: want 0 or more", f.limit)
 		}
-		if f.outcome != "" && f.outcome != ledger.Granted && f.outcome != ledger.Denied {
-			return cli.Usagef("use --outcome granted or --outcome denied", "unknown outcome %q", f.outcome)
+		if err := checkOutcome(f.outcome); err != nil {
+			return err
 		}
 		src, err := source.open(c.Context())
 		if err != nil {
@@ -135,24 +135,40 @@ func listRecords(c *cobra.Command, src ledgerSource, f listFilter, output cli.Fo
 const rowFormat = "%-24s  %-7s  %-13s  %8s  %s\n"
 
 func printRow(c *cobra.Command, i ledger.Item) error {
-	sequence, what := "-", ""
-	if i.Entry.Outcome == ledger.Granted {
-		sequence = fmt.Sprint(i.Sequence)
+	sequence, what := fmt.Sprint(i.Sequence), ""
+	if i.Chain != ledger.MainChain {
+		sequence = i.Chain + "/" + sequence
+	}
+	switch e := i.Entry; {
+	case e.Action != nil:
+		x := e.Action
+		what = strings.TrimSpace(x.Method[strings.LastIndexByte(x.Method, '/')+1:]+" "+x.Target) + ": " + x.Outcome + " (" + x.Actor + ")"
+		if x.Detail != "" {
+			what += ": " + x.Detail
+		}
+	case e.Token != nil:
+		what = e.Token.SPIFFEID + " for " + strings.Join(e.Token.Audience, " ") + " (" + shortInstance(string(e.Instance)) + ")"
+	case e.Outcome == ledger.Granted:
 		var ids []string
-		for _, id := range i.Entry.Identities {
+		for _, id := range e.Identities {
 			ids = append(ids, id.SPIFFEID)
 		}
-		what = strings.Join(ids, " ")
-	} else {
-		what = i.Entry.Decision.Reason
-		if near := i.Entry.Decision.NearestFirst(); len(near) > 0 && near[0].Failures() > 0 {
+		what = strings.Join(ids, " ") + " (" + shortInstance(string(e.Instance)) + ")"
+	default:
+		sequence, what = "-", e.Decision.Reason
+		if near := e.Decision.NearestFirst(); len(near) > 0 && near[0].Failures() > 0 && e.Decision.Reason != banned {
 			what += ": " + near[0].Name + ": " + failingRules(near[0].Rules)
+		} else if e.Decision.Reason == banned {
+			what += ": " + e.Decision.Detail
 		}
+		what += " (" + shortInstance(string(e.Instance)) + ")"
 	}
-	what += " (" + shortInstance(string(i.Entry.Instance)) + ")"
 	_, err := fmt.Fprintf(c.OutOrStdout(), rowFormat, stamp(i.Entry.Time), cli.Escape(i.Entry.Outcome), cli.Escape(i.Entry.Reference), sequence, cli.Escape(what))
 	return err
 }
+
+// banned is the reason of a denial that a ban made.
+const banned = "banned"
 
 // shortInstance keeps a table's line readable: an SEV-SNP instance names guest
 // and chip with 192 digits. `ledger show` and JSON have all of it.

@@ -126,6 +126,12 @@ func (o *office) session(t testing.TB, do func(*ledger.Ledger, *ca.CA)) {
 // its admin socket.
 func (o *office) serve(t *testing.T) string {
 	t.Helper()
+	return o.serveWith(t, func(*config.Config, *issuer.Listeners) {})
+}
+
+// serveWith is serve with another configuration, and further listeners.
+func (o *office) serveWith(t *testing.T, change func(*config.Config, *issuer.Listeners)) string {
+	t.Helper()
 	// Not t.TempDir: the path of a socket has at most 107 bytes.
 	dir, err := os.MkdirTemp("", "assay")
 	check(t, err)
@@ -143,6 +149,8 @@ func (o *office) serve(t *testing.T) string {
 	public, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)
 
+	listeners := issuer.Listeners{Attestation: public, Admin: admin}
+	change(&cfg, &listeners)
 	l, c, closeAll := o.open(t)
 	registry, err := tpms.Open(t.Context(), o.db, o.TrustDomain, o.Now)
 	check(t, err)
@@ -159,7 +167,7 @@ func (o *office) serve(t *testing.T) string {
 	check(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- s.Run(ctx, issuer.Listeners{Attestation: public, Admin: admin}) }()
+	go func() { served <- s.Run(ctx, listeners) }()
 	t.Cleanup(func() {
 		cancel()
 		check(t, errors.Join(<-served, closeAll()))

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -13,13 +14,15 @@ import (
 
 func ledgerShowCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "show REFERENCE|SEQUENCE",
-		Short: "Explain one issuance or denial, rule by rule",
+		Use:   "show REFERENCE|[CHAIN/]SEQUENCE",
+		Short: "Explain one record: an issuance or denial rule by rule",
 		Long: `Explain one record: who attested, what the policy decided and why, rule by rule
-with what was expected and what was found, and which SVIDs it allowed.
+with what was expected and what was found, and which SVIDs it allowed; or a JWT-SVID,
+or what an administrator did.
 
-REFERENCE is what an agent was given on grant and denial alike; SEQUENCE is a
-number in the chain of issuances.
+REFERENCE is what an agent was given on grant and denial alike, and the jti of a
+JWT-SVID; SEQUENCE is a number in the chain of the server that is asked, or in that
+of another one.
 
 --evidence FILE also writes the evidence as it was received, while it is kept,
 so that it can be verified again; the endorsements that came with it go to
@@ -27,6 +30,7 @@ FILE.endorsements.pem. Of a TPM, FILE is Assay's JSON with the boot event log an
 the endorsements in it, and the attestation key goes to FILE.ak.pem.`,
 		Example: `  assay ledger show as-7k2m4qxw3p
   assay ledger show 17 --output json
+  assay ledger show eu-2/17
   assay ledger show as-7k2m4qxw3p --evidence document.cbor`,
 		Args: cobra.ExactArgs(1),
 	}
@@ -45,6 +49,9 @@ the endorsements in it, and the attestation key goes to FILE.ak.pem.`,
 		}
 		if err != nil {
 			return err
+		}
+		if *evidence != "" && len(item.Entry.EvidenceDigest) == 0 {
+			return cli.Usagef("", "record %s has no evidence of its own", args[0])
 		}
 		if *evidence != "" {
 			if err := saveEvidence(c, src, item.Entry, *evidence); err != nil {
@@ -113,6 +120,9 @@ func saveEvidence(c *cobra.Command, src ledgerSource, e ledger.Entry, file strin
 // what was issued.
 func printRecord(p *cli.Page, i ledger.Item) error {
 	e := i.Entry
+	if e.Action != nil || e.Token != nil {
+		return printOther(p, i)
+	}
 	if e.Outcome == ledger.Granted {
 		p.Linef("GRANTED %s: entry %d of %s", e.Reference, i.Sequence, ledger.ChainName(e.TrustDomain, e.Chain))
 	} else {
@@ -151,6 +161,38 @@ func printRecord(p *cli.Page, i ledger.Item) error {
 		p.Title("Chain")
 		p.Facts(cli.Fact{Name: "hash", Value: i.Hash.String()}, cli.Fact{Name: "previous hash", Value: i.Previous.String()})
 	}
+	return p.Err()
+}
+
+// printOther explains a token or an administrator's call.
+func printOther(p *cli.Page, i ledger.Item) error {
+	e := i.Entry
+	at := fmt.Sprintf("entry %d of %s", i.Sequence, ledger.ChainName(e.TrustDomain, e.Chain))
+	if a := e.Action; a != nil {
+		p.Linef("ADMIN %s: %s: %s", e.Reference, a.Outcome, at)
+		p.Facts(
+			cli.Fact{Name: "time", Value: stamp(a.At)},
+			cli.Fact{Name: "actor", Value: a.Actor},
+			cli.Fact{Name: "role", Value: orNone(a.Role)},
+			cli.Fact{Name: "method", Value: a.Method},
+			cli.Fact{Name: "target", Value: orNone(a.Target)},
+			cli.Fact{Name: "detail", Value: orNone(a.Detail)},
+		)
+	} else {
+		t := e.Token
+		p.Linef("TOKEN %s: %s", e.Reference, at)
+		p.Facts(
+			cli.Fact{Name: "issued at", Value: stamp(t.IssuedAt)},
+			cli.Fact{Name: "not after", Value: stamp(t.NotAfter)},
+			cli.Fact{Name: "spiffe id", Value: t.SPIFFEID},
+			cli.Fact{Name: "audience", Value: strings.Join(t.Audience, ", ")},
+			cli.Fact{Name: "parent serial", Value: t.Parent},
+			cli.Fact{Name: "instance", Value: string(e.Instance)},
+			cli.Fact{Name: "policy", Value: fmt.Sprintf("%s@%d", e.Policy.Name, e.Policy.Revision)},
+		)
+	}
+	p.Title("Chain")
+	p.Facts(cli.Fact{Name: "hash", Value: i.Hash.String()}, cli.Fact{Name: "previous hash", Value: i.Previous.String()})
 	return p.Err()
 }
 

@@ -38,7 +38,7 @@ func TestATPMsRecordedEvidenceComesOutWithItsBootLog(t *testing.T) {
 	}}}))
 	check(t, db.Close())
 
-	src, err := openDB(t.Context(), path)
+	src, err := openDB(t.Context(), path, "")
 	check(t, err)
 	defer func() { check(t, src.Close()) }()
 	var said bytes.Buffer

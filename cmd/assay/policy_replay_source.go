@@ -89,24 +89,40 @@ func (s dbRecords) name() string { return s.path }
 
 func (s dbRecords) records(ctx context.Context, since, until time.Time, m *meter) replay.Source {
 	return func(yield func(replay.Item, error) bool) {
-		head, err := s.Head(ctx, s.td, ledger.MainChain)
+		chains, err := s.reader.Chains(ctx)
 		if err != nil {
 			yield(replay.Item{}, err)
 			return
 		}
-		m.to(head.Sequence)
-		for _, outcome := range []string{ledger.Granted, ledger.Denied} {
-			for i, err := range s.reader.Records(ctx, ledger.Span{Outcome: outcome, Since: since, Until: until}) {
+		var before uint64 // entries of the chains that were read
+		span := ledger.Span{Outcome: ledger.Granted, Since: since, Until: until}
+		each := func(r *ledger.Reader) bool {
+			for i, err := range r.Records(ctx, span) {
 				if err != nil {
 					yield(replay.Item{}, err)
-					return
+					return false
 				}
-				m.at(outcome, i.Sequence)
-				if !yield(replayItem(s.td, outcome, i), nil) {
-					return
+				m.at(span.Outcome, before+i.Sequence)
+				if !yield(replayItem(s.td, span.Outcome, i), nil) {
+					return false
 				}
 			}
+			return true
 		}
+		for _, name := range chains {
+			head, err := s.Head(ctx, s.td, name)
+			if err != nil {
+				yield(replay.Item{}, err)
+				return
+			}
+			m.to(before + head.Sequence)
+			if !each(s.reader.In(name)) {
+				return
+			}
+			before += head.Sequence
+		}
+		span.Outcome = ledger.Denied
+		each(s.reader)
 	}
 }
 
@@ -159,9 +175,18 @@ func (s *adminRecords) records(ctx context.Context, since, until time.Time, m *m
 			return
 		}
 		m.to(st.GetLedgerSize())
-		for _, o := range []assayv1.Outcome{assayv1.Outcome_OUTCOME_GRANTED, assayv1.Outcome_OUTCOME_DENIED} {
-			outcome := map[bool]string{true: ledger.Granted, false: ledger.Denied}[o == assayv1.Outcome_OUTCOME_GRANTED]
-			req := &assayv1.ListRecordsRequest{Outcome: o, SinceUnixMs: unixMs(since), UntilUnixMs: unixMs(until)}
+		chains, err := s.chains(ctx, true)
+		if err != nil {
+			yield(replay.Item{}, err)
+			return
+		}
+		chains = append(chains, chainOf{}) // the denials, which are in none
+		for _, x := range chains {
+			o, outcome := assayv1.Outcome_OUTCOME_GRANTED, ledger.Granted
+			if x.name == "" {
+				o, outcome = assayv1.Outcome_OUTCOME_DENIED, ledger.Denied
+			}
+			req := &assayv1.ListRecordsRequest{Outcome: o, Chain: x.name, SinceUnixMs: unixMs(since), UntilUnixMs: unixMs(until)}
 			for more := true; more; {
 				more = false
 				for e, err := range s.page(ctx, req) {
@@ -262,7 +287,7 @@ func replayItem(td, outcome string, i ledger.Item) replay.Item {
 		if outcome == ledger.Granted && len(i.Hash) == 0 {
 			return replay.Record{}, errors.New("an entry of the chain without a hash")
 		}
-		if err := i.Check(td, ledger.MainChain); err != nil {
+		if err := i.Check(td, i.Chain); err != nil {
 			return replay.Record{}, err
 		}
 		r, g, err := recordOfPayload(i.Payload)

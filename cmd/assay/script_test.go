@@ -45,7 +45,10 @@ func TestLedgerSessionsOverTheAdminSocket(t *testing.T) {
 func TestServerSessions(t *testing.T) {
 	o := newOffice(t)
 	socket := o.serve(t)
-	runScripts(t, "testdata/server", o, func(env *testscript.Env) { env.Setenv("ADMIN", socket) })
+	runScripts(t, "testdata/server", o, func(env *testscript.Env) {
+		env.Setenv("ADMIN", socket)
+		env.Setenv("LISTED", o.Now().UTC().Format(time.RFC3339)) // what is signed now holds then
+	})
 }
 
 func runScripts(t *testing.T, dir string, o *office, setup func(*testscript.Env)) {
