@@ -147,6 +147,9 @@ func (a *Agent) renewal(ctx context.Context) error {
 			continue
 		}
 		wait := retryAfter(err, &pause)
+		if v := a.state.renewable(); v != nil && !told(err) {
+			wait = hurry(wait, v.notAfter().Sub(a.time.now()))
+		}
 		a.health.failed(err)
 		a.logFailure(ctx, err, wait)
 		// The wait is measured without the anchored clock: a host that holds the
@@ -253,6 +256,23 @@ func retryAfter(err error, b *backoff) time.Duration {
 		wait = refused.RetryAfter + rand.N(refused.RetryAfter/2+retryFloor) //nolint:gosec // jitter
 	}
 	return wait
+}
+
+// told reports whether the server answered, and said how it is to be: then an agent
+// that hurries only asks more often.
+func told(err error) bool {
+	var refused *Refusal
+	return attest.KindOf(err) == attest.Denied || errors.As(err, &refused) && refused.RetryAfter > 0
+}
+
+// hurry shortens a wait that would take a large part of what is left of an SVID: a
+// server that was away is tried four times more at least before it ends.
+func hurry(wait, left time.Duration) time.Duration {
+	top := max(left/4, retryBase)
+	if left <= 0 || wait <= top {
+		return wait
+	}
+	return top/2 + rand.N(top/2) //nolint:gosec // jitter, not a secret
 }
 
 // logFailure says what failed, where to look, and whether anything is still

@@ -154,6 +154,7 @@ func (a *admin) warnings() []string {
 	if p := a.denyListProblem.Load(); p != nil && p.err != nil {
 		out = append(out, "the deny-list is not renewed: "+clip(p.err.Error(), 256))
 	}
+	out = append(out, a.publicWarnings()...)
 	return append(out, authority.Warnings...)
 }
 
@@ -215,13 +216,13 @@ func (a *admin) GetEvidence(ctx context.Context, req *assayv1.GetEvidenceRequest
 
 // ListCheckpoints streams the signed checkpoints of all chains, each chain's oldest
 // first. A chain without any is named all the same.
-func (a *admin) ListCheckpoints(_ *assayv1.ListCheckpointsRequest, stream assayv1.Admin_ListCheckpointsServer) error {
+func (a *admin) ListCheckpoints(req *assayv1.ListCheckpointsRequest, stream assayv1.Admin_ListCheckpointsServer) error {
 	names, err := a.ledger.Chains(stream.Context())
 	if err != nil {
 		return adminError(err)
 	}
 	for _, name := range names {
-		notes, err := a.ledger.In(name).Checkpoints(stream.Context())
+		notes, err := a.checkpoints(stream.Context(), name, req.GetNewest())
 		if err != nil {
 			return adminError(err)
 		}
@@ -236,6 +237,18 @@ func (a *admin) ListCheckpoints(_ *assayv1.ListCheckpointsRequest, stream assayv
 		}
 	}
 	return nil
+}
+
+// checkpoints are the notes of a chain: all, or the newest if there is one.
+func (a *admin) checkpoints(ctx context.Context, chain string, newest bool) ([][]byte, error) {
+	if !newest {
+		return a.ledger.In(chain).Checkpoints(ctx)
+	}
+	note, err := a.ledger.In(chain).NewestCheckpoint(ctx)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	return [][]byte{note}, err
 }
 
 // checkpointKey is the text of a chain's key; empty where this server knows none.

@@ -54,7 +54,7 @@ func openData(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *dat
 	if err := notInitialised(cfg); err != nil {
 		return nil, err
 	}
-	st, err := openStore(ctx, cfg, log)
+	st, err := awaitStore(ctx, cfg, log)
 	if err != nil {
 		return nil, err
 	}

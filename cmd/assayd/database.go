@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/internal/cli"
@@ -37,6 +38,24 @@ func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (store
 		return nil, starting(errors.Join(explainDatabase(err), lock.Release()))
 	}
 	return &sharedStore{st, lock}, nil
+}
+
+// awaitStore is openStore for a server that starts: a database that is elsewhere may
+// start at the same time, or be taking over.
+func awaitStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (store.Store, error) {
+	const patience, every = time.Minute, time.Second
+	for began := time.Now(); ; {
+		st, err := openStore(ctx, cfg, log)
+		if err == nil || attest.KindOf(err) != attest.Unavailable || time.Since(began) > patience {
+			return st, err
+		}
+		log.WarnContext(ctx, "waiting for the database", "error", err)
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(every):
+		}
+	}
 }
 
 // openStoreReadOnly opens the database for looking, also while servers run on it.

@@ -78,6 +78,9 @@ func (p *process) openTenant(ctx context.Context, cfg *config.Config) (_ *tenant
 	if err != nil {
 		return nil, err
 	}
+	if err := sameRollouts(ctx, cfg, t.data.store, secret, log); err != nil {
+		return nil, err
+	}
 	if err := t.policy.UseSecret(secret); err != nil {
 		return nil, starting(err)
 	}

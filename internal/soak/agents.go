@@ -101,9 +101,15 @@ func (r *run) balance(ctx context.Context, _ string) (net.Conn, error) {
 	return nil, errors.New("no server is ready")
 }
 
+// patience is how long a workload waits for its agent: both are in this process,
+// which may be starved on a small machine, and a slow answer is no wrong one. What
+// is looked at is the time of the answer, and that no SVID ended before the next
+// was there.
+const patience = 30 * time.Second
+
 // fetch asks the agent for its SVID, as a workload does.
 func (e *enclave) fetch(ctx context.Context) ([]*x509.Certificate, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	s, err := workloadapi.FetchX509SVID(ctx, workloadapi.WithAddr(e.socket))
 	if err != nil {
@@ -138,7 +144,10 @@ func (r *run) look(ctx context.Context, e *enclave) {
 	if !sleep(ctx, time.Duration(e.number)*lookEvery/time.Duration(max(1, r.Agents))) {
 		return
 	}
+	var before *x509.Certificate
+	looked := time.Now()
 	for ctx.Err() == nil {
+		asked := time.Now()
 		chain, err := e.fetch(ctx)
 		now := time.Now()
 		switch {
@@ -150,10 +159,18 @@ func (r *run) look(ctx context.Context, e *enclave) {
 			r.violated("expired SVID", "agent %d serves one that ended at %s", e.number, chain[0].NotAfter.Format(time.TimeOnly))
 		default:
 			r.met(e.number, chain, now)
+			// Renewed in time: the new one was issued before the old one ended. Where
+			// nobody looked for as long as an SVID lives there may have been one between.
+			if issued := chain[0].NotBefore.Add(backdate); before != nil && issued.After(before.NotAfter) && now.Sub(looked) < svidTTL {
+				r.violated("late renewal", "agent %d: its SVID ended at %s, the next one was issued at %s", e.number, before.NotAfter.Format(time.TimeOnly), issued.Format(time.TimeOnly))
+			}
+			before = chain[0]
 		}
 		r.mu.Lock()
 		r.report.Looks++
+		r.report.Slowest = max(r.report.Slowest, now.Sub(asked))
 		r.mu.Unlock()
+		looked = now
 		if !sleep(ctx, lookEvery) {
 			return
 		}

@@ -60,6 +60,7 @@ type Report struct {
 	Oldest     time.Duration // the oldest bundle with which a relying party verified
 	Signers    int           // X.509 authorities that signed something
 	Longest    time.Duration // the longest time in which no server answered
+	Slowest    time.Duration // the slowest answer of an agent: how starved this machine was
 	Violations []string
 	Directory  string // of what is left behind
 }
@@ -75,6 +76,7 @@ const (
 	x509TTL     = 150 * time.Second // of an authority; the next one is prepared at half of it
 	verifierTTL = 200 * time.Second
 	svidTTL     = time.Minute
+	backdate    = 30 * time.Second // of an SVID's NotBefore
 )
 
 // Run runs it. The error is of what could not be set up, or says that something did

@@ -130,7 +130,7 @@ func (r *run) push(ctx context.Context, s *server) error {
 		return err
 	}
 	superseded := false
-	err := r.insist(ctx, 30*time.Second, func() error {
+	err := r.insist(ctx, 60*time.Second, func() error {
 		_, err := r.command(ctx, "assay", "policy", "push", file, "--admin", s.admin)
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -146,7 +146,7 @@ func (r *run) push(ctx context.Context, s *server) error {
 	r.count("policy pushed")
 	began := time.Now()
 	for _, o := range r.servers {
-		if err := r.insist(ctx, 20*time.Second, func() error {
+		if err := r.insist(ctx, 60*time.Second, func() error {
 			if got := o.policy(ctx); got < revision {
 				return fmt.Errorf("server %s has revision %d in force, %d was pushed to server %s", o.name, got, revision, s.name)
 			}

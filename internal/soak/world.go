@@ -40,10 +40,11 @@ type server struct {
 
 	rotating sync.Mutex // one rotation by force at a time
 
-	mu    sync.Mutex
-	cmd   *exec.Cmd
-	ended chan struct{}
-	code  int // with which it ended
+	mu      sync.Mutex
+	cmd     *exec.Cmd
+	ended   chan struct{}
+	code    int // with which it ended
+	closing bool
 }
 
 func (r *run) setUp(ctx context.Context) error {
@@ -192,6 +193,13 @@ workloads:
 func (s *server) start() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.cmd != nil {
+		select {
+		case <-s.ended:
+		default:
+			return nil // another event has started it
+		}
+	}
 	log, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -207,8 +215,34 @@ func (s *server) start() error {
 	go func() {
 		_ = cmd.Wait() // how it ended is in its log
 		close(ended)
+		s.supervise(cmd, ended)
 	}()
 	return nil
+}
+
+// supervise starts a server again that ended because something elsewhere did not
+// answer (exit code 7), as a supervisor does. Any other end that nobody asked for is a
+// violation.
+func (s *server) supervise(cmd *exec.Cmd, ended chan struct{}) {
+	time.Sleep(200 * time.Millisecond)
+	s.mu.Lock()
+	asked := s.cmd == nil || s.ended != ended || s.closing
+	if !asked {
+		s.cmd = nil
+	}
+	s.mu.Unlock()
+	if asked {
+		return
+	}
+	const unavailable = 7
+	if code := cmd.ProcessState.ExitCode(); code != unavailable {
+		s.r.violated("server", "server %s ended with %d by itself: see %s", s.name, code, s.log)
+		return
+	}
+	s.r.count("server restarted by its supervisor")
+	if err := s.start(); err != nil {
+		s.r.violated("server", "server %s does not start: %v", s.name, err)
+	}
 }
 
 // stop ends the server with a signal, and waits for it.
@@ -220,7 +254,7 @@ func (s *server) stop(sig syscall.Signal) error {
 	}
 	select {
 	case <-s.ended:
-		return fmt.Errorf("server %s had ended by itself: see %s", s.name, s.log)
+		return nil // see supervise
 	default:
 	}
 	if err := s.cmd.Process.Signal(sig); err != nil {
@@ -253,7 +287,7 @@ func (s *server) alive() bool {
 
 // ready asks the probe, as a balancer does.
 func (s *server) ready(ctx context.Context) (bool, string) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.metrics+"/ready", nil)
 	if err != nil {
@@ -305,7 +339,13 @@ func (r *run) tearDown() error {
 		a.stop()
 	}
 	for _, s := range r.servers {
-		if s != nil && s.alive() {
+		if s == nil {
+			continue
+		}
+		s.mu.Lock()
+		s.closing = true
+		s.mu.Unlock()
+		if s.alive() {
 			err = errors.Join(err, s.stop(syscall.SIGKILL))
 		}
 	}

@@ -207,12 +207,12 @@ func (l *Ledger) checkTail(ctx context.Context) error {
 		if err := v.next(item); err != nil {
 			return err
 		}
+		if l.uncoveredAt.IsZero() { // since then, however often the server was killed
+			l.uncoveredAt = item.Entry.Time
+		}
 	}
 	l.head, l.covered = v.at, from.Size
 	l.counters.size.Store(l.head.Sequence)
-	if l.head.Sequence > l.covered {
-		l.uncoveredAt = l.opt.Now()
-	}
 	return nil
 }
 

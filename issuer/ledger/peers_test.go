@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -227,6 +228,47 @@ func TestCheckpointsNameEachOther(t *testing.T) {
 	if n := a.Stats().PeerFaults + b.Stats().PeerFaults; n != 0 {
 		t.Errorf("%d faults", n)
 	}
+}
+
+// A server that is killed again and again before a checkpoint is due makes one all
+// the same.
+func TestARestartDoesNotPutOffACheckpoint(t *testing.T) {
+	f := newFixture(t)
+	for range 3 {
+		ctx, kill := context.WithCancelCause(context.Background())
+		st := &dyingStore{Store: f.store}
+		l := f.openOn(t, st, ledger.Options{CheckpointInterval: time.Minute})
+		done := make(chan error, 1)
+		go func() { done <- l.Run(ctx) }()
+		f.record(t, l, attestedtest.Request{})
+		st.dead.Store(true) // no last checkpoint: it was killed
+		kill(nil)
+		if err := <-done; err == nil {
+			t.Fatal("it stopped well")
+		}
+		f.Advance(25 * time.Second)
+	}
+	l := f.open(t, ledger.Options{CheckpointInterval: time.Minute})
+	run(t, l)
+	f.record(t, l, attestedtest.Request{})
+	for end := time.Now().Add(10 * time.Second); l.LatestCheckpoint() == nil; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("no checkpoint, 75 seconds after the first entry")
+		}
+	}
+}
+
+// dyingStore is a store that is gone from a moment on.
+type dyingStore struct {
+	store.Store
+	dead atomic.Bool
+}
+
+func (s *dyingStore) Append(ctx context.Context, b store.Batch) error {
+	if s.dead.Load() {
+		return errors.New("killed")
+	}
+	return s.Store.Append(ctx, b)
 }
 
 // Who can write the database and has no key cannot have a server sign a head that

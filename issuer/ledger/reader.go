@@ -207,6 +207,20 @@ func (r *Reader) Certificate(ctx context.Context, serial string) ([]byte, error)
 	return c.DER, nil
 }
 
+// NewestCheckpoint returns the stored checkpoint of the greatest size. Its
+// signature is not checked. The error satisfies errors.Is(err, store.ErrNotFound)
+// where there is none.
+func (r *Reader) NewestCheckpoint(ctx context.Context) ([]byte, error) {
+	c, err := r.st.LastCheckpoint(ctx, r.trustDomain, r.chain)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil, err
+	case err != nil:
+		return nil, unavailable(err)
+	}
+	return c.Note, nil
+}
+
 // Checkpoints returns the stored checkpoints, oldest first. Their signatures
 // are not checked.
 func (r *Reader) Checkpoints(ctx context.Context) ([][]byte, error) {

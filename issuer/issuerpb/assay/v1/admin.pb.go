@@ -779,7 +779,9 @@ func (x *LedgerEntry) GetChain() string {
 }
 
 type ListCheckpointsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only the newest of each chain: what chains there are, and how far they go.
+	Newest        bool `protobuf:"varint,1,opt,name=newest,proto3" json:"newest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -812,6 +814,13 @@ func (x *ListCheckpointsRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ListCheckpointsRequest.ProtoReflect.Descriptor instead.
 func (*ListCheckpointsRequest) Descriptor() ([]byte, []int) {
 	return file_assay_v1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ListCheckpointsRequest) GetNewest() bool {
+	if x != nil {
+		return x.Newest
+	}
+	return false
 }
 
 type Checkpoint struct {
@@ -2143,8 +2152,9 @@ const file_assay_v1_admin_proto_rawDesc = "" +
 	"\apayload\x18\x05 \x01(\fR\apayload\x12#\n" +
 	"\rprevious_hash\x18\x06 \x01(\fR\fpreviousHash\x12\x12\n" +
 	"\x04hash\x18\a \x01(\fR\x04hash\x12\x14\n" +
-	"\x05chain\x18\b \x01(\tR\x05chain\"\x18\n" +
-	"\x16ListCheckpointsRequest\"Y\n" +
+	"\x05chain\x18\b \x01(\tR\x05chain\"0\n" +
+	"\x16ListCheckpointsRequest\x12\x16\n" +
+	"\x06newest\x18\x01 \x01(\bR\x06newest\"Y\n" +
 	"\n" +
 	"Checkpoint\x12\x12\n" +
 	"\x04note\x18\x01 \x01(\fR\x04note\x12!\n" +
