@@ -62,7 +62,7 @@ run "vet" "$GO" vet ./...
 # and guides, which start our binaries as processes by the hundred, do not: the
 # code that those run is the packages'. Nor do the policy compiler and its YAML,
 # which compute for long and share nothing but what the tests named below share.
-plain='/(cmd|docs|examples)(/|$)|/policy$|/internal/strictyaml$'
+plain='/(cmd|docs|examples|deploy)(/|$)|/policy$|/internal/(strictyaml|fleet|recovery|compat)$'
 packages=$("$GO" list ./... | grep -vE "$plain")
 commands=$("$GO" list ./... | grep -E "$plain")
 run "unit and negative tests${race:+, with the race detector}" \
@@ -79,6 +79,9 @@ if libc_headers; then
 else
   missing+=("assay-signer: PKCS#11 needs cgo, and gcc can't compile (Debian packages gcc and libc6-dev)")
 fi
+# Modules of their own, so that what they need chooses no version of the product's.
+run "Kubernetes manifests, by Kubernetes' own types" env CGO_ENABLED=0 "$GO" -C deploy/kubernetes test ./...
+run "the tool that makes releases" env CGO_ENABLED=0 "$GO" -C scripts/dist test ./...
 if [ ${#race[@]} -gt 0 ]; then
   # Exhaustive tests (every bit of a document) are built without the race
   # detector only: they are arithmetic, many times slower under it.
@@ -87,6 +90,9 @@ if [ ${#race[@]} -gt 0 ]; then
 fi
 
 echo
+if ! git rev-parse -q --verify "$(sed -n 's/^const Previous = "\(.*\)"$/\1/p' internal/compat/doc.go)^{commit}" >/dev/null 2>&1; then
+  echo "NOTICE: the history does not have the version before (a shallow clone?). Upgrades were not tested."
+fi
 if [ -z "${ASSAY_VECTORS:-}" ]; then
   echo "NOTICE: ran without recorded hardware evidence. The tests over real documents were skipped."
   echo "        Set ASSAY_VECTORS to the directory of recordings to run them."

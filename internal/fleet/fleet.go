@@ -66,6 +66,7 @@ type Office struct {
 	Address string
 	Metrics string
 	server  *Process
+	pcr     func(n int) string // of the image "orders"
 }
 
 // NewOffice makes a trust domain with the server's binaries; nothing runs yet.
@@ -92,6 +93,14 @@ func NewOfficeOf(t testing.TB, trustDomain string, server, tools Binaries) *Offi
 	o.Edit(`metrics_listen: "127.0.0.1:9464"`, "metrics_listen: "+o.Metrics)
 	o.Edit("# reattest_spread: 1m ", "reattest_spread: 10ms #")
 	o.write(o.Path("bootstrap-root.pem"), o.Must(server, "assayd", "bootstrap", "export", "--data-dir", o.Data))
+	var m struct {
+		PCRs map[string]string `json:"pcrs"`
+	}
+	text := o.Must(tools, "teesim", "nitro", "measurements", "--image", "orders", "--role", role, "--output", "json")
+	if err := json.Unmarshal([]byte(text), &m); err != nil || m.PCRs["pcr0"] == "" || m.PCRs["pcr3"] == "" {
+		t.Fatalf("teesim nitro measurements: %v\n%s", err, text)
+	}
+	o.pcr = func(n int) string { return m.PCRs[fmt.Sprint("pcr", n)] }
 	o.Policy(1)
 	return o
 }
@@ -125,14 +134,6 @@ func (o *Office) Edit(from, to string) {
 // another attribute, so that every agent attests anew.
 func (o *Office) Policy(revision int) {
 	o.t.Helper()
-	var m struct {
-		PCRs map[string]string `json:"pcrs"`
-	}
-	text := o.Must(o.tools, "teesim", "nitro", "measurements", "--image", "orders", "--role", role, "--output", "json")
-	if err := json.Unmarshal([]byte(text), &m); err != nil || m.PCRs["pcr0"]+m.PCRs["0"] == "" {
-		o.t.Fatalf("teesim nitro measurements: %v\n%s", err, text)
-	}
-	pcr := func(n string) string { return m.PCRs["pcr"+n] + m.PCRs[n] }
 	policy := fmt.Sprintf(`version: 1
 bundle: shop
 revision: %d
@@ -148,7 +149,7 @@ workloads:
       - spiffe_id: "spiffe://{td}/orders"
         x509_ttl: 1m
         attributes: {revision: "r%d"}
-`, revision, o.Domain, pcr("0"), pcr("3"), revision)
+`, revision, o.Domain, o.pcr(0), o.pcr(3), revision)
 	temp := filepath.Join(o.Data, "policy.yaml.new")
 	o.write(temp, policy)
 	if err := os.Rename(temp, filepath.Join(o.Data, "policy.yaml")); err != nil {
@@ -276,7 +277,11 @@ func start(t testing.TB, name, path string, args ...string) *Process {
 	t.Cleanup(func() {
 		p.Kill()
 		if t.Failed() {
-			t.Logf("%s said:\n%s", name, p.Log())
+			said := p.Log()
+			if most := 6000; len(said) > most {
+				said = "…" + said[len(said)-most:]
+			}
+			t.Logf("%s said:\n%s", name, said)
 		}
 	})
 	return p
