@@ -135,8 +135,8 @@ func (r *run) met(n int, chain []*x509.Certificate, now time.Time) {
 	r.mu.Unlock()
 	for _, p := range parties {
 		if err := p.verify(chain, now); err != nil {
-			r.violated("relying party", "SVID %s of agent %d (signed by %x, %s old) does not verify with the bundle (sequence %d, of server %s) of %s ago: %v",
-				serialOf(chain[0]), n, chain[0].AuthorityKeyId[:4], now.Sub(chain[0].NotBefore).Round(time.Second), p.sequence, p.from, now.Sub(p.at).Round(10*time.Millisecond), err)
+			r.violated("relying party", "SVID %s of agent %d (signed by %.8x, %s old) does not verify with the bundle (sequence %d, of server %s) of %s ago: %v",
+				serialOf(chain[0]), n, chain[0].AuthorityKeyId, now.Sub(chain[0].NotBefore).Round(time.Second), p.sequence, p.from, now.Sub(p.at).Round(10*time.Millisecond), err)
 			continue
 		}
 		r.mu.Lock()
