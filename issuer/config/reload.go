@@ -29,6 +29,13 @@ var fixed = []string{
 // next one, and the keys of which the next one's values need a restart.
 func Effective(running, next *Config) (effective *Config, restart []string) {
 	out := *running
+	if running.Administration.Listen != next.Administration.Listen {
+		// Turned on, off or moved: who may come there belongs to it.
+		copied := *next
+		restart = different(reflect.ValueOf(running.Administration), reflect.ValueOf(next.Administration), "administration")
+		copied.Administration = running.Administration
+		next = &copied
+	}
 	merge(reflect.ValueOf(&out).Elem(), reflect.ValueOf(*next), "", &restart)
 	slices.Sort(restart)
 	return &out, restart

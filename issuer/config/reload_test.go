@@ -23,7 +23,7 @@ func TestAReloadTakesOverWhatIsSafeAndNamesTheRest(t *testing.T) {
 	next.Tenants = []string{"/b.yaml"}
 	next.Authorities.X509TTL = 48 * time.Hour
 	next.Listen = ":1"
-	next.Administration.Listen = ":2"
+	next.JWT.MaxTTL = time.Minute
 	next.Administration.Roles.Viewer = []string{"spiffe://x/y"}
 
 	got, restart := Effective(&running, &next)
@@ -33,11 +33,25 @@ func TestAReloadTakesOverWhatIsSafeAndNamesTheRest(t *testing.T) {
 	if d := cmp.Diff(&want, got); d != "" {
 		t.Error(d)
 	}
-	if d := cmp.Diff([]string{"administration.listen", "authorities.x509_ttl", "listen", "log.format"}, restart); d != "" {
+	if d := cmp.Diff([]string{"authorities.x509_ttl", "jwt.max_ttl", "listen", "log.format"}, restart); d != "" {
 		t.Error(d)
 	}
 	if running.Limits.InFlight == 7 {
 		t.Error("the running configuration was changed")
+	}
+}
+
+func TestWhoMayComeToAnAddressIsNotTakenOverWithoutTheAddress(t *testing.T) {
+	running := Default()
+	running.Administration = Administration{Listen: ":1", TrustDomain: "admins.example", Bundle: "/b", Roles: Roles{Viewer: []string{"spiffe://admins.example/a"}}}
+	next := running
+	next.Administration = Administration{}
+	got, restart := Effective(&running, &next)
+	if d := cmp.Diff(&running, got); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff([]string{"administration.bundle", "administration.listen", "administration.roles.viewer", "administration.trust_domain"}, restart); d != "" {
+		t.Error(d)
 	}
 }
 
