@@ -55,10 +55,15 @@ func (s *serials) has(serial string) bool {
 
 // HasSerial reports whether an issuance of this trust domain named the serial
 // (32 digits of lower-case hex): nothing else was ever signed. The newest are
-// known without a read of the database.
+// known without a read of the database, and so are those of other servers, and of
+// before a restart, that were asked about lately: what is on record stays there.
 func (l *Ledger) HasSerial(ctx context.Context, serial string) (bool, error) {
 	if l.serials.has(serial) {
 		return true, nil
 	}
-	return l.Reader.HasSerial(ctx, serial)
+	known, err := l.Reader.HasSerial(ctx, serial)
+	if known && err == nil {
+		l.serials.add([]store.Identity{{Serial: serial}})
+	}
+	return known, err
 }
