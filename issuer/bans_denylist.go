@@ -132,11 +132,19 @@ func sameDenials(want, have *svid.Denials) bool {
 		same(len(want.Policies), func(i int) bool { return have.Policy(want.Policies[i][:]) })
 }
 
-// publish serves a list, and has those who watch get it.
+// publish serves a list that is newer than the one before, and has those who watch
+// get it.
 func (s *Server) publish(doc []byte, d *svid.Denials) {
-	before := s.published.Swap(&publishedList{doc: doc, denials: d})
-	if before == nil || before.denials.Sequence != d.Sequence {
-		s.watchers.lookAgain(true)
+	next := &publishedList{doc: doc, denials: d}
+	for {
+		before := s.published.Load()
+		if before != nil && before.denials.Sequence >= d.Sequence {
+			return // somebody else was faster
+		}
+		if s.published.CompareAndSwap(before, next) {
+			s.watchers.lookAgain(true)
+			return
+		}
 	}
 }
 

@@ -117,6 +117,8 @@ type office struct {
 	// How policies are taken in, where a test says so before start.
 	policyOptions []issuer.PolicyOption
 	metricsAt     string
+	set           verifiers.Set
+	logger        *slog.Logger
 	adminAt       string        // where administrators call from elsewhere
 	front         *issuer.Front // behind which it is, beside others; nil: alone
 	sni           string        // what its clients ask for in the TLS handshake
@@ -195,6 +197,7 @@ func (o *office) start() {
 	}
 	set, err := verifiers.NewSet(all...)
 	must(t, err)
+	o.set, o.logger = set, log
 	pushes := issuer.WithPushedPolicies(filepath.Join(o.cfg.DataDir, "pushed"))
 	o.policy, err = issuer.LoadPolicyFile(o.cfg.Policy, o.domain(), log, append(o.policyOptions, pushes)...)
 	must(t, err)
