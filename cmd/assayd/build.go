@@ -116,14 +116,6 @@ func (d *data) events(cfg *config.Config, log *slog.Logger) *issuer.Events {
 	return issuer.NewEvents(source, cfg.TrustDomain, log, time.Now)
 }
 
-func quotas(cfg *config.Config) ledger.Quotas {
-	q := cfg.Quotas
-	return ledger.Quotas{
-		DenialsPerInstance: q.DenialsPerInstance, DenialsPerHour: q.DenialsPerHour, Denials: q.Denials,
-		EvidencePerInstance: q.EvidencePerInstance, EvidenceBytes: int64(q.EvidenceMiB) << 20, DeniedEvidenceBytes: int64(q.DeniedEvidenceMiB) << 20,
-	}
-}
-
 // checkKind compares the trust domain and its kind with the database's: both
 // are fixed for life.
 func checkKind(ctx context.Context, cfg *config.Config, st store.Store) error {
@@ -187,6 +179,7 @@ func checkData(ctx context.Context, cfg *config.Config, policy *issuer.PolicyFil
 		ca.Check(ctx, settings),
 		checkLedger(ctx, cfg, ring, st, log),
 		policy.Resume(ctx, st),
+		checkWeb(cfg, log),
 	))
 }
 
@@ -206,7 +199,7 @@ func checkLedger(ctx context.Context, cfg *config.Config, ring keys.Ring, st sto
 
 func ledgerOptions(cfg *config.Config, log *slog.Logger) (ledger.Options, error) {
 	chain, err := ledgerChain(cfg.DataDir, cfg.Server)
-	return ledger.Options{Chain: chain, Now: time.Now, Log: log, Sink: cfg.CheckpointSink, Retain: cfg.RetainEvidence, Quotas: quotas(cfg)}, err
+	return ledger.Options{Chain: chain, Now: time.Now, Log: log, Sink: cfg.CheckpointSink, Retain: cfg.RetainEvidence, Quotas: issuer.LedgerQuotas(cfg.Quotas)}, err
 }
 
 func caConfig(cfg *config.Config, ring keys.Ring, st store.Store, results ca.ResultKeeper, log *slog.Logger) ca.Config {

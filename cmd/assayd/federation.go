@@ -10,7 +10,18 @@ import (
 
 	"github.com/assay-project/assay/issuer/config"
 	"github.com/assay-project/assay/issuer/federation"
+	"github.com/assay-project/assay/issuer/web"
 )
+
+// checkWeb reads the certificate that the public documents are served with, so that
+// one that cannot be used is an error before anything runs.
+func checkWeb(cfg *config.Config, log *slog.Logger) error {
+	if cfg.Web.Listen == "" || cfg.Web.PlainHTTP {
+		return nil
+	}
+	_, err := web.OpenCertificate(cfg.Web.Certificate, cfg.Web.Key, time.Now, log)
+	return starting(err)
+}
 
 // federations opens the foreign trust domains of a trust domain. What is stored of
 // them is sealed by the servers' checkpoint keys, like the ledger.

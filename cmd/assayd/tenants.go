@@ -88,6 +88,9 @@ func (p *process) openTenant(ctx context.Context, cfg *config.Config) (_ *tenant
 	if err := t.policy.Resume(ctx, t.data.store); err != nil {
 		return nil, starting(err)
 	}
+	if err := checkWeb(cfg, log); err != nil {
+		return nil, err
+	}
 	federations, err := t.data.federations(ctx, cfg, log)
 	if err != nil {
 		return nil, err
