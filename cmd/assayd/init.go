@@ -147,6 +147,14 @@ func initialise(c *cobra.Command, trustDomain string, l config.Layout, shared sh
 	if err != nil {
 		return starting(err)
 	}
+	// Of a server alone it is drawn at the first start; here every other server takes
+	// it from this one.
+	secret := filepath.Join(l.DataDir, rolloutFile)
+	if _, err := os.Lstat(secret); shared.url != "" && errors.Is(err, fs.ErrNotExist) {
+		if _, err := drawSecret(secret); err != nil {
+			return err
+		}
+	}
 	keptPolicy, err := write(l.Policy, config.StarterPolicy(trustDomain, l.Simulated()))
 	if err != nil {
 		return err

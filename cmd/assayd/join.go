@@ -180,6 +180,10 @@ func (j *joining) tell(c *cobra.Command, l config.Layout, r ca.JoinReport) {
 	if len(r.Copied) > 0 {
 		kept = "kept: " + strings.Join(r.Copied, ", ")
 	}
+	secret := ""
+	if _, err := os.Lstat(filepath.Join(l.DataDir, rolloutFile)); errors.Is(err, fs.ErrNotExist) {
+		secret = ", and copy " + rolloutFile + " from one of them: all draw rollouts by it"
+	}
 	_, _ = fmt.Fprintf(c.OutOrStdout(), `%s %s %s, with %s
 
   %s    the configuration
@@ -189,10 +193,10 @@ func (j *joining) tell(c *cobra.Command, l config.Layout, r ca.JoinReport) {
 bootstrap root, SHA-256 of the certificate: %s
 
 next:
-  1. see that the policy is that of the other servers
+  1. see that the policy is that of the other servers%s
   2. %s
      %s
      It is ready when its authorities have been published for the propagation time.
   3. %s
-`, j.shared.server, what, r.TrustDomain, strings.Join(r.Others, ", "), l.File, l.Policy, l.DataDir, r.Fingerprint, command("check"), command("run"), kept)
+`, j.shared.server, what, r.TrustDomain, strings.Join(r.Others, ", "), l.File, l.Policy, l.DataDir, r.Fingerprint, secret, command("check"), command("run"), kept)
 }
