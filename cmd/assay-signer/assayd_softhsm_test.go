@@ -14,7 +14,7 @@ import (
 func TestAssaydIssuesWithACAKeyThatIsInATokenAndInNoProcess(t *testing.T) {
 	o := newOffice(t)
 	hsm := o.token()
-	o.authorities("hsm", hsm)
+	o.authorities("hsm", hsm, "x509-authority") // and a spare
 	held := o.held()
 	i := newIssuer(o)
 
@@ -42,6 +42,23 @@ func TestAssaydIssuesWithACAKeyThatIsInATokenAndInNoProcess(t *testing.T) {
 	if !strings.Contains(s.said(), "key="+first) || !strings.Contains(s.said(), "purpose=verifier") {
 		t.Errorf("the signer did not sign for it:\n%s", s.said())
 	}
+
+	// The next authority is made of the spare; without one, the error is the command
+	// that makes it.
+	prepared := i.tool("assay", "authority", "prepare", "x509", "--admin", o.path("d/admin.sock"), "--output", "json")
+	spare := ""
+	for name := range held {
+		if id, ok := strings.CutPrefix(name, "x509-ca-"); ok && name != first && strings.Contains(prepared, id) {
+			spare = name
+		}
+	}
+	if spare == "" || strings.Contains(prepared, strings.TrimPrefix(first, "x509-ca-")) {
+		t.Errorf("not made of the spare:\n%s", prepared)
+	}
+	if code, _, errs := i.try("assay", "authority", "prepare", "verifier", "--admin", o.path("d/admin.sock")); code == 0 || !strings.Contains(errs, "authority_spare") || !strings.Contains(errs, "assay-signer keys create verifier-") {
+		t.Errorf("without a spare: exit code %d\n%s", code, errs)
+	}
+	i.noKeyFiles()
 
 	// Both restart, and go on with the same key.
 	assayd.stop(syscall.SIGTERM)
