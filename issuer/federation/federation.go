@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -277,7 +278,7 @@ func (f *Federations) Set(ctx context.Context, r Relation, actor string) (Status
 	now := f.cfg.Now()
 	row := store.Federation{
 		TrustDomain: f.cfg.TrustDomain.Name(), Name: r.TrustDomain, Version: 1,
-		URL: r.URL, Profile: string(r.Profile), EndpointID: r.EndpointID, WebRoots: r.WebRoots, SetAt: now, SetBy: actor,
+		URL: r.URL, Profile: string(r.Profile), EndpointID: r.EndpointID, WebRoots: r.WebRoots, SetAt: now, SetBy: storable(actor),
 		NextAt: now,
 	}
 	f.mu.Lock()
@@ -316,6 +317,16 @@ func (f *Federations) Set(ctx context.Context, r Relation, actor string) (Status
 		return Status{}, err
 	}
 	return f.status(row.Name)
+}
+
+// storable is text as every database gives it back: what is sealed must not change.
+func storable(s string) string {
+	const most = 256
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), "\x00", "\ufffd")
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "")
+	}
+	return s
 }
 
 // needed wants a bundle where there can be no other way to one.

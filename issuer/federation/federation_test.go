@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -158,14 +159,16 @@ func TestWhatAnEndpointMayNotDoLeavesTheLastGoodBundle(t *testing.T) {
 		h     http.HandlerFunc
 		check string
 	}{
-		"goes back":                     {serving(document(t, bundle(4, 0, other))), "bundle_rollback"},
-		"goes back to the start":        {serving(set(`"spiffe_sequence":0,`)), "bundle_rollback"},
-		"serves another trust domain":   {serving(document(t, bundle(6, 0, foreign))), "bundle_trust_domain"},
-		"serves garbage":                {serving([]byte("<html>")), "bundle_format"},
-		"serves nothing":                {serving(nil), "bundle_format"},
-		"is overloaded":                 {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, "endpoint_status"},
-		"is large":                      {serving(append(document(t, good), bytes.Repeat([]byte(" "), MaxDocument)...)), "bundle_size"},
-		"redirects to plain HTTP":       {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1/", http.StatusFound) }, "endpoint_redirect"},
+		"goes back":                   {serving(document(t, bundle(4, 0, other))), "bundle_rollback"},
+		"goes back to the start":      {serving(set(`"spiffe_sequence":0,`)), "bundle_rollback"},
+		"serves another trust domain": {serving(document(t, bundle(6, 0, foreign))), "bundle_trust_domain"},
+		"serves garbage":              {serving([]byte("<html>")), "bundle_format"},
+		"serves nothing":              {serving(nil), "bundle_format"},
+		"is overloaded":               {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, "endpoint_status"},
+		"is large":                    {serving(append(document(t, good), bytes.Repeat([]byte(" "), MaxDocument)...)), "bundle_size"},
+		"redirects to plain HTTP": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1/", http.StatusFound)
+		}, "endpoint_redirect"},
 		"publishes its private key too": {serving(set("", jwk(t, newKey(t), "jwt-svid", "a", nil, nil))), "bundle_format"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -375,6 +378,21 @@ func TestARowThatNoServerSealedIsNotBelieved(t *testing.T) {
 	must(t, err)
 	if held(open(t, s, nil), theirs) == nil {
 		t.Error("what another server of the trust domain sealed is not believed")
+	}
+}
+
+// Who set it is text of elsewhere; what is sealed is what every database gives back.
+func TestAnActorWithAnyNameSealsWhatIsReadAgain(t *testing.T) {
+	s, _ := newStore(t)
+	f := open(t, s, nil)
+	for _, actor := range []string{"", "uid 0 (root), pid 1", "a\x00b\xff\xfe", strings.Repeat("ä", 300)} {
+		_, err := f.Set(t.Context(), Relation{TrustDomain: theirs.Name(), Bundle: document(t, bundle(1, 0, newAuthority(t, "")))}, actor)
+		must(t, err)
+		rows, _, err := s.Federations(t.Context(), ours.Name())
+		must(t, err)
+		if by := rows[0].SetBy; !utf8.ValidString(by) || strings.Contains(by, "\x00") || len(by) > 256 || held(f, theirs) == nil {
+			t.Errorf("actor %q: stored as %q", actor, by)
+		}
 	}
 }
 

@@ -281,6 +281,7 @@ func TestSettingsThatCannotBeAreRefusedByTheirCheck(t *testing.T) {
 		"a URL with a port alone":    {func(r *Relation) { r.URL = "https://:443/bundle" }, good, "endpoint_url"},
 		"a URL with a fragment":      {func(r *Relation) { r.URL = "https://b.example.org/#x" }, good, "endpoint_url"},
 		"a long URL":                 {func(r *Relation) { r.URL = "https://b.example.org/" + strings.Repeat("a", 2048) }, good, "endpoint_url"},
+		"a URL that is not UTF-8":    {func(r *Relation) { r.URL = "https://b.example.org/\xff" }, good, "endpoint_url"},
 		"a broken URL":               {func(r *Relation) { r.URL = "https://b.example.org/%zz" }, good, "endpoint_url"},
 		"an ID without a path":       {func(r *Relation) { r.EndpointID = "spiffe://b.example.org" }, spiffe, "endpoint_id"},
 		"an ID that is none":         {func(r *Relation) { r.EndpointID = "https://b.example.org/x" }, spiffe, "endpoint_id"},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -113,7 +114,7 @@ func endpointURL(s string) (*url.URL, error) {
 	switch {
 	case len(s) > maxURL:
 		return nil, refused(check, fmt.Errorf("a URL of %d bytes, at most %d", len(s), maxURL), "")
-	case err != nil:
+	case err != nil || !utf8.ValidString(s):
 		return nil, refused(check, errors.New("not a URL"), example)
 	case u.User != nil: // and it is not repeated: it may hold a password
 		return nil, refused(check, errors.New("a URL with a user name"), "a bundle endpoint asks nobody who they are; "+example)
