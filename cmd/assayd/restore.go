@@ -98,7 +98,7 @@ func (r *restoration) run(c *cobra.Command, file string) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(stage)) }()
 	if r.manifest, err = backup.Extract(in, stage); err != nil {
-		return starting(err)
+		return verdict(err)
 	}
 	made := filepath.Join(stage, backup.DataDir)
 	if _, err := keys.MakeDir(made); err != nil {
@@ -107,7 +107,7 @@ func (r *restoration) run(c *cobra.Command, file string) (err error) {
 	log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	if r.manifest.Database == backup.SQLite {
 		if err := r.database(c.Context(), made, log); err != nil {
-			return starting(err)
+			return verdict(err)
 		}
 	} else {
 		r.tell("the database is PostgreSQL's. If it was restored too, run `assayd newchain` on every server before it starts")
@@ -128,6 +128,17 @@ func (r *restoration) run(c *cobra.Command, file string) (err error) {
 		return starting(err)
 	}
 	return r.print(c.OutOrStdout(), dir)
+}
+
+// verdict keeps what is wrong with a backup apart, by its exit code, from what is
+// wrong on this machine.
+func verdict(err error) error {
+	switch attest.KindOf(err) {
+	case attest.Malformed, attest.Untrusted, attest.Stale:
+		return err
+	case attest.Denied, attest.Unavailable, attest.Internal:
+	}
+	return starting(err)
 }
 
 func emptyOrMissing(dir string) error {

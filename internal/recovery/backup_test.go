@@ -54,18 +54,20 @@ func newOffice(t *testing.T, b fleet.Binaries) *fleet.Office {
 // serials reads every serial of a ledger, in its order.
 func serials(t *testing.T, o *fleet.Office, b fleet.Binaries, data string) (out []string) {
 	t.Helper()
-	type entry struct {
-		Identities []struct {
-			Serial string `json:"serial"`
-		} `json:"identities"`
+	type record struct {
+		Entry struct {
+			Identities []struct {
+				Serial string `json:"serial"`
+			} `json:"identities"`
+		} `json:"entry"`
 	}
 	d := json.NewDecoder(strings.NewReader(o.Must(b, "assay", "ledger", "list", "--limit", "0", "--outcome", "granted", "--db", filepath.Join(data, "assay.db"), "--output", "json")))
 	for d.More() {
-		var e entry
-		if err := d.Decode(&e); err != nil {
+		var r record
+		if err := d.Decode(&r); err != nil {
 			t.Fatal(err)
 		}
-		for _, id := range e.Identities {
+		for _, id := range r.Entry.Identities {
 			out = append(out, id.Serial)
 		}
 	}
@@ -175,6 +177,7 @@ func TestABackupUnderLoadIsRestoredElsewhereAndAgentsRenew(t *testing.T) {
 			t.Errorf("the serial %s was given %d times", s, n)
 		}
 	}
+	// Chains are listed by time, and the restored ones begin with what the backup had.
 	if common == 0 || common == len(before) || len(after) < common+len(agents)+1 {
 		t.Errorf("the restored ledger has %d entries of the %d before, and %d in all", common, len(before), len(after))
 	}
