@@ -213,7 +213,10 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 	s.policy.result = func(r string) { s.metrics.reloads.WithLabelValues(r).Inc() }
 	s.policy.changed = func(*policy.Bundle) { s.judgeSoon() }
 	s.onReload(func(next *config.Config) (func(), error) {
-		return func() { s.limit(next.Limits) }, nil
+		return func() {
+			s.limit(next.Limits)
+			s.ledger.SetQuotas(LedgerQuotas(next.Quotas))
+		}, nil
 	})
 	s.minting = newTokenOffice(s.metrics)
 	s.registerGauges()

@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"github.com/assay-project/assay/issuer/config"
+	"github.com/assay-project/assay/issuer/ledger"
 )
 
 type limitsOf = config.Limits
@@ -36,4 +37,12 @@ func (s *Server) PrepareReload(next config.Config) (apply func(), err error) {
 		}
 		s.current.Store(&next)
 	}, nil
+}
+
+// LedgerQuotas are the quotas of a configuration, as the ledger takes them.
+func LedgerQuotas(q config.Quotas) ledger.Quotas {
+	return ledger.Quotas{
+		DenialsPerInstance: q.DenialsPerInstance, DenialsPerHour: q.DenialsPerHour, Denials: q.Denials,
+		EvidencePerInstance: q.EvidencePerInstance, EvidenceBytes: int64(q.EvidenceMiB) << 20, DeniedEvidenceBytes: int64(q.DeniedEvidenceMiB) << 20,
+	}
 }

@@ -376,7 +376,7 @@ func TestAReloadChangesWhatIsSafeWhileEverybodyIsServed(t *testing.T) {
 	// restart is named, and not in force.
 	h.init(third, "")
 	h.tenants(second, third)
-	h.configure(first, "limits: {attestations_per_instance: 1}\nlog: {level: debug}\nreflection: true\n")
+	h.configure(first, "limits: {attestations_per_instance: 1}\nquotas: {denials_per_hour: 1}\nlog: {level: debug}\nreflection: true\n")
 	h.configure(second, "retain_evidence: 2h\n")
 	h.hangup()
 	h.await(third)
@@ -408,6 +408,19 @@ func TestAReloadChangesWhatIsSafeWhileEverybodyIsServed(t *testing.T) {
 	if n := a.gauge("assay_watches"); n != 1 {
 		t.Errorf("%v watches: a reload cost one", n)
 	}
+	for _, o := range []*office{a, b} { // a quota, too, is that of one
+		for i := range 2 {
+			x := o.attempt(o.connect())
+			x.launch.Debug = true
+			x.document.ModuleID = fmt.Sprintf("i-0123456789abcdef%d-enc0123456789abcde", i+1)
+			if _, err := x.run(); status.Code(err) != codes.PermissionDenied {
+				t.Errorf("a debug enclave: %v", err)
+			}
+		}
+	}
+	eventually(t, "the denials to be counted", func() bool {
+		return a.gauge("assay_ledger_denials_total") == 1 && a.gauge("assay_ledger_denials_dropped_total") == 1 && b.gauge("assay_ledger_denials_total") == 2
+	})
 	if _, err := c.watch(c.boot(c.connect()).certificate()); err != nil {
 		t.Fatal(err)
 	}

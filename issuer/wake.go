@@ -82,7 +82,7 @@ func (s *Server) judgeAll(ctx context.Context, past *pastPolicies) bool {
 	past.put(now)
 	digest := now.Digest()
 	asked, judged, complete := 0, 0, true
-	event := reattest(assayv1.Reattest_REASON_POLICY_CHANGED, s.cfg.ReattestSpread)
+	event := reattest(assayv1.Reattest_REASON_POLICY_CHANGED, s.settings().ReattestSpread)
 	// Those whose policy of the past is not in memory wait for it together.
 	later := map[[32]byte][]*watcher{}
 	judge := func(w *watcher) {
@@ -127,7 +127,7 @@ func (s *Server) judgeAll(ctx context.Context, past *pastPolicies) bool {
 	}
 	if asked > 0 {
 		s.metrics.woken.Add(float64(asked))
-		s.log.InfoContext(ctx, "asked agents whom the policy concerns to attest again", "policy", policyName(now), "within", s.cfg.ReattestSpread, "agents", asked, "of", judged)
+		s.log.InfoContext(ctx, "asked agents whom the policy concerns to attest again", "policy", policyName(now), "within", s.settings().ReattestSpread, "agents", asked, "of", judged)
 	} else if judged > 0 {
 		s.log.DebugContext(ctx, "the policy concerns no agent among those judged", "policy", policyName(now), "judged", judged)
 	}

@@ -11,7 +11,7 @@ import (
 // is asked to (SIGHUP). Everything else needs a restart; a test sees to it that a
 // new key is put on one of the two lists.
 var reloadable = []string{
-	"tenants", "log.level",
+	"tenants", "log.level", "reattest_spread", "quotas",
 	"limits.handshakes", "limits.handshakes_per_address", "limits.connections", "limits.strangers_per_address",
 	"limits.unverified", "limits.unverified_per_address", "limits.event_log_mib", "limits.in_flight",
 	"limits.attestations_per_instance", "limits.attestations_per_second", "limits.tokens_per_instance", "limits.admin_calls",
@@ -22,7 +22,7 @@ var reloadable = []string{
 var fixed = []string{
 	"trust_domain", "data_dir", "policy", "policy_signers", "listen", "admin_socket", "server", "database", "keys", "authorities",
 	"jwt", "web", "federation", "administration.listen", "metrics_listen", "log.format", "nitro", "sevsnp", "tpm", "retain_evidence", "checkpoint_sink",
-	"reattest_spread", "shutdown_timeout", "reflection", "tracing", "quotas", "limits.handshake_timeout", "limits.streams_per_connection",
+	"shutdown_timeout", "reflection", "tracing", "limits.handshake_timeout", "limits.streams_per_connection",
 }
 
 // Effective is the running configuration with what can be taken over from the

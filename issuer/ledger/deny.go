@@ -43,7 +43,7 @@ func (l *Ledger) Deny(ctx context.Context, d Denial) (kept bool, err error) {
 	digest := d.Verified.EvidenceDigest()
 	e.Outcome, e.VerifiedAt, e.EvidenceDigest = Denied, d.Verified.At().UTC(), digest[:]
 
-	q, instance := l.opt.Quotas, string(e.Instance)
+	q, instance := *l.quotas.Load(), string(e.Instance)
 	if !l.perDenial.take(instance, e.Time, q.DenialsPerInstance, q.DenialsPerHour) {
 		l.counters.denialsDropped.Add(1)
 		return false, nil

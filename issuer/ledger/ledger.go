@@ -75,6 +75,7 @@ type Ledger struct {
 	rejected      rejections
 	perEvidence   window
 	perDenial     window
+	quotas        atomic.Pointer[Quotas] // in force
 	evidence      budget
 	deniedBytes   budget // evidence of denials
 	denialPayload budget
@@ -154,12 +155,14 @@ func prepare(ctx context.Context, st store.Store, trustDomain string, signer cry
 	if err != nil {
 		return nil, &attest.Error{Kind: attest.Internal, Check: "ledger_key", Err: err, Hint: "restore checkpoint.key from a backup"}
 	}
-	return &Ledger{
+	l := &Ledger{
 		Reader: NewReader(st, trustDomain, o.Chain), simulated: td.Simulated, signer: signer, key: key, opt: o, log: o.Log,
 		records: make(chan *request, maxBatch), denials: make(chan *denialRequest, maxDenialQueue),
 		certificates: make(chan store.Certificate, maxCertificateQueue), wanted: make(chan chan checkpointResult),
 		stopping: make(chan struct{}), stopped: make(chan struct{}), serials: newSerials(rememberedSerials),
-	}, nil
+	}
+	l.SetQuotas(o.Quotas)
+	return l, nil
 }
 
 // validChain accepts names that are safe in a checkpoint's origin: a server's, or
@@ -240,8 +243,6 @@ func (l *Ledger) measure(ctx context.Context) error {
 	if err != nil {
 		return unavailable(err)
 	}
-	q := l.opt.Quotas
-	l.evidence.limit, l.deniedBytes.limit, l.denialPayload.limit = q.EvidenceBytes, q.DeniedEvidenceBytes, q.DenialBytes
 	l.evidence.set(u.Evidence)
 	l.deniedBytes.set(u.DeniedEvidence)
 	l.denialPayload.set(u.DenialBytes)

@@ -49,9 +49,9 @@ func (l *Ledger) Prune(ctx context.Context, before time.Time) (store.Pruned, err
 	if err != nil {
 		return store.Pruned{}, unavailable(err)
 	}
-	keep := l.opt.Quotas.Denials
+	keep := l.quotas.Load().Denials
 	// By bytes: down to three quarters of the budget, the oldest first.
-	if room := l.opt.Quotas.DenialBytes / 4 * 3; u.DenialBytes > room {
+	if room := l.quotas.Load().DenialBytes / 4 * 3; u.DenialBytes > room {
 		keep = min(keep, int(float64(u.Denials)*float64(room)/float64(u.DenialBytes)))
 	}
 	p, err := l.st.Prune(ctx, l.trustDomain, before, keep)

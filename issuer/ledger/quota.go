@@ -36,6 +36,16 @@ func (q Quotas) withDefaults() Quotas {
 	return q
 }
 
+// SetQuotas puts other quotas in force. What is stored stays until its time is
+// over, or until there is too much of it.
+func (l *Ledger) SetQuotas(q Quotas) {
+	q = q.withDefaults()
+	l.quotas.Store(&q)
+	l.evidence.bound(q.EvidenceBytes)
+	l.deniedBytes.bound(q.DeniedEvidenceBytes)
+	l.denialPayload.bound(q.DenialBytes)
+}
+
 func def[T comparable](v *T, d T) {
 	var zero T
 	if *v == zero {
@@ -88,6 +98,13 @@ func (b *budget) take(n int64) bool {
 	}
 	b.used += n
 	return true
+}
+
+// bound changes the limit.
+func (b *budget) bound(limit int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.limit = limit
 }
 
 // set replaces what is used by what the store says.

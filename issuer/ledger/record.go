@@ -95,7 +95,7 @@ func (l *Ledger) prepare(g *policy.Grant, from Origin) (*recorded, error) {
 		return nil, internal("ledger_entry", errors.New("the grant gives no key an identity"))
 	}
 	instance := string(r.entry.Instance)
-	r.entry.EvidenceKept = l.perEvidence.take(instance, r.entry.Time, l.opt.Quotas.EvidencePerInstance, 0) &&
+	r.entry.EvidenceKept = l.perEvidence.take(instance, r.entry.Time, l.quotas.Load().EvidencePerInstance, 0) &&
 		l.room(&l.evidence, g.Evidence())
 	if !r.entry.EvidenceKept {
 		l.counters.evidenceDropped.Add(1)
