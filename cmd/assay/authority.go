@@ -269,8 +269,12 @@ signs: with that key offline it waits until the key is brought back.`,
 
 func authorityActivateCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:               "activate USE ID",
-		Short:             "Have a prepared authority of the server sign from now on",
+		Use:   "activate USE ID",
+		Short: "Have a prepared authority of the server sign from now on",
+		Long: `Have a prepared authority of the server sign from now on, before the one that signs
+is half over. The server refuses that before the authority has been published for
+the propagation time. The one before it retires, and leaves the bundle when the
+last of what it signed has ended.`,
 		Example:           "  assay authority activate x509 3f1a0c55d2b94e70",
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: completeUse,
