@@ -196,7 +196,7 @@ func TestEachObstacleToJoiningHasItsName(t *testing.T) {
 			must(t, err)
 		}},
 		{"a key that others can read", "key_mode", func(t *testing.T, d *domain, _ *JoinConfig) {
-			must(t, os.Chmod(filepath.Join(KeysPath(d.path("a")), bootstrapRootKey+".key"), 0o644)) //nolint:gosec // the point of the test
+			must(t, os.Chmod(filepath.Join(KeysPath(d.path("a")), bootstrapRootKey+".key"), 0o644))
 		}},
 		{"another database", "join_trust_domain", func(_ *testing.T, d *domain, c *JoinConfig) {
 			c.Open = func(ctx context.Context) (store.Store, error) { return store.OpenSQLite(ctx, d.path("other.db")) }
