@@ -357,9 +357,11 @@ func (s dbSource) chains(ctx context.Context, newest bool) ([]chainOf, error) {
 		return nil, err
 	}
 	keys := map[string]string{ledger.ChainOwner(s.reader.Chain()): own}
-	members, err := s.Members(ctx, s.td)
-	if err != nil {
-		return nil, err
+	var members []store.Member
+	if s.dir == "" { // a file is one server's, whose key is beside it or must be given
+		if members, err = s.Members(ctx, s.td); err != nil {
+			return nil, err
+		}
 	}
 	for _, m := range members {
 		if keys[m.Server] == "" {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/internal/cli"
+	"github.com/assay-project/assay/issuer/ledger"
 	"github.com/assay-project/assay/policy/replay"
 )
 
@@ -148,11 +149,32 @@ func (d *dirRecords) file(path string) replay.Source {
 				return
 			}
 			bounded.N = maxFileValue
+			if noAttestation(raw) {
+				continue
+			}
 			if !yield(replay.Item{Name: name, Decode: func() (replay.Record, error) { return d.value(path, name, raw) }}, nil) {
 				return
 			}
 		}
 	}
+}
+
+// noAttestation reports whether a value is a record of another kind, or a checkpoint,
+// by its own word: lists and exports of the ledger hold them beside issuances.
+func noAttestation(raw []byte) bool {
+	var outer struct {
+		Outcome string `json:"outcome"`
+		Entry   *struct {
+			Outcome string `json:"outcome"`
+		} `json:"entry"`
+	}
+	if json.Unmarshal(raw, &outer) != nil {
+		return false
+	}
+	if outer.Entry != nil { // what was hashed counts, not what stands around it
+		return outer.Entry.Outcome == ledger.Minted || outer.Entry.Outcome == ledger.Admin
+	}
+	return outer.Outcome == "checkpoint" || outer.Outcome == ledger.Minted || outer.Outcome == ledger.Admin
 }
 
 // value reads one JSON value.

@@ -67,7 +67,10 @@ func VerifyLedger(trustDomain string, chains []Chain, elsewhere [][]byte) ([]Rep
 	for i, c := range chains {
 		var err error
 		if reports[i], err = verifyChain(trustDomain, c.Name, c.Entries, marks(own[i], others[i])); err != nil {
-			return nil, fmt.Errorf("%s: %w", c.Name, err)
+			if len(chains) > 1 {
+				err = fmt.Errorf("chain %s: %w", c.Name, err)
+			}
+			return nil, err
 		}
 	}
 	return reports, nil
