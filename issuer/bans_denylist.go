@@ -83,7 +83,10 @@ func (s *Server) renewDenyList(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("there is no deny-list: %w", err)
 		}
-		want.Sequence = set.list.Sequence + 1
+		// At least the time in seconds, as other documents: after the database was
+		// restored from a backup, followers hold a list with a higher number than is
+		// on record, and would take no new one for as long.
+		want.Sequence = max(set.list.Sequence+1, uint64(max(now.Unix(), 0)))
 		doc, err := want.Sign(key, keys)
 		if err != nil {
 			return err
