@@ -348,9 +348,12 @@ func (s dbSource) ownKey() (string, error) {
 }
 
 func (s dbSource) chains(ctx context.Context, newest bool) ([]chainOf, error) {
-	names, err := s.reader.Chains(ctx)
+	names, err := s.Chains(ctx, s.td)
 	if err != nil {
 		return nil, err
+	}
+	if len(names) == 0 { // nothing was ever written: the chain of the server that will
+		names = []string{s.reader.Chain()}
 	}
 	own, err := s.ownKey()
 	if err != nil {
