@@ -41,11 +41,11 @@ func (p *PolicyFile) Share(peers PolicyPeers) { p.peers = &peers }
 func policyStatement(c store.PolicyChange, server string) []byte {
 	out := []byte("assay/v1 policy in force\x00")
 	for _, s := range []string{c.TrustDomain, server, c.Name, c.Source} {
-		out = binary.BigEndian.AppendUint32(out, uint32(len(s))) //nolint:gosec // names of at most a few hundred bytes
+		out = binary.BigEndian.AppendUint32(out, uint32(len(s)))
 		out = append(out, s...)
 	}
 	out = binary.BigEndian.AppendUint64(out, c.Revision)
-	out = binary.BigEndian.AppendUint64(out, uint64(c.At.UnixMicro())) //nolint:gosec // the same bits on both sides
+	out = binary.BigEndian.AppendUint64(out, uint64(c.At.UnixMicro()))
 	return append(out, c.Digest[:]...)
 }
 

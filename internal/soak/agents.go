@@ -88,7 +88,7 @@ func (r *run) newEnclave(ctx context.Context, hardware *simnitro.Authority, n in
 // balance is what stands before the servers: it passes connections on to one that
 // says that it is ready, and as they are (layer 4).
 func (r *run) balance(ctx context.Context, _ string) (net.Conn, error) {
-	order := rand.Perm(len(r.servers)) //nolint:gosec // which server is no secret; a machine's timing is not drawn from the seed either
+	order := rand.Perm(len(r.servers)) // which server is no secret; a machine's timing is not drawn from the seed either
 	for _, i := range order {
 		s := r.servers[i]
 		if ok, _ := s.ready(ctx); !ok {

@@ -19,7 +19,7 @@ import (
 
 func main() {
 	o := soak.Options{Out: os.Stdout}
-	flag.Uint64Var(&o.Seed, "seed", uint64(time.Now().UnixNano()), "from which everything that happens is drawn") //nolint:gosec // any number will do
+	flag.Uint64Var(&o.Seed, "seed", uint64(time.Now().UnixNano()), "from which everything that happens is drawn")
 	flag.DurationVar(&o.Duration, "duration", 10*time.Minute, "how long the storm lasts")
 	flag.IntVar(&o.Agents, "agents", 50, "how many agents there are")
 	flag.StringVar(&o.Binaries, "binaries", "", "a `directory` with assayd and assay; otherwise they are built")
