@@ -43,6 +43,26 @@ var rules = []rule{
 		why: "relying parties link no verifier, no policy and no server",
 	},
 	{
+		packages: "svid/svidhttp", never: []string{"verifiers", "policy", "issuer", "enclave-agent", "simulators", "google.golang.org/grpc"},
+		why: "relying parties link no verifier, no policy and no server; HTTP needs no gRPC",
+	},
+	{
+		packages: "svid/svidgrpc", never: []string{"verifiers", "policy", "issuer", "enclave-agent", "simulators"},
+		why: "relying parties link no verifier, no policy and no server",
+	},
+	{
+		packages: "issuer/web", never: []string{"issuer/ca", "issuer/ledger", "issuer/store", "policy", "verifiers"},
+		why: "what serves the world is given documents, and reaches nothing else",
+	},
+	{
+		packages: "issuer/federation", never: []string{"issuer/ca", "issuer/ledger", "policy", "verifiers"},
+		why: "foreign bundles never come near our authorities",
+	},
+	{
+		packages: "enclave-agent/process", never: []string{"issuer", "svid", "policy", "verifiers"},
+		why: "who calls is told without knowing what for",
+	},
+	{
 		packages: "issuer/...", never: []string{"enclave-agent", "simulators", "github.com/miekg/pkcs11", "github.com/ThalesGroup/crypto11", "go.step.sm/crypto"},
 		why: "no production code links a simulator; keys in HSMs and key services are assay-signer's",
 	},
