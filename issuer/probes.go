@@ -21,7 +21,7 @@ func (f *Front) httpHandler() http.Handler {
 	})
 	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { answer(w, nil, "") })
 	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) {
-		err, details := f.ready()
+		details, err := f.ready()
 		answer(w, err, details)
 	})
 	mux.HandleFunc("GET /ready/{td}", func(w http.ResponseWriter, r *http.Request) { answer(w, f.readyFor(r.PathValue("td")), "") })
@@ -41,17 +41,17 @@ func (f *Front) gatherers() prometheus.Gatherers {
 // ready is nil when anybody can be served: a balancer that asks takes nobody's
 // server away because another trust domain's is not ready. details says of each
 // trust domain how it is, where there are several.
-func (f *Front) ready() (err error, details string) {
+func (f *Front) ready() (details string, err error) {
 	select {
 	case <-f.stopping:
-		return errStopping, ""
+		return "", errStopping
 	default:
 	}
 	f.mu.RLock()
 	names := f.names
 	f.mu.RUnlock()
 	if len(names) == 1 {
-		return f.readyFor(names[0]), ""
+		return "", f.readyFor(names[0])
 	}
 	var b strings.Builder
 	none := true
@@ -65,9 +65,9 @@ func (f *Front) ready() (err error, details string) {
 		fmt.Fprintf(&b, "%s: %s\n", name, oneLine(why))
 	}
 	if none {
-		return errors.New("no trust domain can be served"), b.String()
+		return b.String(), errors.New("no trust domain can be served")
 	}
-	return nil, b.String()
+	return b.String(), nil
 }
 
 // readyFor says why a trust domain cannot be served now, if it cannot.

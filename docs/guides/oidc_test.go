@@ -108,7 +108,7 @@ func TestTheRulesOfTheGuideToCloudsHoldOfARealToken(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := p.Statement[0].Condition.StringEquals
-		if c["oidc.example.org:sub"] != vector.Claims["sub"] || c["oidc.example.org:aud"] != "sts.amazonaws.com" || "https://oidc.example.org" != vector.Claims["iss"] {
+		if c["oidc.example.org:sub"] != vector.Claims["sub"] || c["oidc.example.org:aud"] != "sts.amazonaws.com" || vector.Claims["iss"] != "https://oidc.example.org" {
 			t.Errorf("the condition is %v", c)
 		}
 		tags, _ := at(vector.Claims, "/https:~1~1aws.amazon.com~1tags/principal_tags/team").([]any)

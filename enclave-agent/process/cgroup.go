@@ -124,24 +124,16 @@ func podOf(part string) (string, bool) {
 	if len(uid) != 36 && len(uid) != 32 {
 		return "", false
 	}
-	for _, c := range []byte(uid) {
-		if !(c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c == '-') {
-			return "", false
-		}
+	if strings.Trim(uid, lowerHex+"-") != "" {
+		return "", false
 	}
 	return uid, true
 }
 
+const lowerHex = "0123456789abcdef"
+
 func isContainerID(s string) bool {
-	if len(s) != 64 {
-		return false
-	}
-	for _, c := range []byte(s) {
-		if !(c >= '0' && c <= '9' || c >= 'a' && c <= 'f') {
-			return false
-		}
-	}
-	return true
+	return len(s) == 64 && strings.Trim(s, lowerHex) == ""
 }
 
 // container is the container that the process runs in.

@@ -141,7 +141,7 @@ func engine(t *testing.T, change func(container, img map[string]any)) string {
 		_ = json.NewEncoder(w).Encode(container)
 	})
 	mux.HandleFunc("GET /v1.41/images/{id}/json", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(img) })
-	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: mux}} //nolint:gosec // a test's
+	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: mux}}
 	s.Start()
 	t.Cleanup(s.Close)
 	return l.Addr().String()

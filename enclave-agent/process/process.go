@@ -145,7 +145,7 @@ func (p *Process) Close() {
 // becomes readable when it does (pidfd_open(2)).
 func alive(fd int) bool {
 	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) //nolint:gosec // descriptors are small
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}

@@ -80,7 +80,7 @@ func connect(t *testing.T, path string, attr *syscall.SysProcAttr) *child {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // a caller of another user connects
+	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(dir, "s")
@@ -89,7 +89,7 @@ func connect(t *testing.T, path string, attr *syscall.SysProcAttr) *child {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	if err := os.Chmod(socket, 0o666); err != nil { //nolint:gosec // as the agent's
+	if err := os.Chmod(socket, 0o666); err != nil {
 		t.Fatal(err)
 	}
 	c := &child{Cmd: exec.CommandContext(t.Context(), path)}
@@ -158,7 +158,7 @@ func copied(t *testing.T, dir, name string) string {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, name)
-	if err := os.WriteFile(path, b, 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(path, b, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -304,7 +304,7 @@ func TestAProgramThatWasReplacedHasNoPathAndItsOwnDigest(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, []byte("another program"), 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(path, []byte("another program"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]Fact{{SHA256, running}}, look(t, p, Path, SHA256).Facts); diff != "" {
@@ -317,7 +317,7 @@ func TestAPathInAFileSystemOfItsOwnDoesNotCount(t *testing.T) {
 	needRoot(t)
 	dir := worldReadable(t)
 	decoy := copied(t, dir, "evil")
-	if err := os.WriteFile(filepath.Join(dir, "api"), []byte("what policy means"), 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(filepath.Join(dir, "api"), []byte("what policy means"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	script := fmt.Sprintf("mount --make-rprivate / && mount --bind %s %s/api && exec %s/api", decoy, dir, dir)
@@ -362,7 +362,7 @@ func worldReadable(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // so that another user can run what is in it
+	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return dir

@@ -74,12 +74,12 @@ func (s *Secrets) trustDomains() []string {
 
 // secret is what a name means now; nil is nothing.
 func (s *Secrets) secret(name string) (*tls.Secret, error) {
-	switch {
-	case name == All:
+	switch name {
+	case All:
 		return s.validator()
-	case name == RootCA:
+	case RootCA:
 		return bundle(name, s.Bundles[s.TrustDomain]), nil
-	case name == Default:
+	case Default:
 		if len(s.SVIDs) > 0 {
 			return certificate(name, s.SVIDs[0]), nil
 		}

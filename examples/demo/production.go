@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// tokenAudience is whom the demo's token is for.
-const tokenAudience = "sts.amazonaws.com"
+// audience is whom the demo's token is for.
+const audience = "sts.amazonaws.com"
 
 // token has orders ask for a JWT-SVID, as it would to sign in to a cloud.
 func (d *demo) token(ctx context.Context) error {
 	d.chapter("A token for a cloud: a JWT-SVID, minted for the live X.509-SVID, that says what was attested")
-	token, err := d.run(ctx, nil, "assay-agent", "fetch", "jwt", "--socket", d.path("orders.sock"), "--audience", tokenAudience)
+	token, err := d.run(ctx, nil, "assay-agent", "fetch", "jwt", "--socket", d.path("orders.sock"), "--audience", audience)
 	if err != nil {
 		return err
 	}
@@ -26,13 +26,13 @@ func (d *demo) token(ctx context.Context) error {
 	if err := d.exportBundle(ctx); err != nil {
 		return err
 	}
-	out, err := d.assay(ctx, "svid", "verify", "--bundle", d.path("bundle.json"), "--trust-domain", trustDomain, "--audience", tokenAudience,
+	out, err := d.assay(ctx, "svid", "verify", "--bundle", d.path("bundle.json"), "--trust-domain", trustDomain, "--audience", audience,
 		"--allow-simulated", d.path("token.jwt"))
 	if err != nil {
 		return err
 	}
 	first, _, _ := strings.Cut(out, "\n\nAttestation result")
-	d.quote("assay svid verify --bundle bundle.json --trust-domain … --audience "+tokenAudience+" --allow-simulated token.jwt", first, nil)
+	d.quote("assay svid verify --bundle bundle.json --trust-domain … --audience "+audience+" --allow-simulated token.jwt", first, nil)
 	return nil
 }
 

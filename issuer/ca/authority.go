@@ -79,7 +79,7 @@ func (a *authority) waits() bool {
 func (a *authority) signsAt(now time.Time) bool {
 	active, ok := a.saidAt(store.Active)
 	retired, over := a.saidAt(store.Retired)
-	return ok && !active.After(now) && !(over && !retired.After(now)) && !a.condemned() && a.validAt(now)
+	return ok && !active.After(now) && (!over || retired.After(now)) && !a.condemned() && a.validAt(now)
 }
 
 func (a *authority) validAt(now time.Time) bool {

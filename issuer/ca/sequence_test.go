@@ -107,7 +107,7 @@ func TestNothingSignsBeforeItIsKnownWhateverHappens(t *testing.T) {
 	did := map[string]int{}
 	for seed := range rounds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			r := rand.New(rand.NewPCG(uint64(seed), 7)) //nolint:gosec // a sequence that can be repeated
+			r := rand.New(rand.NewPCG(uint64(seed), 7))
 			o := newOffice(t, func(c *Config) { c.AuthorityTTL, c.JWTTTL, c.VerifierKeyTTL = 12*day, 8*day, 12*day })
 			must(t, o.start(o.servers[0]))
 			w := &watcher{without: map[string]time.Time{}, first: map[store.Use]string{}, all: map[string]*authority{}}

@@ -249,8 +249,8 @@ func TestAClientShowsItsTokenOverHTTPSAlone(t *testing.T) {
 	t.Cleanup(away.Close)
 	home := httptest.NewTLSServer(http.RedirectHandler(strings.Replace(away.URL, "127.0.0.1", "localhost", 1), http.StatusFound))
 	t.Cleanup(home.Close)
-	b.Base = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // where it goes is not the point
-	resp, err = (&http.Client{Transport: b}).Get(home.URL)                           //nolint:noctx // a test's
+	b.Base = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	resp, err = (&http.Client{Transport: b}).Get(home.URL) //nolint:noctx // a test's
 	if err != nil {
 		t.Fatal(err)
 	}
