@@ -96,22 +96,36 @@ func (systemd) Facts(_ context.Context, p *Process, types []string) ([]Fact, err
 //	/kubepods/burstable/podUID/ID                     kubelet, cgroupfs
 //	/kubepods.slice/…/kubepods-podUID.slice/cri-containerd-ID.scope
 //
-// The outermost id counts: a container may be given control groups of its own
-// below it, and names them as it likes.
+// Only groups that root alone makes lead to a container. A user's service manager,
+// and every service that control groups are delegated to, makes groups below its
+// own and names them as it likes: there the search ends.
 func containerOf(cgroup string) (id, pod string) {
+	engines := false // the component before is one that holds containers by their bare ids
 	for part := range strings.SplitSeq(strings.TrimPrefix(cgroup, "/"), "/") {
-		if p, ok := podOf(part); ok && pod == "" && id == "" {
-			pod = p
+		if name, ok := strings.CutSuffix(part, ".scope"); ok {
+			for _, engine := range []string{"docker-", "cri-containerd-", "crio-", "libpod-"} {
+				if x, ok := strings.CutPrefix(name, engine); ok && isContainerID(x) {
+					return x, pod
+				}
+			}
+			return "", ""
 		}
-		name := strings.TrimSuffix(part, ".scope")
-		if i := strings.LastIndexByte(name, '-'); i >= 0 {
-			name = name[i+1:]
+		if engines && isContainerID(part) {
+			return part, pod
 		}
-		if id == "" && isContainerID(name) {
-			id = name
+		uid, isPod := podOf(part)
+		switch {
+		case isPod && pod == "":
+			pod, engines = uid, true
+		case part == "docker", part == "libpod_parent", part == "kubepods", part == "burstable", part == "besteffort":
+			engines = true
+		case strings.HasSuffix(part, ".slice") && !strings.HasPrefix(part, "user"):
+			engines = false
+		default:
+			return "", ""
 		}
 	}
-	return id, pod
+	return "", ""
 }
 
 func podOf(part string) (string, bool) {

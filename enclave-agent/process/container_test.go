@@ -27,11 +27,19 @@ func TestControlGroupsNameContainersAndUnits(t *testing.T) {
 	low := strings.ReplaceAll(pod, "-", "_")
 	for _, x := range []struct{ file, unit, container, pod string }{
 		{"0::/system.slice/orders.service\n", "orders.service", "", ""},
-		{"0::/system.slice/orders.service/docker-" + cid + ".scope\n", "orders.service", cid, ""},
+		// What a service, or a user's service manager, makes below itself is no container.
+		{"0::/system.slice/orders.service/docker-" + cid + ".scope\n", "orders.service", "", ""},
+		{"0::/system.slice/orders.service/docker/" + cid + "\n", "orders.service", "", ""},
+		{"0::/user.slice/user-1000.slice/user@1000.service/docker-" + cid + ".scope\n", "user@1000.service", "", ""},
+		{"0::/user.slice/user-1000.slice/kubepods-pod" + low + ".slice/cri-containerd-" + cid + ".scope\n", "cri-containerd-" + cid + ".scope", "", ""},
+		{"0::/user.slice/user-1000.slice/user@1000.service/kubepods-pod" + low + ".slice/cri-containerd-" + cid + ".scope\n", "user@1000.service", "", ""},
+		{"0::/system.slice/other-" + cid + ".scope\n", "other-" + cid + ".scope", "", ""},
+		{"0::/" + cid + "\n", "", "", ""},
 		{"0::/user.slice/user-1000.slice/user@1000.service/app.slice/evil.service\n", "user@1000.service", "", ""},
 		{"0::/user.slice/user-1000.slice/session-3.scope\n", "session-3.scope", "", ""},
 		{"12:cpu:/x\n1:name=systemd:/system.slice/a.service\n0::/\n", "a.service", "", ""},
 		{"0::/docker/" + cid + "\n", "", cid, ""},
+		{"0::/machine.slice/libpod-" + cid + ".scope/container\n", "libpod-" + cid + ".scope", cid, ""},
 		{"0::/system.slice/docker-" + cid + ".scope\n", "docker-" + cid + ".scope", cid, ""},
 		{"0::/system.slice/docker-" + cid + ".scope/docker-" + other + ".scope\n", "docker-" + cid + ".scope", cid, ""},
 		{"0::/kubepods/burstable/pod" + pod + "/" + cid + "\n", "", cid, pod},

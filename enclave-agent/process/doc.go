@@ -14,6 +14,9 @@
 // that it ran when it connected. One that called execve(2) since gets nothing
 // more: what it was is no longer what it is.
 //
+// User and group are those of the moment of connecting, which the kernel keeps; the
+// program is that of the moment at which the connection is accepted, a little later.
+//
 // What this cannot tell: processes of one user may read each other's memory
 // unless the machine forbids it (ptrace(2)), and a process can hand its connection
 // to another. Selectors separate users, containers and services; inside one of

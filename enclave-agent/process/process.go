@@ -64,13 +64,16 @@ func OfPeer(c *net.UnixConn) (*Process, error) {
 	if cred.Pid <= 0 {
 		return nil, errors.New("the caller is in a PID namespace that cannot be seen from here")
 	}
-	if fdErr != nil {
-		// Before Linux 6.5. The pid may be another's by now; what remember reads
-		// is then of that process, whose start is compared with the connection's.
+	switch {
+	case errors.Is(fdErr, unix.ENOPROTOOPT):
+		// Before Linux 6.5. The pid may be another's by now, if the caller ended
+		// since it connected: user and group have to be the same then.
 		if fd, err = unix.PidfdOpen(int(cred.Pid), 0); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrChanged, err)
 		}
-	} else {
+	case fdErr != nil:
+		return nil, fmt.Errorf("%w: %w", ErrChanged, fdErr) // it has ended, and was collected
+	default:
 		unix.CloseOnExec(fd)
 	}
 	p := &Process{PID: int(cred.Pid), UID: cred.Uid, GID: cred.Gid, fd: fd}
@@ -120,7 +123,7 @@ func (p *Process) same() error {
 		return ErrChanged
 	}
 	s, err := p.status()
-	if err != nil || s.uid != p.UID {
+	if err != nil || s.uid != p.UID || s.gid != p.GID {
 		return ErrChanged
 	}
 	// The descriptor is asked last: while it says that the process lives, its pid

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -281,6 +282,37 @@ func TestAProcessThatBecomesAnotherUserMustConnectAnew(t *testing.T) {
 	c.hear(t, "done")
 	if err := p.Unchanged(); !errors.Is(err, ErrChanged) {
 		t.Errorf("after setuid: %v, want ErrChanged", err)
+	}
+}
+
+func TestAProcessThatTakesAnotherGroupMustConnectAnew(t *testing.T) {
+	needRoot(t)
+	dir := worldReadable(t)
+	b, err := os.ReadFile("/bin/sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "setgid")
+	if err := os.WriteFile(program, b, 0o755); err != nil { //nolint:gosec // a program
+		t.Fatal(err)
+	}
+	if err := os.Chown(program, 0, 4242); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(program, 0o755|os.ModeSetgid); err != nil {
+		t.Fatal(err)
+	}
+	c := connect(t, copied(t, dir, "caller"), &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}})
+	c.tell(t, "exec "+program)
+	for range 1000 {
+		if exe, _ := os.Readlink("/proc/" + strconv.Itoa(c.Process.Pid) + "/exe"); exe == program {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	// The connection is looked at when the setgid program runs already.
+	if p, err := OfPeer(c.conn); !errors.Is(err, ErrChanged) {
+		t.Errorf("%+v, %v; want ErrChanged", p, err)
 	}
 }
 

@@ -244,8 +244,13 @@ func TestAClientShowsItsTokenOverHTTPSAlone(t *testing.T) {
 		_ = resp.Body.Close()
 		t.Errorf("a token went over http: %v", seen)
 	}
-	// A redirect elsewhere does not take the token along.
-	away := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen = r.Header.Values("Authorization") }))
+	// A redirect elsewhere does not take the token along, nor does a second one there.
+	away := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen = append(seen, r.Header.Values("Authorization")...)
+		if r.URL.Path != "/second" {
+			http.Redirect(w, r, "/second", http.StatusFound)
+		}
+	}))
 	t.Cleanup(away.Close)
 	home := httptest.NewTLSServer(http.RedirectHandler(strings.Replace(away.URL, "127.0.0.1", "localhost", 1), http.StatusFound))
 	t.Cleanup(home.Close)

@@ -9,8 +9,8 @@ import (
 
 // Bearer shows a JWT-SVID with every request, fetched anew for each from a source
 // that keeps it while it is good: go-spiffe's workloadapi.JWTSource. It sends it
-// over https alone, and drops it where a redirect leads to another host, as
-// net/http does with the header.
+// over https alone, and no more once a redirect has led to another host, wherever
+// further ones lead.
 type Bearer struct {
 	Source   jwtsvid.Source
 	Audience string
@@ -23,7 +23,7 @@ func (b *Bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 		closeBody(r)
 		return nil, fmt.Errorf("svidhttp: a JWT-SVID is not sent over %s: whoever reads it can use it", r.URL.Scheme)
 	}
-	if from := r.Response; from != nil && from.Request != nil && from.Request.URL.Host != r.URL.Host {
+	if strayed(r) {
 		return b.base().RoundTrip(r)
 	}
 	token, err := b.Source.FetchJWTSVID(r.Context(), jwtsvid.Params{Audience: b.Audience})
@@ -34,6 +34,17 @@ func (b *Bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
 	r.Header.Set("Authorization", "Bearer "+token.Marshal())
 	return b.base().RoundTrip(r)
+}
+
+// strayed reports whether any of the redirects that led here was to another host
+// than the one that was asked first, or not over https.
+func strayed(r *http.Request) bool {
+	for from := r.Response; from != nil && from.Request != nil; from = from.Request.Response {
+		if from.Request.URL.Host != r.URL.Host || from.Request.URL.Scheme != "https" {
+			return true
+		}
+	}
+	return false
 }
 
 func (b *Bearer) base() http.RoundTripper {
