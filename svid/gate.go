@@ -79,9 +79,25 @@ func (g *Gate) ServerTLS(own x509svid.Source) *tls.Config {
 	return cfg
 }
 
-// Again makes those checks once more that time can change: for each message of a
-// stream, or at the end of what took long.
-func (g *Gate) Again(a *Attested) error { return a.Check(g.now(), g.Require...) }
+// Again checks a peer that was admitted before: for each message of a stream, or at
+// the end of what took long. Of a certificate everything is verified anew, so that
+// an authority or a verifier key that was withdrawn meanwhile counts no longer; a
+// [Source] of this package remembers the signatures. Of a token, its signature
+// alone is not: that its key is trusted still is.
+func (g *Gate) Again(a *Attested) error {
+	at := g.now()
+	switch {
+	case a == nil:
+	case a.Token != nil && g.Tokens != nil:
+		if err := a.Token.trusted(g.Tokens); err != nil {
+			return err
+		}
+	case len(a.chain) > 0 && g.Source != nil:
+		_, err := Verify(a.chain, g.Source, at, g.Require...)
+		return err
+	}
+	return a.Check(at, g.Require...)
+}
 
 func (g *Gate) now() time.Time {
 	if g.Now != nil {

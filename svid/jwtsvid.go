@@ -40,6 +40,7 @@ type JWTSVID struct {
 	Payload   []byte    // the claims, JSON
 
 	claims object
+	key    crypto.PublicKey // which made the signature
 }
 
 // VerifyJWTSVID checks a JWT-SVID of any SPIFFE issuer: bundles is what is
@@ -74,23 +75,14 @@ func VerifyJWTSVID(token string, bundles jwtbundle.Source, audience string, at t
 	if err != nil {
 		return nil, err
 	}
-	td := u.svid.ID.TrustDomain()
-	bundle, err := bundles.GetJWTBundleForTrustDomain(td)
-	if err == nil && bundle == nil {
-		err = errors.New("the source returned nothing")
-	}
+	key, err := authorityOf(&u.svid, bundles)
 	if err != nil {
-		return nil, fail(attest.Untrusted, "token_bundle", "no JWT bundle for %s: %w", td, err)
-	}
-	key, ok := bundle.FindJWTAuthority(u.svid.KeyID)
-	if !ok {
-		err := fail(attest.Untrusted, "token_key", "signed under the key id %.64q, which the JWT bundle of %s does not have", u.svid.KeyID, td)
-		err.Hint = "if the issuer has rotated its JWT authority, fetch the current bundle"
 		return nil, err
 	}
 	if err := u.verify(key); err != nil {
 		return nil, err
 	}
+	u.svid.key = key
 	s := &u.svid
 	if !slices.Contains(s.Audience, audience) {
 		return nil, mismatch(attest.Untrusted, "token_audience", "the token is for somebody else", audience, strings.Join(s.Audience, " "))
@@ -102,6 +94,25 @@ func VerifyJWTSVID(token string, bundles jwtbundle.Source, audience string, at t
 		return nil, err
 	}
 	return s, nil
+}
+
+// authorityOf is the key of the bundle that the token names.
+func authorityOf(s *JWTSVID, bundles jwtbundle.Source) (crypto.PublicKey, error) {
+	td := s.ID.TrustDomain()
+	bundle, err := bundles.GetJWTBundleForTrustDomain(td)
+	if err == nil && bundle == nil {
+		err = errors.New("the source returned nothing")
+	}
+	if err != nil {
+		return nil, fail(attest.Untrusted, "token_bundle", "no JWT bundle for %s: %w", td, err)
+	}
+	key, ok := bundle.FindJWTAuthority(s.KeyID)
+	if !ok {
+		err := fail(attest.Untrusted, "token_key", "signed under the key id %.64q, which the JWT bundle of %s does not have", s.KeyID, td)
+		err.Hint = "if the issuer has rotated its JWT authority, fetch the current bundle"
+		return nil, err
+	}
+	return key, nil
 }
 
 // current makes those checks that time can change.

@@ -1,6 +1,7 @@
 package svid
 
 import (
+	"crypto"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
@@ -27,6 +28,21 @@ func (t *Token) current(at time.Time) error {
 		return fail(attest.Internal, "verify", "not the result of a verification")
 	}
 	return t.svid.current(at)
+}
+
+// trusted makes those checks again that a changed bundle can change.
+func (t *Token) trusted(bundles jwtbundle.Source) error {
+	if t.svid == nil {
+		return fail(attest.Internal, "verify", "not the result of a verification")
+	}
+	key, err := authorityOf(t.svid, bundles)
+	if err != nil {
+		return err
+	}
+	if k, ok := key.(interface{ Equal(crypto.PublicKey) bool }); !ok || !k.Equal(t.svid.key) {
+		return fail(attest.Untrusted, "token_key", "the JWT bundle has another key under the key id %.64q now", t.svid.KeyID)
+	}
+	return nil
 }
 
 // VerifyJWT checks an attested JWT-SVID: what a peer shows as a bearer token.

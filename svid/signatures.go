@@ -12,15 +12,9 @@ const defaultSignatures = 4096
 // about bytes, which no time, bundle or requirement can change; whether the key
 // still counts, and everything else, is checked anew each time. So an entry can
 // never be stale, and only memory bounds how long it is kept.
-type signatures struct {
-	mu         sync.Mutex
-	max        int
-	young, old map[[32]byte]struct{} // two generations: the older goes when the younger is full
-}
+type signatures = memory[struct{}]
 
-func newSignatures(n int) *signatures {
-	return &signatures{max: n, young: make(map[[32]byte]struct{})}
-}
+func newSignatures(n int) *signatures { return newMemory[struct{}](n) }
 
 // signatureKey covers the signed bytes and the key that verified them.
 func signatureKey(cwt []byte, key Thumbprint) [32]byte {
@@ -30,34 +24,57 @@ func signatureKey(cwt []byte, key Thumbprint) [32]byte {
 	return [32]byte(h.Sum(nil))
 }
 
-func (s *signatures) good(id [32]byte) bool {
-	if s == nil {
-		return false
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, ok := s.young[id]; ok {
-		return true
-	}
-	if _, ok := s.old[id]; ok {
-		s.put(id) // still in use: into the younger generation
-		return true
-	}
-	return false
+// memory holds facts about bytes, under a digest of all the bytes that they are
+// about. A nil memory remembers nothing.
+type memory[V any] struct {
+	mu         sync.Mutex
+	max        int
+	young, old map[[32]byte]V // two generations: the older goes when the younger is full
 }
 
-func (s *signatures) add(id [32]byte) {
-	if s == nil {
+func newMemory[V any](n int) *memory[V] {
+	return &memory[V]{max: n, young: make(map[[32]byte]V)}
+}
+
+func (m *memory[V]) get(id [32]byte) (V, bool) {
+	if m == nil {
+		var none V
+		return none, false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if v, ok := m.young[id]; ok {
+		return v, true
+	}
+	v, ok := m.old[id]
+	if ok {
+		m.put(id, v) // still in use: into the younger generation
+	}
+	return v, ok
+}
+
+func (m *memory[V]) good(id [32]byte) bool {
+	_, ok := m.get(id)
+	return ok
+}
+
+func (m *memory[V]) add(id [32]byte) {
+	var v V
+	m.set(id, v)
+}
+
+func (m *memory[V]) set(id [32]byte, v V) {
+	if m == nil {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.put(id)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.put(id, v)
 }
 
-func (s *signatures) put(id [32]byte) {
-	if len(s.young) >= s.max/2 {
-		s.old, s.young = s.young, make(map[[32]byte]struct{}, s.max/2)
+func (m *memory[V]) put(id [32]byte, v V) {
+	if len(m.young) >= m.max/2 {
+		m.old, m.young = m.young, make(map[[32]byte]V, m.max/2)
 	}
-	s.young[id] = struct{}{}
+	m.young[id] = v
 }

@@ -35,8 +35,9 @@ type Source interface {
 
 // NewSource joins X.509 bundles (a file, or go-spiffe's workloadapi.X509Source)
 // and verifier keys that do not change while the program runs. It remembers
-// which results carried a good signature, so that each is verified once; every
-// other check is made every time.
+// which results carried a good signature, and which chains ended in which
+// authorities, so that these signatures are verified once; every other check is
+// made every time.
 func NewSource(bundles x509bundle.Source, keys ...*VerifierKeys) Source {
 	set := make(fixedKeys, len(keys))
 	for _, k := range keys {
@@ -50,13 +51,14 @@ func NewSource(bundles x509bundle.Source, keys ...*VerifierKeys) Source {
 // NewLiveSource is NewSource with keys that are replaced while the program
 // runs: a [*Keyring], or several in [Keyrings].
 func NewLiveSource(bundles x509bundle.Source, keys VerifierKeysSource) Source {
-	return &source{bundles: bundles, keys: keys, seen: newSignatures(defaultSignatures)}
+	return &source{bundles: bundles, keys: keys, seen: newSignatures(defaultSignatures), paths: newMemory[[]window](defaultChains)}
 }
 
 type source struct {
 	bundles x509bundle.Source
 	keys    VerifierKeysSource
 	seen    *signatures
+	paths   *chains
 }
 
 func (s *source) GetX509BundleForTrustDomain(td spiffeid.TrustDomain) (*x509bundle.Bundle, error) {
@@ -74,6 +76,8 @@ func (s *source) VerifierKeys(td spiffeid.TrustDomain) (*VerifierKeys, error) {
 }
 
 func (s *source) signatures() *signatures { return s.seen }
+
+func (s *source) chains() *chains { return s.paths }
 
 type fixedKeys map[spiffeid.TrustDomain]*VerifierKeys
 

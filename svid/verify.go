@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
@@ -25,6 +26,8 @@ type Attested struct {
 	Result      Result            `json:"result"`
 	VerifierKey Thumbprint        `json:"verifier_key,omitzero"` // of the key that signed the result; zero for a token
 	VerifiedAt  time.Time         `json:"verified_at"`
+
+	chain []*x509.Certificate // what was verified, leaf first; nil for a token
 }
 
 // Serial is the serial number of the certificate, or of the one that asked for
@@ -78,7 +81,7 @@ func Verify(chain []*x509.Certificate, src Source, at time.Time, require ...Requ
 	if err != nil {
 		return nil, err
 	}
-	a := &Attested{ID: id, Certificate: chain[0], VerifiedAt: at}
+	a := &Attested{ID: id, Certificate: chain[0], VerifiedAt: at, chain: chain}
 	if err := a.verifyResult(src, at); err != nil {
 		return nil, err
 	}
@@ -121,7 +124,11 @@ func verifyChain(chain []*x509.Certificate, src Source, at time.Time) (spiffeid.
 	if err != nil {
 		return spiffeid.ID{}, fail(attest.Untrusted, "bundle", "no X.509 bundle for %s: %w", id.TrustDomain(), err)
 	}
-	if _, _, err := x509svid.Verify(chain, bundle, x509svid.WithTime(at)); err != nil {
+	var seen *chains
+	if s, ok := src.(interface{ chains() *chains }); ok {
+		seen = s.chains()
+	}
+	if err := verifyPath(chain, bundle, seen, at); err != nil {
 		var invalid x509.CertificateInvalidError
 		if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
 			return spiffeid.ID{}, fail(attest.Stale, "chain_validity", "%w", err)
@@ -129,6 +136,25 @@ func verifyChain(chain []*x509.Certificate, src Source, at time.Time) (spiffeid.
 		return spiffeid.ID{}, fail(attest.Untrusted, "chain", "%w", err)
 	}
 	return id, nil
+}
+
+// verifyPath is go-spiffe's verification, or the memory of one that had the same
+// certificates and the same bundle before it.
+func verifyPath(chain []*x509.Certificate, bundle *x509bundle.Bundle, seen *chains, at time.Time) error {
+	if seen == nil {
+		_, _, err := x509svid.Verify(chain, bundle, x509svid.WithTime(at))
+		return err
+	}
+	id := chainKey(chain, bundle)
+	if windows, ok := seen.get(id); ok && within(windows, at) {
+		return nil
+	}
+	_, paths, err := x509svid.Verify(chain, bundle, x509svid.WithTime(at))
+	if err != nil {
+		return err
+	}
+	seen.set(id, windowsOf(paths))
+	return nil
 }
 
 // verifyResult checks the result that the certificate carries, and that it is
