@@ -131,7 +131,7 @@ func (s *snapshot) identities(tee attest.Platform) *agentv1.Identities {
 	for _, v := range s.svids {
 		id := &agentv1.Identity{
 			SpiffeId: v.id.String(), NotAfterUnixMs: v.notAfter().UnixMilli(), KeyResidency: agentv1.KeyResidency_KEY_RESIDENCY_SOFTWARE,
-			AttestationResult: attestationResult(v.chain[0]),
+			AttestationResult: attestationResult(v.chain[0]), KeysOnDisk: v.keysOnDisk,
 		}
 		if isResident(v.key) {
 			id.KeyResidency = agentv1.KeyResidency_KEY_RESIDENCY_TPM

@@ -166,7 +166,7 @@ func checkSVID(x *assayv1.X509SVID, td spiffeid.TrustDomain, want keyRequest, at
 			return nil, &attest.Error{Kind: attest.Internal, Check: "key", Err: err}
 		}
 	}
-	return &svid{id: id, chain: chain, chainDER: der, key: want.signer, keyDER: keyDER, selectors: x.GetSelectors()}, nil
+	return &svid{id: id, chain: chain, chainDER: der, key: want.signer, keyDER: keyDER, selectors: x.GetSelectors(), keysOnDisk: x.GetKeysOnDisk()}, nil
 }
 
 // checkSelectors wants selectors that say something. Types that this agent does

@@ -26,6 +26,8 @@ type svid struct {
 	// selectors are what a process must show before it is handed this identity;
 	// none means every process.
 	selectors []*assayv1.Selector
+	// keysOnDisk says that policy permits key and tokens on a disk.
+	keysOnDisk bool
 }
 
 func (s *svid) notAfter() time.Time { return s.chain[0].NotAfter }

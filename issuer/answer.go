@@ -42,6 +42,7 @@ func (a *attestation) answer(g *policy.Grant, issued *ca.Issued) error {
 			Chain:          svid.Chain,
 			NotAfterUnixMs: svid.NotAfter.UnixMilli(),
 			Selectors:      selectors(is.Identity.Selectors),
+			KeysOnDisk:     is.Identity.KeysOnDisk,
 		}
 		a.issued = append(a.issued, svid.ID.String())
 		if svid.NotAfter.Before(end) {

@@ -37,3 +37,20 @@ func TestTheAgentIsToldWhichProcessesGetAnIdentity(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", d)
 	}
 }
+
+// Whether keys may be on a disk is said of the identity that policy says it of, and
+// of no other.
+func TestTheAgentIsToldWhichKeysMayBeOnADisk(t *testing.T) {
+	o := open(t)
+	o.replacePolicy(strings.Replace(policyText(2), "        x509_ttl: 30m\n", "        x509_ttl: 30m\n        key_residency: file\n", 1))
+	a := o.attempt(o.connect(), newKey(t, reportsID), newKey(t, ""))
+	issued, err := a.run()
+	must(t, err)
+	got := map[string]bool{}
+	for _, s := range issued.GetSvids() {
+		got[s.GetSpiffeId()] = s.GetKeysOnDisk()
+	}
+	if d := cmp.Diff(map[string]bool{paymentsID: false, reportsID: true}, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}

@@ -133,6 +133,7 @@ type identity struct {
 	jwt            *JWT
 	attributes     map[string]string
 	selectors      []Selector
+	keysOnDisk     bool
 	at             *strictyaml.Node // for findings
 }
 

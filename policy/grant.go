@@ -27,6 +27,9 @@ type Identity struct {
 	JWT            *JWT              // nil where the policy allows no JWT-SVIDs
 	Attributes     map[string]string // travel in the attestation result
 	Selectors      []Selector        // of the processes that get it; none means all
+	// KeysOnDisk permits that the agent writes key and tokens to a disk, where somebody
+	// asks it to. It is the agent that obeys: it was measured.
+	KeysOnDisk bool
 }
 
 // JWT is what the policy says of JWT-SVIDs for an identity.
@@ -123,7 +126,7 @@ func (b *Bundle) Authorize(v *verifiers.Verified, at time.Time) (*Grant, error) 
 			return deny(reason, fmt.Sprintf("an SVID for %s would end at %s", ids[i], stamp(end)))
 		}
 		g.issues = append(g.issues, Issue{Key: keyOf[i], NotAfter: end, Identity: Identity{
-			SPIFFEID: ids[i], X509TTL: id.x509TTL, MaxEvidenceAge: id.maxEvidenceAge, JWT: id.jwt, Attributes: id.attributes, Selectors: id.selectors,
+			SPIFFEID: ids[i], X509TTL: id.x509TTL, MaxEvidenceAge: id.maxEvidenceAge, JWT: id.jwt, Attributes: id.attributes, Selectors: id.selectors, KeysOnDisk: id.keysOnDisk,
 		}})
 	}
 	slices.SortFunc(g.issues, func(a, b Issue) int { return a.Key - b.Key })

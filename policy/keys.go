@@ -87,6 +87,7 @@ var identityKeys = keys{
 		"additionalProperties": schema{"type": "string", "minLength": 1, "maxLength": maxAttribute},
 	}},
 	{"selectors", false, "Which processes inside the environment get the identity; default: every process.", ref("selectors")},
+	{"key_residency", false, "memory, the default, keeps keys and tokens off disks; file lets an agent that is told to write them to one.", schema{"enum": []string{KeysInMemory, KeysInFiles}}},
 }
 
 var jwtKeys = keys{

@@ -349,6 +349,9 @@ func (p *parser) identity(w *workload, n *strictyaml.Node) *identity {
 	if v := n.Get("jwt"); v != nil {
 		id.jwt = p.jwt(v, id)
 	}
+	if v := n.Get("key_residency"); v != nil {
+		id.keysOnDisk = p.keysOnDisk(v)
+	}
 	v := p.need(n, "spiffe_id", "for example spiffe://{td}/payments/api")
 	if v == nil {
 		return nil

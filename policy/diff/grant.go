@@ -205,6 +205,9 @@ func each(a, b *policy.ModelWorkload, as, bs []string) (what []string) {
 		if s, t := selectors(x.Selectors), selectors(y.Selectors); s != t {
 			add("selectors %s, was %s", t, s)
 		}
+		if x.KeysOnDisk != y.KeysOnDisk {
+			add("key_residency %s, was %s", policy.KeyResidency(y.KeysOnDisk), policy.KeyResidency(x.KeysOnDisk))
+		}
 	}
 	return what
 }

@@ -178,6 +178,7 @@ func differences(before, after *Standing) []Difference {
 		add("jwt_audiences", list(aj.Audiences), list(bj.Audiences))
 		add("attributes", pairs(a.Attributes), pairs(b.Attributes))
 		add("selectors", selectors(a.Selectors), selectors(b.Selectors))
+		add("key_residency", policy.KeyResidency(a.KeysOnDisk), policy.KeyResidency(b.KeysOnDisk))
 	}
 	whole := func(property, before, after string) {
 		if before != after {

@@ -1173,7 +1173,10 @@ type X509SVID struct {
 	// What a process inside the environment must show, all of it, before the
 	// agent hands it this identity; none means every process. An agent that
 	// cannot tell hands it to nobody.
-	Selectors     []*Selector `protobuf:"bytes,5,rep,name=selectors,proto3" json:"selectors,omitempty"`
+	Selectors []*Selector `protobuf:"bytes,5,rep,name=selectors,proto3" json:"selectors,omitempty"`
+	// Policy permits that the agent writes key and tokens to a disk, where its
+	// operator asks for that. Without it they are in memory only.
+	KeysOnDisk    bool `protobuf:"varint,6,opt,name=keys_on_disk,json=keysOnDisk,proto3" json:"keys_on_disk,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1241,6 +1244,13 @@ func (x *X509SVID) GetSelectors() []*Selector {
 		return x.Selectors
 	}
 	return nil
+}
+
+func (x *X509SVID) GetKeysOnDisk() bool {
+	if x != nil {
+		return x.KeysOnDisk
+	}
+	return false
 }
 
 // Selector is one thing that a process must show (docs/spec/policy.md).
@@ -1931,13 +1941,15 @@ const file_assay_v1_attestation_proto_rawDesc = "" +
 	"checkpoint\x18\x05 \x01(\fR\n" +
 	"checkpoint\x12\x12\n" +
 	"\x04more\x18\x06 \x01(\rR\x04more\x12\x1c\n" +
-	"\treference\x18\a \x01(\tR\treference\"\xac\x01\n" +
+	"\treference\x18\a \x01(\tR\treference\"\xce\x01\n" +
 	"\bX509SVID\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x14\n" +
 	"\x05chain\x18\x03 \x03(\fR\x05chain\x12)\n" +
 	"\x11not_after_unix_ms\x18\x04 \x01(\x03R\x0enotAfterUnixMs\x120\n" +
-	"\tselectors\x18\x05 \x03(\v2\x12.assay.v1.SelectorR\tselectors\"4\n" +
+	"\tselectors\x18\x05 \x03(\v2\x12.assay.v1.SelectorR\tselectors\x12 \n" +
+	"\fkeys_on_disk\x18\x06 \x01(\bR\n" +
+	"keysOnDisk\"4\n" +
 	"\bSelector\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\xe9\x02\n" +

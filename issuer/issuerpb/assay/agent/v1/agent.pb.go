@@ -294,8 +294,10 @@ type Identity struct {
 	// docs/spec/attested-svid.md, CBOR. Empty where the SVID has none. It is not
 	// verified here.
 	AttestationResult []byte `protobuf:"bytes,5,opt,name=attestation_result,json=attestationResult,proto3" json:"attestation_result,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Policy permits that key and tokens of this identity are written to a disk.
+	KeysOnDisk    bool `protobuf:"varint,6,opt,name=keys_on_disk,json=keysOnDisk,proto3" json:"keys_on_disk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Identity) Reset() {
@@ -361,6 +363,13 @@ func (x *Identity) GetAttestationResult() []byte {
 		return x.AttestationResult
 	}
 	return nil
+}
+
+func (x *Identity) GetKeysOnDisk() bool {
+	if x != nil {
+		return x.KeysOnDisk
+	}
+	return false
 }
 
 // Bundle is what to check SVIDs of one trust domain with.
@@ -596,13 +605,15 @@ const file_assay_agent_v1_agent_proto_rawDesc = "" +
 	"identities\x18\x02 \x03(\v2\x18.assay.agent.v1.IdentityR\n" +
 	"identities\x12.\n" +
 	"\x06bundle\x18\x03 \x01(\v2\x16.assay.agent.v1.BundleR\x06bundle\x124\n" +
-	"\tfederated\x18\x04 \x03(\v2\x16.assay.agent.v1.BundleR\tfederated\"\xda\x01\n" +
+	"\tfederated\x18\x04 \x03(\v2\x16.assay.agent.v1.BundleR\tfederated\"\xfc\x01\n" +
 	"\bIdentity\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x14\n" +
 	"\x05chain\x18\x02 \x03(\fR\x05chain\x12)\n" +
 	"\x11not_after_unix_ms\x18\x03 \x01(\x03R\x0enotAfterUnixMs\x12A\n" +
 	"\rkey_residency\x18\x04 \x01(\x0e2\x1c.assay.agent.v1.KeyResidencyR\fkeyResidency\x12-\n" +
-	"\x12attestation_result\x18\x05 \x01(\fR\x11attestationResult\"\xf9\x01\n" +
+	"\x12attestation_result\x18\x05 \x01(\fR\x11attestationResult\x12 \n" +
+	"\fkeys_on_disk\x18\x06 \x01(\bR\n" +
+	"keysOnDisk\"\xf9\x01\n" +
 	"\x06Bundle\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12)\n" +
 	"\x10x509_authorities\x18\x02 \x03(\fR\x0fx509Authorities\x12\x1a\n" +
