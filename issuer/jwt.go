@@ -66,6 +66,11 @@ func (s *Server) MintJWTSVID(ctx context.Context, r *assayv1.MintJWTSVIDRequest)
 		return nil, err
 	}
 	out, err := s.mint(ctx, p, r)
+	if errors.Is(err, errNotLive) { // it was, when the token was asked for
+		err = s.notLive(ctx, err)
+		s.minting.minted.WithLabelValues(strings.ToLower(status.Code(err).String())).Inc()
+		return nil, err
+	}
 	if err == nil {
 		s.minting.minted.WithLabelValues("issued").Inc()
 		s.log.DebugContext(ctx, "minted a token", "spiffe_id", out.GetSpiffeId(), "audience", strings.Join(r.GetAudience(), " "))
@@ -97,6 +102,9 @@ func (s *Server) MintJWTSVID(ctx context.Context, r *assayv1.MintJWTSVIDRequest)
 //	policy          Denied: the policy in force grants the SPIFFE ID, and tokens for all audiences
 //	result_…        Internal: the attestation result in the certificate holds
 //	token_ending    Stale: a second is left of certificate and authority
+//	policy_changes  Unavailable: the policy does not change each time the token is put on record
+//
+// The error is errNotLive where the SVID was taken back meanwhile.
 func (s *Server) mint(ctx context.Context, p *livePeerFacts, r *assayv1.MintJWTSVIDRequest) (*assayv1.MintJWTSVIDResponse, error) {
 	if err := s.allowToken(p.serial); err != nil {
 		return nil, err
@@ -107,9 +115,27 @@ func (s *Server) mint(ctx context.Context, p *livePeerFacts, r *assayv1.MintJWTS
 	if err != nil {
 		return nil, err
 	}
+	for range maxTokenTries {
+		out, err := s.mintUnder(ctx, s.policy.Current(), p, audiences, ttl)
+		if !errors.Is(err, errOvertaken) {
+			return out, err
+		}
+	}
+	return nil, &attest.Error{Kind: attest.Unavailable, Check: "policy_changes", Err: errOvertaken, Hint: "try again"}
+}
 
+// maxTokenTries is how many policies may come into force while one token is put on
+// record.
+const maxTokenTries = 3
+
+// errOvertaken is a token on record that is not signed: another policy came into
+// force while it was being written.
+var errOvertaken = errors.New("another policy came into force meanwhile")
+
+// mintUnder mints a token as one policy has it, which is in force still when it is
+// signed; errOvertaken where it is not.
+func (s *Server) mintUnder(ctx context.Context, decides *policy.Bundle, p *livePeerFacts, audiences []string, ttl time.Duration) (*assayv1.MintJWTSVIDResponse, error) {
 	// 3. What the policy in force allows. The ledger keeps the claims.
-	decides := s.policy.Current()
 	identity, ok := p.granted(decides, s.now())
 	if !ok || identity.JWT == nil {
 		return nil, deniedToken("the policy in force gives %s no tokens", p.ID)
@@ -154,7 +180,16 @@ func (s *Server) mint(ctx context.Context, p *livePeerFacts, r *assayv1.MintJWTS
 		return nil, err
 	}
 
-	// 7. The signature.
+	// 7. What was asked in the beginning, once more: writing takes as long as the
+	// database does, and a ban or a policy that came meanwhile is in time.
+	if err := s.stands(p.Cert, p.heldFacts, s.now()); err != nil {
+		return nil, err
+	}
+	if s.policy.Current() != decides {
+		return nil, errOvertaken
+	}
+
+	// 8. The signature.
 	attributes := stillGiven(result.Attributes, identity.Attributes)
 	token, err := s.ca.IssueJWT(ctx, recorded, ca.TokenContent{
 		Result: *result, Issuer: s.cfg.JWT.Issuer, Attributes: attributes, AWSTags: only(attributes, identity.JWT.AWSTags),

@@ -82,17 +82,23 @@ func TestATokenSaysWhatTheSVIDThatAskedForItSays(t *testing.T) {
 	}
 
 	// It was on record before it was signed.
-	var on []ledger.Entry
-	for item, err := range o.ledger.Entries(t.Context(), 0) {
-		must(t, err)
-		if item.Entry.Outcome == ledger.Minted {
-			on = append(on, item.Entry)
-		}
-	}
+	on := o.mintedEntries()
 	if len(on) != 1 || on[0].Token.ID != got.Token.ID || on[0].Token.Parent != got.Serial() || on[0].Token.SPIFFEID != paymentsID || !on[0].Token.NotAfter.Equal(got.Token.Expiry) ||
 		!slices.Equal(on[0].Token.Audience, got.Token.Audience) || on[0].Policy.Revision != 2 || on[0].Instance == "" {
 		t.Errorf("the ledger has %+v", on)
 	}
+}
+
+// mintedEntries is what the ledger has of tokens.
+func (o *office) mintedEntries() (on []ledger.Entry) {
+	o.t.Helper()
+	for item, err := range o.ledger.Entries(o.t.Context(), 0) {
+		must(o.t, err)
+		if item.Entry.Outcome == ledger.Minted {
+			on = append(on, item.Entry)
+		}
+	}
+	return on
 }
 
 // What AWS, GCP and Vault have written down, on what a server hands out.

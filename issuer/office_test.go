@@ -84,8 +84,11 @@ type clock struct {
 }
 
 func (c *clock) Now() time.Time {
-	if f := c.recording.Load(); f != nil && strings.Contains(string(debug.Stack()), "ledger.(*Ledger).prepare") && c.recording.CompareAndSwap(f, nil) {
-		(*f)()
+	if f := c.recording.Load(); f != nil {
+		stack := string(debug.Stack())
+		if (strings.Contains(stack, "ledger.(*Ledger).prepare") || strings.Contains(stack, "ledger.(*Ledger).RecordToken")) && c.recording.CompareAndSwap(f, nil) {
+			(*f)()
+		}
 	}
 	return time.Now().Add(time.Duration(c.ahead.Load()))
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -35,6 +37,54 @@ func TestABanThatComesInBetweenIsInTime(t *testing.T) {
 	}
 	// What was allowed is on the deny-list all the same.
 	eventually(t, "it is denied", func() bool { return len(o.denyList().Serials) == 1 })
+}
+
+// And so it is with a token.
+func TestABanThatComesBeforeATokenIsSignedIsInTime(t *testing.T) {
+	o, _ := minting(t)
+	own := o.agentOf(payments(), moduleA)
+	ban := func() { o.ban(ofInstance(moduleA)) }
+	o.clock.recording.Store(&ban)
+	r, err := o.mint(shows(own), 0, "reports")
+	if status.Code(err) != codes.Unauthenticated || r.GetToken() != "" {
+		t.Errorf("a token was signed after the ban: %v", err)
+	}
+	if o.clock.recording.Load() != nil {
+		t.Fatal("the ban did not come in between")
+	}
+	if n := len(o.mintedEntries()); n != 1 {
+		t.Errorf("%d tokens on record, want the one that was never signed", n)
+	}
+}
+
+func TestAPolicyThatComesBeforeATokenIsSignedIsInTime(t *testing.T) {
+	o, own := minting(t)
+	comes := func(policy string) {
+		withdraw := func() { o.replacePolicy(policy) }
+		o.clock.recording.Store(&withdraw)
+	}
+	comes(policyText(3)) // without tokens
+	r, err := o.mint(shows(own), 0, "reports")
+	if status.Code(err) != codes.PermissionDenied || r.GetToken() != "" {
+		t.Errorf("a token was signed under a policy that is no longer in force: %v", err)
+	}
+	if n := len(o.mintedEntries()); n != 1 {
+		t.Errorf("%d tokens on record, want the one that was never signed", n)
+	}
+
+	// One that gives less gives less.
+	o.replacePolicy(tokenPolicy(4))
+	comes(strings.NewReplacer("ttl: 5m", "ttl: 1m", "team: core", "team: edge").Replace(tokenPolicy(5)))
+	r, err = o.mint(shows(own), 0, "reports")
+	must(t, err)
+	got := o.verify(r, "reports")
+	if life := got.Token.Expiry.Sub(got.Token.IssuedAt); life != time.Minute || got.Result.Attributes["team"] != "" || got.Result.Attributes["tier"] != "gold" {
+		t.Errorf("it lives for %s, with %v", life, got.Result.Attributes)
+	}
+	on := o.mintedEntries()
+	if last := on[len(on)-1]; len(on) != 3 || last.Policy.Revision != 5 || last.Token.ID != got.Token.ID {
+		t.Errorf("%d tokens on record, the last is %+v", len(on), last)
+	}
 }
 
 // Two servers on one database: what is told to one holds at the other.
