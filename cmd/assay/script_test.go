@@ -20,7 +20,8 @@ import (
 //	BINDING  the binding that good.cbor carries, in hex
 //	NONCE    its nonce, in hex
 //	PCR0     its PCR0, in hex
-//	LIVE     the address of a server with an SVID of live.example.test; LIVE12 of one that speaks TLS 1.2
+//	LIVE     the address of a server with an SVID of live.example.test; LIVE12 of one that speaks TLS 1.2,
+//	         LIVE_… of those whose SVID is wrong for one reason (see liveFixtures)
 //	data/    a server's data directory, see newOffice
 func TestSessions(t *testing.T) { runScripts(t, "testdata", newOffice(t), nil) }
 
@@ -60,7 +61,7 @@ func runScripts(t *testing.T, dir string, o *office, setup func(*testscript.Env)
 	tpmFixtures(t, fixtures)
 	imageFixtures(t, fixtures)
 	svidFixtures(t, fixtures)
-	live, live12 := liveFixtures(t, fixtures)
+	live := liveFixtures(t, fixtures)
 	testscript.Run(t, testscript.Params{
 		Dir: dir,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -70,8 +71,9 @@ func runScripts(t *testing.T, dir string, o *office, setup func(*testscript.Env)
 			env.Setenv("AT", fixtureTime.Format(time.RFC3339))
 			env.Setenv("BINDING", hex.EncodeToString(fixtureBinding[:]))
 			env.Setenv("NONCE", hex.EncodeToString([]byte(fixtureNonce)))
-			env.Setenv("LIVE", live)
-			env.Setenv("LIVE12", live12)
+			for name, address := range live {
+				env.Setenv(name, address)
+			}
 			env.Setenv("PCR0", hex.EncodeToString(launched.Image.PCR0))
 			if err := copyFiles(fixtures, env.WorkDir); err != nil {
 				return err

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,6 +25,7 @@ import (
 //	two.pem                                            svid.pem, and debug.pem after it
 //	token.jwt expired.jwt                              JWT-SVIDs of the same, for "vault"
 //	deny-list.cbor                                     which names svid.pem
+//	matrix-….pem                                       each wrong for one reason, see wrongSVIDs
 //	bundle.json bundle.pem verifier-keys.cbor verifier-root.pem
 //	simulated-…                                        the same of simulated.example.test
 //	other-…                                            the same of an authority that issued none of them
@@ -75,6 +79,9 @@ func svidFixtures(t testing.TB, dir string) {
 	var serial [svid.SerialSize]byte
 	good.Certificates[0].SerialNumber.FillBytes(serial[:])
 	put("deny-list.cbor", a.DenyList(t, svid.Denials{Serials: [][svid.SerialSize]byte{serial}}))
+	for name, b := range wrongSVIDs(t, a) {
+		put("matrix-"+name+".pem", certsPEM(b.Certificates))
+	}
 	mint("old.pem", a, "/orders", svidtest.Age(3*time.Hour))
 	mint("expired.pem", a, "/orders", svidtest.Template(func(c *x509.Certificate) {
 		c.NotBefore, c.NotAfter = fixtureTime.Add(-30*time.Minute), fixtureTime.Add(-time.Minute)
@@ -84,25 +91,87 @@ func svidFixtures(t testing.TB, dir string) {
 	mint("simulated.pem", sim, "/orders")
 }
 
-// liveFixtures starts two servers that show an SVID of spiffe://live.example.test/orders
-// and ask for a certificate, one of TLS 1.3 and one of TLS 1.2, and writes
-// live.pem and what verifies it.
-func liveFixtures(t testing.TB, dir string) (address, old string) {
+// wrongSVIDs are what an honest issuer does not make, each wrong for one reason.
+func wrongSVIDs(t testing.TB, a *svidtest.Authority) map[string]*x509svid.SVID {
 	t.Helper()
-	a := svidtest.New(t, "live.example.test")
-	own := a.Mint(t, "/orders")
-	certs, key, err := own.Marshal()
-	check(t, err)
-	root, err := svid.MarshalVerifierRoot(a.VerifierRoot())
-	check(t, err)
-	bundle, err := spiffebundle.FromX509Authorities(a.TrustDomain, a.Bundle().X509Authorities()).Marshal()
-	check(t, err)
-	for name, b := range map[string][]byte{
-		"live.pem": append(key, certs...), "live-bundle.json": bundle, "live-verifier-keys.cbor": a.Document(t), "live-verifier-root.pem": root,
-	} {
-		check(t, os.WriteFile(filepath.Join(dir, name), b, 0o600))
+	return map[string]*x509svid.SVID{
+		"good":             a.Mint(t, "/orders"),
+		"spliced":          a.Mint(t, "/orders", svidtest.ResultOf(t, a.Mint(t, "/orders"))),
+		"stale":            a.Mint(t, "/orders", svidtest.Age(3*time.Hour)),
+		"tier":             a.Mint(t, "/orders", svidtest.Grace()),
+		"debug":            a.Mint(t, "/orders", svidtest.Debug()),
+		"unknown-verifier": a.Mint(t, "/orders", svidtest.VerifierKey(svidtest.NewKey(t))),
+		"wrong-key":        wrongKey(t, a),
+		"unattested":       a.Mint(t, "/orders", svidtest.Unattested()),
+		"two-extensions":   twoExtensions(t, a.Mint(t, "/orders")),
 	}
-	serve := func(change func(*tls.Config)) string {
+}
+
+// wrongKey is a result that names the verifier key and was signed by another.
+func wrongKey(t testing.TB, a *svidtest.Authority) *x509svid.SVID {
+	t.Helper()
+	leaf := svidtest.NewKey(t)
+	u, err := svid.ResultFrom(a.Mint(t, "/orders", svidtest.Key(leaf), svidtest.VerifierKey(svidtest.NewKey(t))).Certificates[0])
+	check(t, err)
+	named, err := svid.ThumbprintOf(a.VerifierKeys().Keys[0].Key)
+	check(t, err)
+	cwt := bytes.Replace(u.CWT, u.KeyID[:], named[:], 1)
+	if bytes.Equal(cwt, u.CWT) {
+		t.Fatal("the result does not name its key")
+	}
+	return a.Mint(t, "/orders", svidtest.Key(leaf), svidtest.CWT(cwt))
+}
+
+// twoExtensions is a certificate with the result in it twice. Its signature is its
+// own: it is refused before that could matter.
+func twoExtensions(t testing.TB, s *x509svid.SVID) *x509svid.SVID {
+	t.Helper()
+	one := s.Certificates[0]
+	c := &x509.Certificate{SerialNumber: one.SerialNumber, NotBefore: one.NotBefore, NotAfter: one.NotAfter, URIs: one.URIs, KeyUsage: one.KeyUsage}
+	for _, e := range one.Extensions {
+		if e.Id.Equal(svid.OID()) {
+			c.ExtraExtensions = append(c.ExtraExtensions, e, e)
+		}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, s.PrivateKey.Public(), s.PrivateKey)
+	check(t, err)
+	return &x509svid.SVID{ID: s.ID, Certificates: []*x509.Certificate{{Raw: der}}, PrivateKey: s.PrivateKey}
+}
+
+func certsPEM(certs []*x509.Certificate) []byte {
+	var out []byte
+	for _, c := range certs {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return out
+}
+
+// liveFixtures starts servers that show an SVID of spiffe://live.example.test/orders,
+// and writes live.pem and what verifies it. It returns their addresses by the names
+// of the variables that hold them: LIVE asks for a certificate, LIVE12 speaks TLS
+// 1.2, and each of wrongSVIDs has one, as in LIVE_WRONG_KEY; LIVE_SIMULATED shows an
+// SVID of simulated.live.example.test, which simulated-live-… verify.
+func liveFixtures(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	authority := func(prefix, td string) (*svidtest.Authority, *x509svid.SVID) {
+		a := svidtest.New(t, td)
+		own := a.Mint(t, "/orders")
+		certs, key, err := own.Marshal()
+		check(t, err)
+		root, err := svid.MarshalVerifierRoot(a.VerifierRoot())
+		check(t, err)
+		bundle, err := spiffebundle.FromX509Authorities(a.TrustDomain, a.Bundle().X509Authorities()).Marshal()
+		check(t, err)
+		for name, b := range map[string][]byte{
+			".pem": append(key, certs...), "-bundle.json": bundle, "-verifier-keys.cbor": a.Document(t), "-verifier-root.pem": root,
+		} {
+			check(t, os.WriteFile(filepath.Join(dir, prefix+"live"+name), b, 0o600))
+		}
+		return a, own
+	}
+	a, own := authority("", "live.example.test")
+	_, simulated := authority("simulated-", "simulated.live.example.test")
+	serve := func(own *x509svid.SVID, change func(*tls.Config)) string {
 		cfg := svid.ServerTLS(own, a.Source())
 		change(cfg)
 		l, err := tls.Listen("tcp", "127.0.0.1:0", cfg)
@@ -119,7 +188,15 @@ func liveFixtures(t testing.TB, dir string) (address, old string) {
 		}()
 		return l.Addr().String()
 	}
-	return serve(func(*tls.Config) {}), serve(func(c *tls.Config) {
-		c.MinVersion, c.MaxVersion, c.ClientAuth, c.VerifyConnection = tls.VersionTLS12, tls.VersionTLS12, tls.NoClientCert, nil
-	})
+	out := map[string]string{
+		"LIVE":           serve(own, func(*tls.Config) {}),
+		"LIVE_SIMULATED": serve(simulated, func(*tls.Config) {}),
+		"LIVE12": serve(own, func(c *tls.Config) {
+			c.MinVersion, c.MaxVersion, c.ClientAuth, c.VerifyConnection = tls.VersionTLS12, tls.VersionTLS12, tls.NoClientCert, nil
+		}),
+	}
+	for name, own := range wrongSVIDs(t, a) {
+		out["LIVE_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_"))] = serve(own, func(*tls.Config) {})
+	}
+	return out
 }
