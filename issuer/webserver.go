@@ -54,9 +54,7 @@ func (s *Server) webRoutes() (map[string]http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	for path, get := range map[string]func(context.Context) (web.Content, error){
-		oidc.DiscoveryPath: provider.Discovery, oidc.KeysPath: provider.Keys,
-	} {
+	for path, get := range provider.Documents() {
 		routes[path] = web.Document(get)
 	}
 	return routes, nil

@@ -115,6 +115,34 @@ func TestTheWorldReadsWhatIsPublicAndNothingElse(t *testing.T) {
 	}
 }
 
+// Relying parties append to the issuer, whatever path it has; a proxy may take that
+// off.
+func TestAnIssuerWithAPathHasItsDocumentsThere(t *testing.T) {
+	o := open(t, public, func(c *config.Config) { c.JWT.Issuer = "https://oidc.example.org/td/prod" })
+	for _, under := range []string{"/td/prod", ""} {
+		r, doc := o.read(under + "/.well-known/openid-configuration")
+		var discovery struct {
+			Issuer string `json:"issuer"`
+			JWKS   string `json:"jwks_uri"`
+		}
+		if r.StatusCode != http.StatusOK {
+			t.Fatalf("under %q: %s", under, r.Status)
+		}
+		must(t, json.Unmarshal(doc, &discovery))
+		if discovery.Issuer != o.cfg.JWT.Issuer || discovery.JWKS != o.cfg.JWT.Issuer+"/keys" {
+			t.Errorf("discovery: %+v", discovery)
+		}
+		if r, keys := o.read(under + "/keys"); r.StatusCode != http.StatusOK || !bytes.Contains(keys, []byte(`"keys":[{`)) {
+			t.Errorf("under %q: %s %s", under, r.Status, keys)
+		}
+	}
+	for _, path := range []string{"/td/prod", "/td/prod/", "/td/keys", "/td/prod/bundle", "/td/prod//keys"} {
+		if r, _ := o.read(path); r.StatusCode != http.StatusNotFound {
+			t.Errorf("%s: %s", path, r.Status)
+		}
+	}
+}
+
 func TestWithoutAnIssuerURLThereIsNoDiscovery(t *testing.T) {
 	o := open(t, public, func(c *config.Config) { c.JWT.Issuer = "" })
 	for _, path := range []string{"/.well-known/openid-configuration", "/keys"} {

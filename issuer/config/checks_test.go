@@ -35,6 +35,8 @@ func TestEveryMistakeOfAProductionServerIsReportedWithItsPlace(t *testing.T) {
 		"issuer with a slash":            {"jwt: {issuer: \"https://o.example/\"}\n", ":2:15: jwt.issuer ends with a slash"},
 		"issuer with a query":            {"jwt: {issuer: \"https://o.example/?a\"}\n", "jwt.issuer is not a host and a path"},
 		"issuer with an escape":          {"jwt: {issuer: \"https://o.example/\u00e9\"}\n", "jwt.issuer is not written as relying parties compare it"},
+		"issuer of two slashes":          {"jwt: {issuer: \"https://o.example/a//b\"}\n", ":2:15: jwt.issuer has a path"},
+		"issuer with a dot segment":      {"jwt: {issuer: \"https://o.example/a/../b\"}\n", ":2:15: jwt.issuer has a path"},
 		"issuer in capitals":             {"jwt: {issuer: \"https://O.example\"}\n", "jwt.issuer has capitals"},
 		"token for a week":               {"jwt: {max_ttl: 168h}\n", "jwt.max_ttl is 168h0m0s, want 1s to 24h0m0s"},
 		"web without a certificate":      {"web: {listen: \":443\"}\n", "web.listen without web.certificate"},

@@ -38,8 +38,23 @@ func checkIssuer(s string) (wrong string) {
 		return "has capitals in its host: relying parties compare it byte by byte"
 	case u.String() != s:
 		return fmt.Sprintf("is not written as relying parties compare it: %.100q", u.String())
+	case u.Path != "" && !plainPath(u.EscapedPath()):
+		return "has a path of more than segments of letters, digits and -._~: clients and proxies would rewrite it"
 	case len(s) > 255:
 		return fmt.Sprintf("has %d bytes, want at most 255", len(s))
 	}
 	return ""
+}
+
+// plainPath reports whether a path is the same to every client and proxy: no segment
+// is empty or only dots, or can be escaped.
+func plainPath(path string) bool {
+	for _, segment := range strings.Split(path, "/")[1:] {
+		if strings.Trim(segment, ".") == "" || strings.ContainsFunc(segment, func(c rune) bool {
+			return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune("-._~", c))
+		}) {
+			return false
+		}
+	}
+	return true
 }

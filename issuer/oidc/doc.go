@@ -3,8 +3,9 @@
 // holds no key.
 //
 //	p, err := oidc.New("https://oidc.example.org", authorities, maxAge)
-//	mux["/.well-known/openid-configuration"] = web.Document(p.Discovery)
-//	mux["/keys"] = web.Document(p.Keys)
+//	for path, get := range p.Documents() { // /.well-known/openid-configuration, /keys
+//		mux[path] = web.Document(get)
+//	}
 //
 // The key set holds every JWT authority of the SPIFFE bundle, those that do not
 // sign yet among them: a relying party that fetches it now and then knows a key

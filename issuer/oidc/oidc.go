@@ -56,8 +56,9 @@ func New(issuer string, keys func() map[string]crypto.PublicKey, maxAge time.Dur
 }
 
 // CheckIssuer says whether a URL can be an issuer: https, a host, no user, query
-// or fragment, no slash at the end, at most 255 bytes. Relying parties compare it
-// byte for byte with iss, and append paths to it.
+// or fragment, no slash at the end, a path whose segments have one spelling, at most
+// 255 bytes. Relying parties compare it byte for byte with iss, and append paths to
+// it.
 func CheckIssuer(issuer string) error {
 	u, err := url.Parse(issuer)
 	switch {
@@ -73,8 +74,24 @@ func CheckIssuer(issuer string) error {
 		return fmt.Errorf("the issuer %.80q ends in a slash", issuer)
 	case u.String() != issuer || strings.ToLower(u.Host) != u.Host:
 		return fmt.Errorf("the issuer %.80q is not written as relying parties compare it: %s", issuer, strings.ToLower(u.Scheme+"://"+u.Host)+u.EscapedPath())
+	case u.Path != "" && !plainPath(u.EscapedPath()):
+		return fmt.Errorf("the path of the issuer %.80q has more than segments of letters, digits and -._~: clients and proxies would rewrite it", issuer)
 	}
 	return nil
+}
+
+// plainPath reports whether everybody on the way writes a path in the same way: of
+// its segments none is empty, only dots, and none can be escaped (RFC 3986,
+// section 6.2.2).
+func plainPath(path string) bool {
+	for _, segment := range strings.Split(path, "/")[1:] {
+		if strings.Trim(segment, ".") == "" || strings.ContainsFunc(segment, func(c rune) bool {
+			return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune("-._~", c))
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 // Advice says what relying parties may not take of an issuer that CheckIssuer
@@ -85,6 +102,17 @@ func Advice(issuer string) []string {
 		return nil
 	}
 	return []string{"jwt.issuer has a port: AWS takes none"}
+}
+
+// Documents are the discovery document and the key set by the paths that they are
+// served at: under the path of the issuer URL, where relying parties look, and, where
+// that is not the root, at the root as well: for a proxy that takes the path off.
+func (p *Provider) Documents() map[string]func(context.Context) (web.Content, error) {
+	out := map[string]func(context.Context) (web.Content, error){DiscoveryPath: p.Discovery, KeysPath: p.Keys}
+	if u, err := url.Parse(p.issuer); err == nil { // New has checked it
+		out[u.Path+DiscoveryPath], out[u.Path+KeysPath] = p.Discovery, p.Keys
+	}
+	return out
 }
 
 // metadata is the provider metadata (OpenID Connect Discovery 1.0, section 3).

@@ -349,7 +349,7 @@ func TestAnIssuerIsWrittenAsRelyingPartiesCompareIt(t *testing.T) {
 	}
 	for _, bad := range []string{
 		"", "oidc.example.org", "http://oidc.example.org", "HTTPS://oidc.example.org", "https://OIDC.example.org", "https://oidc.example.org/", "https://", "https://:443", "https://user@oidc.example.org",
-		"https://oidc.example.org?x", "https://oidc.example.org?", "https://oidc.example.org#", "https://oidc.example.org/#a", "https://oidc.example.org/a b", "https://oidc.example.org/%zz", "https://" + strings.Repeat("a", 250) + ".example",
+		"https://oidc.example.org?x", "https://oidc.example.org?", "https://oidc.example.org#", "https://oidc.example.org/#a", "https://oidc.example.org/a b", "https://oidc.example.org/a//b", "https://oidc.example.org//", "https://oidc.example.org/./b", "https://oidc.example.org/..", "https://oidc.example.org/a%2Fb", "https://oidc.example.org/a;b", "https://oidc.example.org/a+b", "https://oidc.example.org/%zz", "https://" + strings.Repeat("a", 250) + ".example",
 		"spiffe://example.org",
 	} {
 		if err := oidc.CheckIssuer(bad); err == nil {
