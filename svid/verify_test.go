@@ -449,35 +449,3 @@ func TestCheckNoticesWhatTimeChanges(t *testing.T) {
 	wantError(t, (*svid.Attested)(nil).Check(now), attest.Internal, "verify")
 	wantError(t, (&svid.Attested{}).Check(now), attest.Internal, "verify")
 }
-
-func BenchmarkVerify(b *testing.B) {
-	a := authority(b)
-	chain := a.Mint(b, "/orders").Certificates
-	require := []svid.Requirement{svid.PCR(0, svidtest.Digest("image")), svid.MinTier(svid.Affirming), svid.MaxAge(time.Hour)}
-	b.Run("go-spiffe", func(b *testing.B) {
-		b.ReportAllocs()
-		bundle := a.Bundle()
-		for b.Loop() {
-			if _, _, err := x509svid.Verify(chain, bundle, x509svid.WithTime(now)); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	b.Run("attested-cold", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			if _, err := svid.Verify(chain, a.Source(), now, require...); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	b.Run("attested-again", func(b *testing.B) {
-		b.ReportAllocs()
-		src := a.Source()
-		for b.Loop() {
-			if _, err := svid.Verify(chain, src, now, require...); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-}
