@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
 	"github.com/assay-project/assay/attest"
@@ -16,8 +17,10 @@ import (
 type Gate struct {
 	// Source is what X.509-SVIDs are checked with; nil takes none.
 	Source Source
-	// Tokens is what JWT-SVIDs are checked with; nil takes none. Audience is whom
-	// this service calls itself.
+	// Tokens is what JWT-SVIDs are checked with; nil takes none. With a Source,
+	// tokens count of those trust domains alone that Source has verifier keys of;
+	// without one, [VerifyJWT] tells what has to be said about whose attestation is
+	// believed. Audience is whom this service calls itself.
 	Tokens   jwtbundle.Source
 	Audience string
 	// Require is demanded of either, with NotDenied among it where a deny-list is
@@ -33,6 +36,7 @@ type Gate struct {
 //
 //	credential        Untrusted: there is a certificate, or a token, and this gate takes it
 //	token_scheme      Malformed: exactly one Authorization header, of the scheme Bearer
+//	attestation_domain  Untrusted: Source, where there is one, has verifier keys of the token's trust domain
 func (g *Gate) Admit(cs *tls.ConnectionState, authorization []string) (*Attested, error) {
 	at := g.now()
 	if g.Source != nil && cs != nil && len(cs.PeerCertificates) > 0 {
@@ -54,7 +58,16 @@ func (g *Gate) Admit(cs *tls.ConnectionState, authorization []string) (*Attested
 	if len(authorization) > 1 || !strings.EqualFold(scheme, "Bearer") || token == "" || strings.ContainsRune(token, ' ') {
 		return nil, fail(attest.Malformed, "token_scheme", "want one Authorization header of the form Bearer TOKEN")
 	}
-	return VerifyJWT(token, g.Tokens, g.Audience, at, g.Require...)
+	return verifyJWT(token, g.Tokens, g.Audience, at, g.Require, g.believes)
+}
+
+// believes checks that this gate believes what tokens of a trust domain say of
+// hardware.
+func (g *Gate) believes(td spiffeid.TrustDomain) error {
+	if g.Source != nil {
+		return pinned(td, g.Source)
+	}
+	return believed(td, g.Tokens, g.Require)
 }
 
 // ServerTLS is the TLS configuration of the server behind the gate. Where the gate
@@ -90,6 +103,9 @@ func (g *Gate) Again(a *Attested) error {
 	case a == nil:
 	case a.Token != nil && g.Tokens != nil:
 		if err := a.Token.trusted(g.Tokens); err != nil {
+			return err
+		}
+		if err := g.believes(a.ID.TrustDomain()); err != nil {
 			return err
 		}
 	case len(a.chain) > 0 && g.Source != nil:

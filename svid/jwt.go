@@ -228,7 +228,7 @@ func (s *JWTSVID) attestation() (*Result, string, error) {
 		err.Hint = "an ordinary JWT-SVID: VerifyJWTSVID, or any SPIFFE library, checks its name alone"
 		return nil, "", err
 	}
-	c, err := parseObject(raw)
+	c, err := members(raw)
 	if err != nil {
 		return nil, "", fail(attest.Malformed, "attestation_structure", "%w", err)
 	}
@@ -313,7 +313,7 @@ func (o object) appraisal(r *Result) (appraisal, error) {
 			sub.Attester.Measurements[name] = octets(name, measurements[name])
 		}
 	}
-	verifier, err := parseObject(o["verifier"])
+	verifier, err := members(o["verifier"])
 	keep(err)
 	r.VerifierID.Developer, err = verifier.text("developer")
 	keep(err)

@@ -25,7 +25,7 @@ func parseObject(b []byte) (object, error) {
 	if !utf8.Valid(b) {
 		return nil, errors.New("not UTF-8")
 	}
-	if len(bytes.TrimLeft(b, " \t\r\n")) == 0 || bytes.TrimLeft(b, " \t\r\n")[0] != '{' {
+	if !opensObject(b) {
 		return nil, errors.New("not a JSON object")
 	}
 	dec := json.NewDecoder(bytes.NewReader(b))
@@ -36,11 +36,25 @@ func parseObject(b []byte) (object, error) {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("something follows the JSON object")
 	}
+	return members(b)
+}
+
+// members reads an object that lay in one which parseObject has read: what is below
+// that was checked with it.
+func members(b []byte) (object, error) {
+	if !opensObject(b) { // null would be read as an empty one
+		return nil, errors.New("not a JSON object")
+	}
 	var o object
 	if err := json.Unmarshal(b, &o); err != nil { // the whole grammar
 		return nil, err
 	}
 	return o, nil
+}
+
+func opensObject(b []byte) bool {
+	b = bytes.TrimLeft(b, " \t\r\n")
+	return len(b) > 0 && b[0] == '{'
 }
 
 // once walks one value and refuses an object that has a member twice.
@@ -112,13 +126,13 @@ func (o object) texts(name string) (map[string]string, error) {
 	if !ok {
 		return nil, nil //nolint:nilnil // none is no error
 	}
-	members, err := parseObject(v)
+	m, err := members(v)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	out := make(map[string]string, len(members))
-	for k := range members {
-		if out[k], err = members.text(k); err != nil {
+	out := make(map[string]string, len(m))
+	for k := range m {
+		if out[k], err = m.text(k); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/assay-project/assay/attest"
 )
@@ -46,10 +47,13 @@ func (t *Token) trusted(bundles jwtbundle.Source) error {
 }
 
 // VerifyJWT checks an attested JWT-SVID: what a peer shows as a bearer token.
-// bundles holds the JWT authorities that are trusted (a JWTSource of go-spiffe's
-// package workloadapi, or a jwtbundle.Set); audience is whom the relying party
-// calls itself; at is its time. It returns an Attested that satisfies every
-// requirement, or an *[attest.Error], never both. As in [Verify], a simulated
+// bundles holds the JWT authorities that are trusted: the jwtbundle.Bundle of the
+// trust domain whose attestation is believed. Where it holds those of several (a
+// JWTSource of go-spiffe's package workloadapi, a jwtbundle.Set), [MemberOf] or [ID]
+// is to be required, which says whose is: a trust domain that ours federates with may
+// attest nothing, and can write whatever it likes into its tokens. audience is whom
+// the relying party calls itself; at is its time. It returns an Attested that
+// satisfies every requirement, or an *[attest.Error], never both. As in [Verify], a simulated
 // result is refused unless [Simulated] asks for it, and a contraindicated one unless
 // [MinTier] does.
 //
@@ -58,6 +62,7 @@ func (t *Token) trusted(bundles jwtbundle.Source) error {
 // less than an X.509-SVID (docs/decisions/0016-token-attestation.md). The checks, in
 // order: those of [VerifyJWTSVID], with
 //
+//	attestation_domain   Internal: it was said whose attestation is believed
 //	token_algorithm      Malformed: ES256, for an attested token
 //	attestation_…        the attestation claim (docs/spec/attested-jwt-svid.md)
 //	claims_…             Malformed: what it says
@@ -65,8 +70,15 @@ func (t *Token) trusted(bundles jwtbundle.Source) error {
 //	simulated            Denied: not simulated, or asked for by name
 //	(requirements)       each under its own name
 func VerifyJWT(token string, bundles jwtbundle.Source, audience string, at time.Time, require ...Requirement) (*Attested, error) {
+	return verifyJWT(token, bundles, audience, at, require, func(td spiffeid.TrustDomain) error { return believed(td, bundles, require) })
+}
+
+func verifyJWT(token string, bundles jwtbundle.Source, audience string, at time.Time, require []Requirement, believes func(spiffeid.TrustDomain) error) (*Attested, error) {
 	s, err := VerifyJWTSVID(token, bundles, audience, at)
 	if err != nil {
+		return nil, err
+	}
+	if err := believes(s.ID.TrustDomain()); err != nil {
 		return nil, err
 	}
 	r, serial, err := s.attestation()

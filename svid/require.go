@@ -19,6 +19,7 @@ type Requirement struct {
 	check     func(a *Attested, at time.Time) error
 	tier      bool // it speaks of the status
 	simulated bool // it accepts simulation
+	domain    bool // it names the trust domains that may pass
 }
 
 // satisfies runs every requirement, and the two that are always there.
@@ -68,7 +69,7 @@ func Simulated() Requirement {
 
 // ID demands one of these SPIFFE IDs. Check: "id".
 func ID(ids ...spiffeid.ID) Requirement {
-	return Requirement{check: func(a *Attested, _ time.Time) error {
+	return Requirement{domain: true, check: func(a *Attested, _ time.Time) error {
 		for _, id := range ids {
 			if a.ID == id && !id.IsZero() {
 				return nil
@@ -78,13 +79,15 @@ func ID(ids ...spiffeid.ID) Requirement {
 	}}
 }
 
-// MemberOf demands a SPIFFE ID of this trust domain. Check: "member_of".
-func MemberOf(td spiffeid.TrustDomain) Requirement {
-	return Requirement{check: func(a *Attested, _ time.Time) error {
-		if td.IsZero() || !a.ID.MemberOf(td) {
-			return mismatch(attest.Denied, "member_of", "another trust domain", td.Name(), a.ID.TrustDomain().Name())
+// MemberOf demands a SPIFFE ID of one of these trust domains. Check: "member_of".
+func MemberOf(tds ...spiffeid.TrustDomain) Requirement {
+	return Requirement{domain: true, check: func(a *Attested, _ time.Time) error {
+		for _, td := range tds {
+			if !td.IsZero() && a.ID.MemberOf(td) {
+				return nil
+			}
 		}
-		return nil
+		return mismatch(attest.Denied, "member_of", "another trust domain", fmt.Sprint(tds), a.ID.TrustDomain().Name())
 	}}
 }
 
