@@ -121,7 +121,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
 	a.state = newState(a.time.now)
-	a.tokens = newMinter(a.time.now, a.log, func(certificate func() *tls.Certificate) (*link, error) {
+	a.tokens = newMinter(a.time.now, a.log, a.state.denial, func(certificate func() *tls.Certificate) (*link, error) {
 		return a.server.dial(a.cfg.Server, a.cfg.Dial, certificate)
 	})
 	return a, nil

@@ -328,7 +328,7 @@ func TestTokensAreForgottenWhenTheServerAsksForANewAttestation(t *testing.T) {
 func TestTheTokensKeptAreBounded(t *testing.T) {
 	t.Parallel()
 	at := time.Now()
-	m := newMinter(func() time.Time { return at }, testLog(t), nil)
+	m := newMinter(func() time.Time { return at }, testLog(t), nil, nil)
 	add := func(i int, fresh time.Time) {
 		m.keep(tokenKey{"id", fmt.Sprint(i)}, token{text: "t", notAfter: at.Add(time.Hour), fresh: fresh})
 	}

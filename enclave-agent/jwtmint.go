@@ -48,9 +48,10 @@ type tokenKey struct{ id, audiences string }
 // over. It holds one connection for each identity, which shows that identity's SVID:
 // the server takes the name from there.
 type minter struct {
-	now  func() time.Time
-	log  *slog.Logger
-	dial func(certificate func() *tls.Certificate) (*link, error)
+	now    func() time.Time
+	log    *slog.Logger
+	denial func() *Refusal // the server's last word on attestation, where that is a denial
+	dial   func(certificate func() *tls.Certificate) (*link, error)
 
 	mu      sync.Mutex
 	tokens  map[tokenKey]token
@@ -76,8 +77,8 @@ type tokenLink struct {
 	retired bool // a newer SVID has one of its own
 }
 
-func newMinter(now func() time.Time, log *slog.Logger, dial func(func() *tls.Certificate) (*link, error)) *minter {
-	return &minter{now: now, log: log, dial: dial, tokens: map[tokenKey]token{}, minting: map[tokenKey]*minting{}, links: map[string]*tokenLink{}}
+func newMinter(now func() time.Time, log *slog.Logger, denial func() *Refusal, dial func(func() *tls.Certificate) (*link, error)) *minter {
+	return &minter{now: now, log: log, denial: denial, dial: dial, tokens: map[tokenKey]token{}, minting: map[tokenKey]*minting{}, links: map[string]*tokenLink{}}
 }
 
 // get returns a token of the SVID's identity for the audiences, which are checked.
@@ -107,7 +108,7 @@ func (m *minter) get(ctx context.Context, own *svid, b *trustBundle, audiences [
 		return call.token.text, nil
 	}
 	// While the server is away, what is left of the one before serves.
-	if ok && status.Code(call.err) == codes.Unavailable && kept.notAfter.Sub(m.now()) >= minLife {
+	if ok && status.Code(call.err) == codes.Unavailable && !errors.Is(call.err, errNotTaken) && kept.notAfter.Sub(m.now()) >= minLife {
 		return kept.text, nil
 	}
 	return "", call.err
@@ -156,8 +157,16 @@ func (m *minter) mint(ctx context.Context, own *svid, b *trustBundle, audiences 
 	defer m.release(l)
 	r, err := assayv1.NewAttestationClient(l).MintJWTSVID(ctx, &assayv1.MintJWTSVIDRequest{Audience: audiences})
 	if err != nil {
-		if status.Code(err) == codes.Unauthenticated {
+		switch status.Code(err) { //nolint:exhaustive // the connection is good for the others
+		case codes.Unauthenticated:
 			m.retire(l) // the SVID is not taken: the next call opens a connection with what is held then
+			m.forget()  // and what it was good for before, it is no more
+			if d := m.denial(); d != nil {
+				return token{}, errDenied(d)
+			}
+			return token{}, errNotTaken
+		case codes.Unavailable:
+			m.retire(l) // gRPC would try on by itself, once a second
 		}
 		return token{}, ofMint(err)
 	}
@@ -193,11 +202,13 @@ func ofMint(err error) error {
 		return status.Error(codes.InvalidArgument, "the server does not take the request: "+why)
 	case codes.Unimplemented:
 		return status.Error(codes.Unimplemented, "the server is of a version that mints no tokens")
-	case codes.Unauthenticated:
-		return status.Error(codes.Unavailable, "the server does not take this agent's SVID any more; it attests again: "+why)
 	}
 	return status.Error(codes.Unavailable, "the server minted no token: "+why)
 }
+
+// errNotTaken is an SVID that the server does not take any more, for whatever reason:
+// the agent attests again, and hears then whether it is to have another.
+var errNotTaken = status.Error(codes.Unavailable, "the server does not take this agent's SVID any more; it attests again")
 
 var errMinterClosed = errors.New("the agent is stopping")
 

@@ -151,7 +151,16 @@ func (a *Agent) renewal(ctx context.Context) error {
 			wait = hurry(wait, v.notAfter().Sub(a.time.now()))
 		}
 		a.health.failed(err)
+		a.state.deny(err)
 		a.logFailure(ctx, err, wait)
+		if !answered(err) {
+			// gRPC would try on by itself, once a second, for as long as the connection is
+			// kept: a thousand agents would meet a server that comes back within one.
+			_ = l.Close()
+			if l, err = a.server.dial(a.cfg.Server, a.cfg.Dial, nil); err != nil {
+				return err
+			}
+		}
 		// The wait is measured without the anchored clock: a host that holds the
 		// machine must not be able to shorten or stretch it to never.
 		if sleep(ctx, wait) != nil {
@@ -263,6 +272,12 @@ func retryAfter(err error, b *backoff) time.Duration {
 func told(err error) bool {
 	var refused *Refusal
 	return attest.KindOf(err) == attest.Denied || errors.As(err, &refused) && refused.RetryAfter > 0
+}
+
+// answered reports whether it was the server that refused: the connection is good.
+func answered(err error) bool {
+	var refused *Refusal
+	return errors.As(err, &refused)
 }
 
 // hurry shortens a wait that would take a large part of what is left of an SVID: a

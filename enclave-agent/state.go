@@ -158,7 +158,8 @@ type state struct {
 	svids   []*svid
 	retired []*svid // renewed, and live: their keys in hardware still sign
 	bundle  *trustBundle
-	halted  error // why nothing is served although there is something
+	halted  error    // why nothing is served although there is something
+	denied  *Refusal // the server's last word, where that is a denial
 	snap    *snapshot
 	changed chan struct{} // closed at the next change
 }
@@ -192,8 +193,28 @@ func (s *state) adopt(svids []*svid, b *trustBundle) {
 		s.bundle = b
 	}
 	s.retire(s.svids)
-	s.svids = svids
+	s.svids, s.denied = svids, nil
 	s.publish()
+}
+
+// deny remembers that the server denies this agent its identities: by policy, or by a
+// ban, which sounds the same. What is held is served until it ends. That a server
+// cannot be reached says nothing, and changes nothing.
+func (s *state) deny(err error) {
+	var r *Refusal
+	if !errors.As(err, &r) || r.Kind != attest.Denied {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.denied = r
+}
+
+// denial is the denial that was the server's last word, or nil.
+func (s *state) denial() *Refusal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.denied
 }
 
 // maxRetired bounds the renewed SVIDs that are kept, in generations of

@@ -47,8 +47,13 @@ type workloadAPI struct {
 // channel is closed at the next change.
 func (w *workloadAPI) view(ctx context.Context) (*snapshot, <-chan struct{}, error) {
 	now, changed, err := w.state.view()
-	if err == nil {
+	switch {
+	case err == nil:
 		now, err = w.gate.visible(ctx, now)
+	case errors.Is(err, errNoIdentity):
+		if d := w.state.denial(); d != nil {
+			err = errDenied(d)
+		}
 	}
 	if err != nil {
 		return nil, changed, err
@@ -131,8 +136,8 @@ func (w *workloadAPI) follow(ctx context.Context, send func(*snapshot) error) er
 }
 
 // notServing says why a workload gets nothing. Without an identity it is
-// PermissionDenied (SPIFFE Workload API, section 6.1); a clock that cannot be
-// right is this machine's trouble, and passes.
+// PermissionDenied (SPIFFE Workload API, section 5.2.1; Workload Endpoint, section 6);
+// a clock that cannot be right is this machine's trouble, and passes.
 func notServing(err error) error {
 	if errors.Is(err, errNoIdentity) {
 		return status.Error(codes.PermissionDenied, "no identity issued")
@@ -141,6 +146,12 @@ func notServing(err error) error {
 		return err
 	}
 	return status.Error(codes.Unavailable, err.Error())
+}
+
+// errDenied tells a caller that the server's last word was a denial (by policy, or by
+// a ban), and under which reference its operators find why.
+func errDenied(d *Refusal) error {
+	return status.Error(codes.PermissionDenied, "the server denies this agent an identity: reference "+d.Reference)
 }
 
 // serve answers on the listener until ctx ends.

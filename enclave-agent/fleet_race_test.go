@@ -1,0 +1,10 @@
+//go:build race
+
+package agent
+
+// Under the race detector everything takes several times as long, and a smaller fleet
+// varies more.
+const (
+	fleetSize = 250
+	herd      = fleetSize * 25 / 100
+)
