@@ -98,7 +98,7 @@ func TestGoSPIFFEFetchesAndValidatesTokensOfARealServer(t *testing.T) {
 	}
 
 	// And package svid sees what was measured.
-	a, err := svid.VerifyJWT(all[0].Marshal(), src, "reports", time.Now(), svid.Simulated(), svid.Tee(attest.AWSNitro), svid.PCR(0, orders().PCRs()[0]), svid.Attribute("team", "core"), svid.Owned())
+	a, err := svid.VerifyJWT(all[0].Marshal(), src, "reports", time.Now(), svid.MemberOf(spiffeid.RequireFromString(ordersID).TrustDomain()), svid.Simulated(), svid.Tee(attest.AWSNitro), svid.PCR(0, orders().PCRs()[0]), svid.Attribute("team", "core"), svid.Owned())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestTokensGoOnOverRenewalAndOutageAndEndWithThePolicy(t *testing.T) {
 		if err != nil {
 			return nil, err
 		}
-		return svid.VerifyJWT(v.Marshal(), src, audience, time.Now(), svid.Simulated())
+		return svid.VerifyJWT(v.Marshal(), src, audience, time.Now(), svid.Simulated(), svid.ID(v.ID))
 	}
 	first, err := fetch("reports")
 	if err != nil {

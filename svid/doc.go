@@ -20,7 +20,7 @@
 //
 // or, of a bearer token,
 //
-//	attested, err := svid.VerifyJWT(token, bundles, "reports.example.org", time.Now(), svid.PCR(0, release41))
+//	attested, err := svid.VerifyJWT(token, bundles, "reports.example.org", time.Now(), svid.MemberOf(td), svid.PCR(0, release41))
 //
 // Verify returns a result that holds, or an error, never both. Every error is
 // an [attest.Error] with a kind and the name of the check that failed.

@@ -117,7 +117,7 @@ func (f *trustFiles) readForTokens(c *cobra.Command, at time.Time) (*trusted, er
 	if err != nil {
 		return nil, err
 	}
-	return &trusted{tokens: jwtbundle.NewSet(bundle), require: denied}, nil
+	return &trusted{tokens: bundle, require: denied}, nil
 }
 
 // denied is the requirement that the deny-list does not name it; none without a
