@@ -1,15 +1,21 @@
 // Inventory is the demo's server, and a relying party: beside the name in the
 // client's SVID it demands a measurement, the PCR0 of the image that it is
-// willing to serve. Package svid checks it in the TLS handshake.
+// willing to serve. A svidgrpc.Gate stands in front of its methods: it checks the
+// client in the TLS handshake, and again for each call, so that an SVID which has
+// expired, grown too old or been denied since ends with the call and not with the
+// connection.
 package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -18,15 +24,16 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	shopv1 "github.com/assay-project/assay/examples/shop/v1"
 	"github.com/assay-project/assay/svid"
+	"github.com/assay-project/assay/svid/svidgrpc"
 )
 
 func main() {
@@ -42,20 +49,42 @@ func run() error {
 		domain       = flag.String("client-domain", "", "trust domain that clients must belong to")
 		pcr0         = flag.String("client-pcr0", "", "PCR0 of the image that clients must run, hex")
 		verifierRoot = flag.String("verifier-root", "", "pinned verifier root, PEM")
-		verifierKeys = flag.String("verifier-keys", "", "verifier-keys document signed by that root")
+		verifierKeys = flag.String("verifier-keys", "", "verifier-keys document signed by that root; read again every minute")
+		denyList     = flag.String("deny-list", "", "deny-list signed under that root, if one is to be followed; read again every minute")
 		simulated    = flag.Bool("accept-simulated", false, "accept results of simulated hardware")
 	)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 
-	require, err := requirements(*domain, *pcr0, *simulated)
+	td, err := spiffeid.TrustDomainFromString(*domain)
+	if err != nil {
+		return fmt.Errorf("--client-domain: %w", err)
+	}
+	require, err := requirements(td, *pcr0, *simulated)
 	if err != nil {
 		return err
 	}
-	keys, err := pinned(*verifierRoot, *verifierKeys)
+	root, err := pinned(*verifierRoot)
 	if err != nil {
 		return err
+	}
+	keys, err := svid.NewKeyring(td, root)
+	if err != nil {
+		return err
+	}
+	if err := keys.UpdateFile(*verifierKeys, time.Now()); err != nil {
+		return fmt.Errorf("--verifier-keys: %w", err)
+	}
+	go func() { _ = keys.Run(ctx, *verifierKeys, time.Minute, log) }()
+	if *denyList != "" {
+		list, err := svid.NewDenyList(td, root)
+		if err != nil {
+			return err
+		}
+		go func() { _ = list.Run(ctx, svid.DenyListFrom{File: *denyList, Log: log}) }()
+		require = append(require, svid.NotDenied(list))
 	}
 	source, err := workloadapi.NewX509Source(ctx) // SPIFFE_ENDPOINT_SOCKET
 	if err != nil {
@@ -63,9 +92,8 @@ func run() error {
 	}
 	defer func() { _ = source.Close() }()
 
-	trust := svid.NewSource(source, keys)
-	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(telling(svid.ServerTLS(source, trust, require...)))))
-	shopv1.RegisterInventoryServiceServer(server, &shelves{trust: trust, require: require, left: map[string]uint32{"tea": 100}})
+	gate := &svidgrpc.Gate{Gate: svid.Gate{Source: svid.NewLiveSource(source, keys), Require: require}, Log: log}
+	server := serverOf(gate, source, os.Stdout)
 	l, err := net.Listen("tcp", *listen)
 	if err != nil {
 		return err
@@ -75,14 +103,24 @@ func run() error {
 	return server.Serve(l)
 }
 
+// serverOf is the shop's server behind the gate.
+func serverOf(gate *svidgrpc.Gate, own x509svid.Source, out io.Writer) *grpc.Server {
+	server := grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(telling(gate.ServerTLS(own), out))), // or gate.Credentials(own)
+		grpc.UnaryInterceptor(gate.Unary), grpc.StreamInterceptor(gate.Stream),
+	)
+	shopv1.RegisterInventoryServiceServer(server, &shelves{left: map[string]uint32{"tea": 100}})
+	return server
+}
+
 // telling prints why a client is refused: TLS tells the client as little as it
 // can, and the one who runs the server should not have to guess.
-func telling(cfg *tls.Config) *tls.Config {
+func telling(cfg *tls.Config, out io.Writer) *tls.Config {
 	verify := cfg.VerifyConnection
 	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
 		err := verify(cs)
 		if err != nil {
-			_, _ = fmt.Printf("refused a client: %v\n", err)
+			_, _ = fmt.Fprintf(out, "refused a client: %v\n", err)
 		}
 		return err
 	}
@@ -90,11 +128,7 @@ func telling(cfg *tls.Config) *tls.Config {
 }
 
 // requirements is what this server demands of a client, in one place.
-func requirements(domain, pcr0 string, simulated bool) ([]svid.Requirement, error) {
-	td, err := spiffeid.TrustDomainFromString(domain)
-	if err != nil {
-		return nil, fmt.Errorf("--client-domain: %w", err)
-	}
+func requirements(td spiffeid.TrustDomain, pcr0 string, simulated bool) ([]svid.Requirement, error) {
 	image, err := hex.DecodeString(pcr0)
 	if err != nil || len(image) != 48 {
 		return nil, errors.New("--client-pcr0: want 96 hex digits (SHA-384)")
@@ -112,10 +146,10 @@ func requirements(domain, pcr0 string, simulated bool) ([]svid.Requirement, erro
 	return require, nil
 }
 
-// pinned reads the verifier root, which is configuration, and the keys that it
-// signed, which may come from anywhere.
-func pinned(rootFile, keysFile string) (*svid.VerifierKeys, error) {
-	pem, err := os.ReadFile(rootFile)
+// pinned reads the verifier root, which is configuration. What it signed, keys and
+// deny-lists, may come from anywhere.
+func pinned(file string) (crypto.PublicKey, error) {
+	pem, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("--verifier-root: %w", err)
 	}
@@ -123,28 +157,23 @@ func pinned(rootFile, keysFile string) (*svid.VerifierKeys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--verifier-root: %w", err)
 	}
-	doc, err := os.ReadFile(keysFile)
-	if err != nil {
-		return nil, fmt.Errorf("--verifier-keys: %w", err)
-	}
-	return svid.ParseVerifierKeys(doc, root, time.Now())
+	return root, nil
 }
 
 // shelves implements the shop's InventoryService.
 type shelves struct {
 	shopv1.UnimplementedInventoryServiceServer
-	trust   svid.Source
-	require []svid.Requirement
 
 	mu   sync.Mutex
 	left map[string]uint32
 }
 
-// Reserve takes items from the shelf, and tells the client what was seen of it.
+// Reserve takes items from the shelf, and tells the client what was seen of it: the
+// gate has put that into the context.
 func (s *shelves) Reserve(ctx context.Context, r *shopv1.ReserveRequest) (*shopv1.ReserveResponse, error) {
-	who, err := s.who(ctx)
-	if err != nil {
-		return nil, status.Error(codes.Unauthenticated, err.Error())
+	who, ok := svid.FromContext(ctx)
+	if !ok {
+		return nil, status.Error(codes.Internal, "no gate stands before this method")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -152,23 +181,6 @@ func (s *shelves) Reserve(ctx context.Context, r *shopv1.ReserveRequest) (*shopv
 		return nil, status.Errorf(codes.FailedPrecondition, "only %d %s left", s.left[r.Item], r.Item)
 	}
 	s.left[r.Item] -= r.Count
-	return &shopv1.ReserveResponse{Left: s.left[r.Item], SeenAs: who}, nil
-}
-
-// who verifies the connection's client again: an SVID that has expired since the
-// handshake ends with the request, not with the connection.
-func (s *shelves) who(ctx context.Context) (string, error) {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return "", errors.New("no peer")
-	}
-	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok {
-		return "", errors.New("no TLS")
-	}
-	a, err := svid.FromConnectionState(info.State, s.trust, time.Now(), s.require...)
-	if err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("%s, %s, PCR0 %.12s…", a.ID, a.Result.Platform, a.Result.Measurements["pcr0"]), nil
+	seen := fmt.Sprintf("%s, %s, PCR0 %.12s…", who.ID, who.Result.Platform, who.Result.Measurements["pcr0"])
+	return &shopv1.ReserveResponse{Left: s.left[r.Item], SeenAs: seen}, nil
 }
