@@ -188,6 +188,109 @@ func TestWhileTheServerIsAwayWhatIsLeftOfATokenServes(t *testing.T) {
 	m.fail(nil)
 }
 
+// What the server refuses is not made good by what it gave before.
+func TestNothingIsLeftOfATokenOnceTheServerRefusesAnother(t *testing.T) {
+	t.Parallel()
+	for name, refusal := range map[string]error{
+		"the SVID is banned, or revoked": status.Error(codes.Unauthenticated, "the client certificate is not a live SVID of this trust domain"),
+		"policy has withdrawn it":        status.Error(codes.PermissionDenied, "policy does not grant this"),
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			t.Parallel()
+			m, a, c := tokenAgent(t)
+			if _, err := fetchToken(c, "", "reports"); err != nil {
+				t.Fatal(err)
+			}
+			real := a.tokens.now
+			a.tokens.now = func() time.Time { return real().Add(200 * time.Second) }
+			m.fail(refusal)
+			if r, err := fetchToken(c, "", "reports"); err == nil {
+				t.Errorf("refused, and handed out: %v", r)
+			}
+			m.fail(status.Error(codes.Unavailable, "the server is away"))
+			if r, err := fetchToken(c, "", "reports"); err == nil {
+				t.Errorf("refused, then away, and handed out: %v", r)
+			}
+		})
+	}
+}
+
+// A fault of the server is no outage: what it would have said is not known.
+func TestAFaultOfTheServerIsNoOutage(t *testing.T) {
+	t.Parallel()
+	m, a, c := tokenAgent(t)
+	if _, err := fetchToken(c, "", "reports"); err != nil {
+		t.Fatal(err)
+	}
+	real := a.tokens.now
+	a.tokens.now = func() time.Time { return real().Add(200 * time.Second) }
+	for code, serves := range map[codes.Code]bool{
+		codes.Unavailable: true, codes.DeadlineExceeded: true, codes.ResourceExhausted: true, codes.Internal: false, codes.Aborted: false, codes.Unknown: false,
+	} {
+		m.fail(status.Error(code, "no token"))
+		if _, err := fetchToken(c, "", "reports"); (err == nil) != serves {
+			t.Errorf("%s: %v", code, err)
+		}
+	}
+}
+
+func TestATokenOfARevokedAuthorityIsNotHandedOut(t *testing.T) {
+	t.Parallel()
+	s := newFaultyServer(t)
+	m := newMints(t, s)
+	s.start()
+	a, _ := runAgent(t, s.config(t))
+	served(t, a)
+	_, c := callAgent(t, a)
+	if _, err := fetchToken(c, "", "reports"); err != nil {
+		t.Fatal(err)
+	}
+	before, _, err := a.state.view()
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	// The authority is revoked, and the server is away: nobody would take the token.
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	jwk, err := attested.JWK(key.Public(), "jwt-svid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := s.bundle()
+	b.Sequence, b.Revision = before.bundle.sequence+1, before.bundle.revision+1
+	if b.JwtAuthorities, err = json.Marshal(map[string]any{"keys": []any{jwk}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.heed(&assayv1.WatchEvent{Event: &assayv1.WatchEvent_Bundle{Bundle: b}}); err != nil {
+		t.Fatal(err)
+	}
+	m.fail(status.Error(codes.Unavailable, "away"))
+	if r, err := fetchToken(c, "", "reports"); err == nil {
+		t.Errorf("a token of a revoked authority is handed out: %v", r)
+	}
+
+	// It is back, with the other authority.
+	m.fail(nil)
+	m.key = key
+	if m.kid, err = attested.JWKThumbprint(key.Public()); err != nil {
+		t.Fatal(err)
+	}
+	r, err := fetchToken(c, "", "reports")
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, _, err := a.state.view()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := attested.VerifyJWTSVID(r.GetSvids()[0].GetSvid(), now.bundle.jwt.bundle, "reports", time.Now()); err != nil {
+		t.Errorf("the agent hands out a token that its own bundle refuses: %v", err)
+	}
+}
+
 // The server is authenticated; its mistakes are errors here all the same, and
 // nothing of them reaches a workload.
 func TestATokenThatIsNotWhatWasAskedForIsNotHandedOut(t *testing.T) {

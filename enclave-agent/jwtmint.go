@@ -36,6 +36,7 @@ const minLife = 10 * time.Second
 // token is one that was minted.
 type token struct {
 	text     string
+	keyID    string // of the JWT authority that signed it
 	notAfter time.Time
 	fresh    time.Time // until half of its life: then another is minted
 }
@@ -67,6 +68,7 @@ type minting struct {
 	era   uint64
 	token token
 	err   error
+	away  bool // err says that the server did not answer, and nothing of what it would say
 }
 
 // tokenLink is a connection that shows one SVID, and how many calls use it.
@@ -86,7 +88,7 @@ func newMinter(now func() time.Time, log *slog.Logger, denial func() *Refusal, d
 func (m *minter) get(ctx context.Context, own *svid, b *trustBundle, audiences []string) (string, error) {
 	key := tokenKey{own.id.String(), strings.Join(audiences, " ")} // an audience has no space
 	m.mu.Lock()
-	kept, ok := m.tokens[key]
+	kept, ok := m.held(key, b)
 	if ok && m.now().Before(kept.fresh) {
 		m.mu.Unlock()
 		return kept.text, nil
@@ -104,20 +106,50 @@ func (m *minter) get(ctx context.Context, own *svid, b *trustBundle, audiences [
 		return "", status.FromContextError(ctx.Err()).Err()
 	case <-call.done:
 	}
-	if call.err == nil {
+	switch {
+	case call.err == nil && !b.trusts(call.token):
+		return "", status.Error(codes.Unavailable, "the JWT authority that signed the token was revoked meanwhile; ask again")
+	case call.err == nil:
 		return call.token.text, nil
-	}
-	// While the server is away, what is left of the one before serves.
-	if ok && status.Code(call.err) == codes.Unavailable && !errors.Is(call.err, errNotTaken) && kept.notAfter.Sub(m.now()) >= minLife {
-		return kept.text, nil
+	case call.away:
+		// What is left of the one before serves, unless the server's word on something
+		// else has ended it meanwhile.
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if kept, ok := m.held(key, b); ok && kept.notAfter.Sub(m.now()) >= minLife {
+			return kept.text, nil
+		}
 	}
 	return "", call.err
 }
+
+// held is the token that is kept, where relying parties that have this bundle would
+// take it.
+func (m *minter) held(key tokenKey, b *trustBundle) (token, bool) {
+	kept, ok := m.tokens[key]
+	if ok && !b.trusts(kept) {
+		delete(m.tokens, key)
+		return token{}, false
+	}
+	return kept, ok
+}
+
+// trusts reports whether the bundle has the authority that signed a token.
+func (b *trustBundle) trusts(t token) bool { return b.jwt.bundle.HasJWTAuthority(t.keyID) }
+
+// away is an error of a server that does not answer, or has no time: that is all it
+// says.
+type away struct{ error }
+
+func (a away) Unwrap() error { return a.error }
 
 func (m *minter) fetch(ctx context.Context, key tokenKey, call *minting, own *svid, b *trustBundle, audiences []string) {
 	ctx, cancel := context.WithTimeout(ctx, mintTimeout)
 	defer cancel()
 	call.token, call.err = guard(func() (token, error) { return m.mint(ctx, own, b, audiences) })
+	if a := (away{}); errors.As(call.err, &a) {
+		call.err, call.away = a.error, true
+	}
 	if _, ok := status.FromError(call.err); !ok {
 		m.log.Warn("no token", "spiffe_id", key.id, "check", attest.CheckOf(call.err), "error", call.err.Error())
 		call.err = status.Error(codes.Unavailable, "no token: "+clip(call.err.Error()))
@@ -127,7 +159,10 @@ func (m *minter) fetch(ctx context.Context, key tokenKey, call *minting, own *sv
 	if m.minting[key] == call {
 		delete(m.minting, key)
 	}
-	if call.err == nil && !m.closed && call.era == m.era {
+	switch {
+	case status.Code(call.err) == codes.PermissionDenied:
+		delete(m.tokens, key) // also for the next time that the server is away
+	case call.err == nil && !m.closed && call.era == m.era:
 		m.keep(key, call.token)
 	}
 	close(call.done)
@@ -167,6 +202,9 @@ func (m *minter) mint(ctx context.Context, own *svid, b *trustBundle, audiences 
 			return token{}, errNotTaken
 		case codes.Unavailable:
 			m.retire(l) // gRPC would try on by itself, once a second
+			return token{}, away{ofMint(err)}
+		case codes.DeadlineExceeded, codes.ResourceExhausted:
+			return token{}, away{ofMint(err)}
 		}
 		return token{}, ofMint(err)
 	}
@@ -188,7 +226,7 @@ func checkToken(r *assayv1.MintJWTSVIDResponse, own *svid, b *trustBundle, audie
 	case s.Expiry.After(own.notAfter()) || s.Expiry.UnixMilli() != r.GetNotAfterUnixMs():
 		return token{}, replyError("minted_validity", "the token ends at %s, the answer says %s, the SVID ends at %s", stamp(s.Expiry), stamp(time.UnixMilli(r.GetNotAfterUnixMs())), stamp(own.notAfter()))
 	}
-	return token{text: r.GetToken(), notAfter: s.Expiry, fresh: at.Add(s.Expiry.Sub(at) / 2)}, nil
+	return token{text: r.GetToken(), keyID: s.KeyID, notAfter: s.Expiry, fresh: at.Add(s.Expiry.Sub(at) / 2)}, nil
 }
 
 // ofMint turns the server's refusal into what a workload hears (SPIFFE Workload
