@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
 
 	"github.com/assay-project/assay/enclave-agent/sds"
@@ -168,6 +169,7 @@ func (a *Agent) serve(ctx context.Context, l *socketListener) error {
 	agentv1.RegisterAgentServer(s, newAgentAPI(api, a.cfg.Attester.Platform(), a.log, a.keysGone))
 	secretv3.RegisterSecretDiscoveryServiceServer(s, sds.New(api.secrets, stopping, a.log))
 	healthpb.RegisterHealthServer(s, a.health.server)
+	reflection.Register(s) // what is served here beside the Workload API (Workload Endpoint, section 7)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	select {
