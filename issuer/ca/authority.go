@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -66,6 +67,11 @@ func (a *authority) published() (time.Time, bool) { return a.saidAt(store.Publis
 // in that.
 func (a *authority) condemned() bool { return a.said(store.Tainted) != nil || a.revoked() }
 
+// withdrawn says that it was revoked by somebody, and not because its life was over.
+func (a *authority) withdrawn() bool {
+	return slices.ContainsFunc(a.changes, func(ch store.AuthorityChange) bool { return ch.State == store.Revoked && !isConclusion(ch) })
+}
+
 func (a *authority) revoked() bool { return a.said(store.Revoked) != nil }
 
 // waits says that it waits for the upstream CA.
@@ -75,11 +81,12 @@ func (a *authority) waits() bool {
 
 // signsAt says whether it is the time at which the authority signs: it is active,
 // has not retired, and is valid. By a clock that has gone back before its
-// successor was activated, an authority signs again: everybody still has it.
+// successor was activated, an authority signs again: everybody still has it. A
+// clock that was set by less than maxBackdate changes nothing.
 func (a *authority) signsAt(now time.Time) bool {
 	active, ok := a.saidAt(store.Active)
 	retired, over := a.saidAt(store.Retired)
-	return ok && !active.After(now) && (!over || retired.After(now)) && !a.condemned() && a.validAt(now)
+	return ok && !active.After(now.Add(maxBackdate)) && (!over || retired.After(now)) && !a.condemned() && a.validAt(now)
 }
 
 func (a *authority) validAt(now time.Time) bool {
@@ -201,8 +208,8 @@ func (c *CA) longest(use store.Use) time.Duration {
 	return maxSVIDTTL
 }
 
-// orphans lists the keys of a use that no row names: spares, or what a crash left
-// between a key and its row.
+// orphans lists the keys of a use that no row names, and none ever did: spares, or
+// what a crash left between a key and its row.
 func (c *CA) orphans(ctx context.Context, use store.Use, rows []store.Authority) ([]string, error) {
 	known := map[string]bool{}
 	for _, r := range rows {
@@ -215,7 +222,7 @@ func (c *CA) orphans(ctx context.Context, use store.Use, rows []store.Authority)
 	var out []string
 	for _, name := range names {
 		id, ok := strings.CutPrefix(name, prefixOf(use))
-		if raw, err := hex.DecodeString(id); ok && err == nil && len(raw) == idSize && !known[name] {
+		if raw, err := hex.DecodeString(id); ok && err == nil && len(raw) == idSize && !known[name] && !c.used.has(name) {
 			out = append(out, name)
 		}
 	}
@@ -265,7 +272,11 @@ func (c *CA) newKey(ctx context.Context, use store.Use, rows []store.Authority) 
 // key durable, then the row that names it, signed. So a crash leaves either
 // nothing, or a key without a row, which the next one uses; a row without its key
 // is damage, or somebody's work, and an error.
-func (c *CA) makeAuthority(ctx context.Context, use store.Use, begin store.State, rows []store.Authority, at stops) error {
+// One of an upstream CA is good for longer than least, or is not made.
+func (c *CA) makeAuthority(ctx context.Context, use store.Use, begin store.State, rows []store.Authority, least time.Duration, at stops) error {
+	if err := c.cfg.Upstream.lasts(use, c.cfg.Now().Add(least)); err != nil {
+		return err
+	}
 	name, key, err := c.newKey(ctx, use, rows)
 	if err != nil {
 		return err

@@ -74,6 +74,7 @@ type CA struct {
 	bootstrapRoot *x509.Certificate
 	verifierRoot  *ecdsa.PublicKey
 	checkpoint    crypto.Signer // signs the rows of this server's authorities
+	reading       bool          // Check: nothing is written
 
 	now          atomic.Pointer[snapshot]
 	document     atomic.Pointer[document] // the verifier keys
@@ -94,6 +95,7 @@ type CA struct {
 	verified    map[[32]byte]bool        // signatures of rows
 	read        map[authorityKey]*authority
 	withdrawn   map[withdrawal]store.AuthorityChange
+	used        *usedKeys
 	untold      Change
 }
 
@@ -199,6 +201,9 @@ func prepare(ctx context.Context, cfg Config) (*CA, error) {
 		return nil, err
 	}
 	if c.checkpoint, err = CheckpointSigner(ctx, cfg.Keys); err != nil {
+		return nil, err
+	}
+	if c.used, err = readUsed(cfg.DataDir); err != nil {
 		return nil, err
 	}
 	return c, nil

@@ -20,6 +20,7 @@ func Check(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	c.reading = true
 	var problems []error
 	now := cfg.Now()
 	s, err := c.load(ctx)

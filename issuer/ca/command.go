@@ -114,7 +114,7 @@ func (c *CA) commandLocked(ctx context.Context, f func(s *snapshot) (store.Use, 
 	if err != nil {
 		return AuthorityInfo{}, err
 	}
-	// What was asked is done and durable. What follows from it (documents, the one
+	// What was asked is done and durable, or is said at the end not to be. What follows from it (documents, the one
 	// that takes its place) is tried again by Run if it fails now.
 	follow := c.maintainLocked(ctx, noStop)
 	a := c.now.Load().find(use, id)
@@ -154,7 +154,10 @@ func (c *CA) Prepare(ctx context.Context, use store.Use, actor string) (Authorit
 				return "", "", fmt.Errorf("%w: %s", ErrPrepared, a.row.ID)
 			}
 		}
-		a, err := c.prepareNext(ctx, s, use)
+		if err := c.room(s, use, false); err != nil {
+			return "", "", err
+		}
+		a, err := c.prepareNext(ctx, s, use, 2*c.cfg.Propagation)
 		if err != nil {
 			return "", "", err
 		}
@@ -166,8 +169,8 @@ func (c *CA) Prepare(ctx context.Context, use store.Use, actor string) (Authorit
 }
 
 // prepareNext makes an authority, in any state of the others.
-func (c *CA) prepareNext(ctx context.Context, s *snapshot, use store.Use) (*authority, error) {
-	if err := c.makeAuthority(ctx, use, store.Prepared, s.rows, noStop); err != nil {
+func (c *CA) prepareNext(ctx context.Context, s *snapshot, use store.Use, least time.Duration) (*authority, error) {
+	if err := c.makeAuthority(ctx, use, store.Prepared, s.rows, least, noStop); err != nil {
 		return nil, err
 	}
 	next, err := c.load(ctx)
@@ -216,11 +219,14 @@ func (c *CA) Activate(ctx context.Context, use store.Use, id, actor string) (Aut
 // One that signs needs another that can take its place: ErrTooEarly, unless force
 // is set. Then its server makes one that signs at once, before others can know it.
 func (c *CA) Taint(ctx context.Context, use store.Use, id, reason, actor string, force bool) (AuthorityInfo, error) {
-	return c.command(ctx, func(s *snapshot) (store.Use, string, error) {
+	return became(store.Tainted)(c.command(ctx, func(s *snapshot) (store.Use, string, error) {
 		now := c.cfg.Now()
 		a, err := c.lookUp(s, use, id, false)
 		if err != nil {
 			return "", "", err
+		}
+		if lost := s.lostOf(a, store.Tainted); lost != nil {
+			return use, id, c.restate(ctx, s, *lost)
 		}
 		if a.condemned() {
 			return use, id, nil
@@ -240,7 +246,18 @@ func (c *CA) Taint(ctx context.Context, use store.Use, id, reason, actor string,
 			}
 		}
 		return use, id, c.say(ctx, a, ch)
-	})
+	}))
+}
+
+// became fails where an authority has not become what was asked. A command that
+// takes trust away must not seem to have done it.
+func became(want store.State) func(AuthorityInfo, error) (AuthorityInfo, error) {
+	return func(info AuthorityInfo, err error) (AuthorityInfo, error) {
+		if err == nil && info.State != want && info.State != store.Revoked {
+			return AuthorityInfo{}, fault("authority_state", fmt.Errorf("NOT DONE: the %s authority %s is %s", info.Use, info.ID, info.State), "see the server's warnings: `assay server status`")
+		}
+		return info, err
+	}
 }
 
 // irreplaceable says that an authority signs, and its server has no other that may
@@ -278,7 +295,10 @@ func (c *CA) succeed(ctx context.Context, s *snapshot, a *authority, force bool,
 		}
 	}
 	if next == nil {
-		made, err := c.prepareNext(ctx, s, a.row.Use)
+		if err := c.room(s, a.row.Use, true); err != nil {
+			return err
+		}
+		made, err := c.prepareNext(ctx, s, a.row.Use, 0)
 		if err != nil {
 			return err
 		}
@@ -305,16 +325,19 @@ func (c *CA) succeed(ctx context.Context, s *snapshot, a *authority, force bool,
 			return err
 		}
 	}
-	return c.say(ctx, next, store.AuthorityChange{State: store.Active, At: at, Reason: "forced: the one before it is tainted", Actor: actor})
+	return c.say(ctx, next, store.AuthorityChange{State: store.Active, At: at, Reason: forcedReason, Actor: actor, Body: insteadOf(a)})
 }
 
 // Revoke takes an authority of any server out of the bundle, or out of the
 // documents: ErrTooEarly unless it is tainted, or has retired.
 func (c *CA) Revoke(ctx context.Context, use store.Use, id, reason, actor string) (AuthorityInfo, error) {
-	return c.command(ctx, func(s *snapshot) (store.Use, string, error) {
+	return became(store.Revoked)(c.command(ctx, func(s *snapshot) (store.Use, string, error) {
 		a, err := c.lookUp(s, use, id, false)
 		if err != nil {
 			return "", "", err
+		}
+		if lost := s.lostOf(a, store.Revoked); lost != nil {
+			return use, id, c.restate(ctx, s, *lost)
 		}
 		switch a.state() {
 		case store.Revoked:
@@ -324,7 +347,7 @@ func (c *CA) Revoke(ctx context.Context, use store.Use, id, reason, actor string
 		case store.Requested, store.Prepared, store.Published, store.Active:
 		}
 		return "", "", tooEarly("`assay authority taint` first: who has something of it attests again, and then nobody misses it", "it is %s", c.info(a).State)
-	})
+	}))
 }
 
 // CSR is the certificate request of an X.509 authority of this server that waits

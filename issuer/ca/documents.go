@@ -60,6 +60,8 @@ type document struct {
 	// wrong; it is shown all the same, because an older one lacks keys, and replaced
 	// where the root's key is.
 	ahead bool
+	// seen is when this process met it, by this server's clock.
+	seen time.Time
 }
 
 func (c *CA) documentOf(kind documentKind) *atomic.Pointer[document] {
@@ -143,8 +145,14 @@ func (c *CA) storedDocument(ctx context.Context, kind documentKind, now time.Tim
 	if shown := c.documentOf(kind).Load(); shown != nil && keys.Sequence < shown.keys.Sequence {
 		return nil, fmt.Errorf("the newest stored %s document is %d, and %d was served", kind, keys.Sequence, shown.keys.Sequence)
 	}
-	return &document{d.Body, keys, ahead}, nil
+	return &document{d.Body, keys, ahead, c.cfg.Now()}, nil
 }
+
+// settling is how long a key may stay in a document, or out of it, because servers
+// do not agree on whether it has ended: each goes by its own clock. Otherwise two
+// servers whose clocks differ by a second would sign documents against each other
+// for that second, without a pause.
+const settling = 10 * time.Minute
 
 // wanted are the keys that the document should name: of all servers, those that
 // sign, will, and did, until the last of what they signed has ended.
@@ -158,15 +166,23 @@ func (s *snapshot) wanted(kind documentKind, now time.Time) (out []*authority) {
 }
 
 // differs says why a document is not the one that is wanted: "" if it is. A key
-// that has only ended can stay in it.
-func (d *document) differs(wanted []*authority, now time.Time) string {
+// whose end is near is not brought back, and one that has only ended stays in it
+// until its own time is over, or until this process has seen the document for a
+// while. What an operator has withdrawn goes at once.
+func (d *document) differs(s *snapshot, kind documentKind, now time.Time) string {
+	wanted := s.wanted(kind, now)
 	for _, a := range wanted {
-		if !d.names(a) {
+		if !d.names(a) && !a.over(now.Add(settling)) {
 			return fmt.Sprintf("it does not name the key %s of the server %s", a.row.KeyName, a.row.Server)
 		}
 	}
+	settled := now.Sub(d.seen) >= settling
 	for _, k := range d.keys.Keys {
-		if now.Before(k.NotAfter) && !slices.ContainsFunc(wanted, func(a *authority) bool { return k.Key.Equal(a.verifierPublic()) }) {
+		of := func(a *authority) bool { return a.row.Use == kind.use() && k.Key.Equal(a.verifierPublic()) }
+		if !now.Before(k.NotAfter) || slices.ContainsFunc(wanted, of) {
+			continue
+		}
+		if n := slices.IndexFunc(s.all, of); settled || n >= 0 && s.all[n].withdrawn() {
 			return "it names a key that is withdrawn, or has retired"
 		}
 	}
@@ -184,7 +200,7 @@ func (c *CA) documentDue(kind documentKind, s *snapshot, current *document, now 
 	case current.ahead:
 		return "it was issued in the future, by this server's clock"
 	}
-	if differs := current.differs(wanted, now); differs != "" {
+	if differs := current.differs(s, kind, now); differs != "" {
 		return differs
 	}
 	if !now.Before(middle(current.keys.IssuedAt, current.keys.NextUpdate)) {
@@ -267,7 +283,7 @@ func (c *CA) renewDocument(ctx context.Context, kind documentKind, at stops, war
 	if err != nil {
 		return false, err
 	}
-	c.show(kind, &document{signed, keys, false})
+	c.show(kind, &document{signed, keys, false, now})
 	c.log.Info("ca: signed a document", slog.String("kind", string(kind)), slog.Uint64("sequence", next.Sequence), slog.Time("next_update", next.NextUpdate), slog.Int("keys", len(next.Keys)))
 	return true, at(string(kind) + " stored")
 }

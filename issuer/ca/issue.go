@@ -80,6 +80,9 @@ func (c *CA) Issue(_ context.Context, r *ledger.Recorded) (*Issued, error) {
 				s, err = c.issueOnce(r, is, with)
 			}
 		}
+		if errors.Is(err, errSuperseded) {
+			c.lookSoon() // by a clock that has gone back an authority of before signs: Run opens it again
+		}
 		if err != nil {
 			return nil, err
 		}

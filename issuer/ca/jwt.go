@@ -81,6 +81,7 @@ func (c *CA) IssueJWT(ctx context.Context, r *ledger.RecordedToken, t TokenConte
 		}
 		return out, err
 	}
+	c.lookSoon() // as in Issue
 	return "", &attest.Error{Kind: attest.Unavailable, Check: "authority_not_ready", Err: errSuperseded}
 }
 

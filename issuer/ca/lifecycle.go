@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/assay-project/assay/attest"
@@ -42,6 +43,8 @@ type step struct {
 	use store.Use
 	a   *authority // nil for create
 	why string
+	// tainted are those in whose place it is, where that was forced.
+	tainted []*authority
 }
 
 type stepKind string
@@ -83,14 +86,40 @@ func (c *CA) pending(a *authority, now time.Time) bool {
 	return a.validAt(now) && !(ok && published.After(now)) && (!byDocument(a.row.Use) || !ok || c.inDocument(a))
 }
 
-// forced says that somebody has tainted what this server signed with, and wants
-// another in its place at once.
-func forced(own []*authority) bool {
-	return slices.ContainsFunc(own, func(a *authority) bool {
+// forced are the authorities of this server that somebody has tainted and wants
+// another in the place of at once, and that no other has taken the place of yet. A
+// force holds for one change: what becomes of the one after it is nobody's
+// emergency. Nor is it any more when the tainted one would have ended by now.
+func forced(own []*authority, now time.Time) (out []*authority) {
+	for _, a := range own {
 		ch := a.said(store.Tainted)
 		_, active := a.saidAt(store.Active)
-		return active && ch != nil && string(ch.Body) == forceTaint
-	})
+		if active && ch != nil && string(ch.Body) == forceTaint && now.Before(a.row.NotAfter) &&
+			!slices.ContainsFunc(own, func(o *authority) bool { return o != a && o.replaces(a) }) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// replaces says whether an authority has taken the place of another: it was
+// activated later, or says so itself, whatever the clock has done meanwhile.
+func (a *authority) replaces(o *authority) bool {
+	if _, active := a.saidAt(store.Active); !active {
+		return false
+	}
+	ch := a.said(store.Active)
+	return activatedAfter(a, o) || ch != nil && slices.Contains(strings.Fields(string(ch.Body)), o.row.ID)
+}
+
+// insteadOf is the body of an activation that was forced: the IDs of the
+// authorities in whose place it is.
+func insteadOf(tainted ...*authority) []byte {
+	var ids []string
+	for _, a := range tainted {
+		ids = append(ids, a.row.ID)
+	}
+	return []byte(strings.Join(ids, " "))
 }
 
 // Bodies of changes: a taint that is not to wait, and the end of a life, which is
@@ -99,6 +128,9 @@ const (
 	forceTaint = "force"
 	concluded  = "concluded"
 )
+
+// forcedReason is the reason of an activation that did not wait.
+const forcedReason = "forced: the one before it is tainted"
 
 // plan is what to do next about the authorities of a use, or nil. It reads
 // nothing but what it is given, and c.document.
@@ -131,8 +163,8 @@ func (c *CA) plan(s *snapshot, use store.Use, now time.Time) *step {
 			return &step{do: activate, use: use, a: a}
 		case current == nil && c.foremost(s, a):
 			return &step{do: activate, use: use, a: a, why: "the first of the trust domain"}
-		case current == nil && forced(own):
-			return &step{do: activate, use: use, a: a, why: "forced: the one before it is tainted"}
+		case current == nil && len(forced(own, now)) > 0:
+			return &step{do: activate, use: use, a: a, why: forcedReason, tainted: forced(own, now)}
 		}
 	}
 	for _, a := range own {
@@ -140,15 +172,25 @@ func (c *CA) plan(s *snapshot, use store.Use, now time.Time) *step {
 			return &step{do: retire, use: use, a: a}
 		}
 	}
-	if len(pending) == 0 && due {
-		return &step{do: create, use: use}
-	}
+	// Before another one is made, and whether one can be: it makes room.
 	for _, a := range s.all {
 		if a.row.Use == use && !a.revoked() && a.over(now.Add(-c.patience(a))) {
 			return &step{do: conclude, use: use, a: a}
 		}
 	}
+	if len(pending) == 0 && due && !slices.ContainsFunc(own, func(a *authority) bool { return c.inVain(a, now) }) {
+		return &step{do: create, use: use}
+	}
 	return nil
+}
+
+// inVain says that an authority was made less than a propagation time ago, and is
+// no use. The next one would not be either: whatever the reason is, authorities are
+// not made in a row.
+func (c *CA) inVain(a *authority, now time.Time) bool {
+	age := now.Sub(a.row.CreatedAt)
+	_, active := a.saidAt(store.Active)
+	return age >= 0 && age < c.cfg.Propagation && !active && !a.condemned() && !c.pending(a, now)
 }
 
 func activatedAfter(a, b *authority) bool {
@@ -184,7 +226,7 @@ func (c *CA) advance(ctx context.Context, at stops, warn func(string, ...any)) e
 	c.changed(s)
 	var errs []error
 	for _, use := range uses() {
-		for range 16 { // a use needs a handful of steps at a time
+		for range 128 { // a use needs a handful of steps at a time
 			next := c.plan(s, use, c.cfg.Now())
 			if next == nil {
 				break
@@ -219,7 +261,7 @@ func (c *CA) take(ctx context.Context, s *snapshot, next *step, at stops, warn f
 	case publish:
 		err = c.say(ctx, next.a, store.AuthorityChange{State: store.Published, At: now})
 	case activate:
-		err = c.say(ctx, next.a, store.AuthorityChange{State: store.Active, At: now, Reason: next.why})
+		err = c.say(ctx, next.a, store.AuthorityChange{State: store.Active, At: now, Reason: next.why, Body: insteadOf(next.tainted...)})
 	case retire:
 		err = c.say(ctx, next.a, store.AuthorityChange{State: store.Retired, At: now, EndsAt: c.lastOf(next.a, now)})
 	case conclude:
@@ -251,13 +293,27 @@ func (c *CA) create(ctx context.Context, s *snapshot, use store.Use, at stops, w
 	if !others && head.Sequence == 0 {
 		begin = store.Active
 	}
-	err = c.makeAuthority(ctx, use, begin, s.rows, at)
+	current := pickFrom(s.all, use, c.cfg.Chain, c.cfg.Now())
+	if err := c.room(s, use, current == nil); err != nil {
+		warn("the next %s authority cannot be made: %v", use, err)
+		return errNothingToDo
+	}
+	if up := c.cfg.Upstream; current != nil && use == store.X509 && up.Signs() && !up.ends().After(current.row.NotAfter) {
+		warn("the X.509 authority %s ends at %s, and the upstream CA at %s: the next one would end no later. Configure the upstream CA's next certificate",
+			current.row.ID, current.row.NotAfter.Format(time.RFC3339), up.ends().Format(time.RFC3339))
+		return errNothingToDo
+	}
+	least := 2 * c.cfg.Propagation
+	err = c.makeAuthority(ctx, use, begin, s.rows, least, at)
 	switch {
 	case err == nil:
 		return nil
 	case begin == store.Active && errors.Is(err, store.ErrConflict): // another server was first, just now
-		return c.makeAuthority(ctx, use, store.Prepared, s.rows, at)
+		return c.makeAuthority(ctx, use, store.Prepared, s.rows, least, at)
 	case attest.CheckOf(err) == "authority_spare" && (own || use == store.JWT || use == store.DenyList):
+		warn("%v", err)
+		return errNothingToDo
+	case attest.CheckOf(err) == "upstream_validity" && own:
 		warn("%v", err)
 		return errNothingToDo
 	}
@@ -265,7 +321,7 @@ func (c *CA) create(ctx context.Context, s *snapshot, use store.Use, at stops, w
 }
 
 // errNothingToDo ends the steps of a use; a warning says why.
-var errNothingToDo = &attest.Error{Kind: attest.Unavailable, Check: "authority_spare", Err: errors.New("no key is left for the next authority")}
+var errNothingToDo = &attest.Error{Kind: attest.Unavailable, Check: "authority_next", Err: errors.New("the next authority cannot be made")}
 
 // lastOf is when the last of what an authority signed ends: exactly, where this
 // process has seen all of it; otherwise no later than what was granted last could.
@@ -315,6 +371,7 @@ func (c *CA) maintainLocked(ctx context.Context, at stops) error {
 	if s == nil { // the start: there is nothing to go on with
 		return errors.Join(errs...)
 	}
+	errs = append(errs, c.sayAgain(ctx, s, warn))
 	renewed := false
 	for _, kind := range documentKinds() {
 		did, err := c.renewDocument(ctx, kind, at, warn)
@@ -359,6 +416,11 @@ func (c *CA) warnOfAuthorities(s *snapshot, warn func(string, ...any)) {
 		}
 		if left := a.row.NotAfter.Sub(now); left < a.row.NotAfter.Sub(a.row.NotBefore)/4 {
 			warn("the %s authority %s ends at %s; what it signs ends with it", a.row.Use, a.row.ID, a.row.NotAfter.Format(time.RFC3339))
+		}
+	}
+	for _, use := range uses() {
+		if n := s.trusted(use); n >= MaxAuthorities/2 {
+			warn("%d %s authorities are trusted, and agents take at most %d: `assay authority revoke` those that are tainted", n, use, MaxAuthorities)
 		}
 	}
 	for _, a := range s.all {
@@ -454,11 +516,16 @@ func (c *CA) Reload(ctx context.Context) error {
 	c.untold = Change{}
 	c.maintenance.Unlock()
 	c.tell(ch)
-	select { // what that makes due is done by Run
+	c.lookSoon() // what that makes due is done by Run
+	return errors.Join(err, lerr)
+}
+
+// lookSoon has Run look at once what is due.
+func (c *CA) lookSoon() {
+	select {
 	case c.kick <- struct{}{}:
 	default:
 	}
-	return errors.Join(err, lerr)
 }
 
 // Run advances the authorities' lives, and renews documents and certificates, when

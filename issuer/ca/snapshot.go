@@ -30,10 +30,11 @@ type snapshot struct {
 	rows     []store.Authority // of this and other servers, verified or not
 	all      []*authority      // the verified ones, oldest first
 	members  []Member
-	bundle   *spiffebundle.Bundle // what relying parties trust: never handed out, only clones of it
-	issuers  *x509bundle.Bundle   // the authorities themselves, for what comes back to this server
-	tainted  []*authority         // condemned, and not over
-	warnings []string             // rows that count for nothing
+	bundle   *spiffebundle.Bundle    // what relying parties trust: never handed out, only clones of it
+	issuers  *x509bundle.Bundle      // the authorities themselves, for what comes back to this server
+	tainted  []*authority            // condemned, and not over
+	warnings []string                // rows that count for nothing
+	lost     []store.AuthorityChange // withdrawals that the database does not know any more
 	signing  map[store.Use]*authority
 }
 
@@ -116,6 +117,9 @@ func (c *CA) load(ctx context.Context) (*snapshot, error) {
 			a.usage.closed.Store(false) // also where a clock that went back has brought it back
 		}
 	}
+	if err := c.remember(st.Authorities); err != nil {
+		return nil, err
+	}
 	c.bundleOf(s, st.BundleSequence, now)
 	c.loaded.Store(now.UnixNano())
 	return s, nil
@@ -185,6 +189,7 @@ func (c *CA) verifiedChanges(s *snapshot, st store.AuthorityState, believed map[
 	for key, ch := range c.withdrawn {
 		if !slices.ContainsFunc(out[key.authorityKey], func(o store.AuthorityChange) bool { return o.State == key.state }) {
 			s.warn("the database has lost that the %s authority %s is %s", ch.Use, ch.ID, ch.State)
+			s.lost = append(s.lost, ch)
 			out[key.authorityKey] = append(out[key.authorityKey], ch)
 		}
 	}
@@ -325,8 +330,9 @@ func (c *CA) signOld(ctx context.Context, at stops) error {
 // they have read them.
 func (c *CA) bundleOf(s *snapshot, sequence uint64, now time.Time) {
 	s.bundle, s.issuers = spiffebundle.New(c.td), x509bundle.New(c.td)
+	spoiled := s.spoiled()
 	for _, a := range s.all {
-		if a.condemned() && !a.over(now) {
+		if a.condemned() && (!a.revoked() || !a.over(now)) { // as long as it is in the bundle, too
 			s.tainted = append(s.tainted, a)
 		}
 		if a.revoked() || a.waits() {
@@ -334,7 +340,7 @@ func (c *CA) bundleOf(s *snapshot, sequence uint64, now time.Time) {
 		}
 		switch a.row.Use {
 		case store.X509:
-			s.bundle.AddX509Authority(a.certs[len(a.certs)-1])
+			s.bundle.AddX509Authority(a.anchor(spoiled))
 			s.issuers.AddX509Authority(a.cert)
 		case store.JWT:
 			if err := s.bundle.AddJWTAuthority(a.kid, a.public); err != nil {
@@ -346,6 +352,39 @@ func (c *CA) bundleOf(s *snapshot, sequence uint64, now time.Time) {
 	s.bundle.SetSequenceNumber(sequence)
 	s.bundle.SetRefreshHint(c.cfg.RefreshHint)
 }
+
+// spoiled are the trust anchors that do not count any more: roots of a dedicated
+// upstream CA, below which an authority was revoked before its end. A relying party
+// that trusts the root takes what a revoked authority signs, since nobody asks for
+// revocation lists. So the bundle names the others below it, one by one.
+func (s *snapshot) spoiled() (out []*x509.Certificate) {
+	for _, a := range s.all {
+		if len(a.certs) < 2 {
+			continue
+		}
+		for _, ch := range a.changes {
+			if ch.State == store.Revoked && !isConclusion(ch) && ch.At.Before(a.row.NotAfter) {
+				out = append(out, a.certs[len(a.certs)-1])
+				break
+			}
+		}
+	}
+	return out
+}
+
+// anchor is what relying parties trust of an X.509 authority.
+func (a *authority) anchor(spoiled []*x509.Certificate) *x509.Certificate {
+	last := a.certs[len(a.certs)-1]
+	if slices.ContainsFunc(spoiled, last.Equal) {
+		return a.cert
+	}
+	return last
+}
+
+// Disbelieved is how many rows of the database count for nothing: they are not
+// signed by the server that they name, do not hold together, or are missing. Each
+// is in the warnings of Status.
+func (c *CA) Disbelieved() int { return len(c.now.Load().warnings) }
 
 // Change says what is different since the last one.
 type Change struct {

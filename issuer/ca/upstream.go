@@ -15,6 +15,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/issuer/store"
 )
 
 // Upstream is a CA above the X.509 authorities, which then are intermediates: made
@@ -94,6 +95,31 @@ func (u *Upstream) Dedicated() bool { return u != nil && u.dedicated }
 
 // Signs reports whether its key is at hand, so that intermediates need no request.
 func (u *Upstream) Signs() bool { return u != nil && u.signer != nil }
+
+// ends is when the first of its certificates ends: nothing below it is good any
+// longer.
+func (u *Upstream) ends() time.Time {
+	end := u.chain[0].NotAfter
+	for _, c := range u.chain[1:] {
+		if c.NotAfter.Before(end) {
+			end = c.NotAfter
+		}
+	}
+	return end
+}
+
+// lasts is nil unless an X.509 authority that is made with its key would end before
+// some time. An authority that ends before others know it, and its successor, is
+// of no use to anybody, and would be replaced at once by another one like it.
+func (u *Upstream) lasts(use store.Use, until time.Time) error {
+	if use != store.X509 || !u.Signs() || u.ends().After(until) {
+		return nil
+	}
+	return &attest.Error{
+		Kind: attest.Unavailable, Check: "upstream_validity", Err: fmt.Errorf("%w: the upstream CA ends at %s, and no authority below it outlives that", ErrTooEarly, u.ends().Format(time.RFC3339)),
+		Hint: "configure the upstream CA's next certificate: authorities.upstream",
+	}
+}
 
 // anchor is what relying parties trust of an authority's chain: the root of a
 // dedicated upstream, otherwise the authority itself.
