@@ -1,17 +1,16 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/assay-project/assay/attest"
 	agent "github.com/assay-project/assay/enclave-agent"
+	"github.com/assay-project/assay/enclave-agent/files"
 	"github.com/assay-project/assay/internal/cli"
 	agentv1 "github.com/assay-project/assay/issuer/issuerpb/assay/agent/v1"
 )
@@ -29,6 +29,8 @@ func fetchCommand() *cobra.Command {
 		f          socketFlags
 		output     string
 		writeTo    string
+		noKeys     bool
+		onDisk     bool
 		timeout    time.Duration
 		errTimeout = "how long to wait for an identity"
 	)
@@ -39,14 +41,20 @@ func fetchCommand() *cobra.Command {
 workload would. It prints who this TEE is; it never prints a key.
 
 With --write DIR it writes svid.N.pem, svid.N.key (0600) and bundle.N.pem for
-each SVID, each file replaced at once. A key on a disk is the host's: DIR should
-be on a tmpfs. A key that lives in the TPM cannot be written; its SVID is shown
-all the same.`,
-		Example: "  assay-agent fetch\n  assay-agent fetch --output json\n  assay-agent fetch --write /run/orders",
+each SVID, and federated.TRUST-DOMAIN.pem, each file replaced at once. It writes
+once; ` + "`assay-agent run --write`" + ` follows renewals. A key on a disk is the host's:
+DIR must be on a tmpfs or ramfs, unless --keys-on-disk-unsafe and the policy of each
+identity (key_residency: file) both say otherwise. Without keys (--no-keys) DIR may
+be anywhere. A key that lives in the TPM cannot be written; its SVID is shown all
+the same.`,
+		Example: "  assay-agent fetch\n  assay-agent fetch --output json\n  assay-agent fetch --write /run/orders\n  assay-agent fetch --write certificates --no-keys",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if output != "text" && output != "json" {
 				return cli.Usagef("use --output text or --output json", "unknown output format %q", output)
+			}
+			if writeTo == "" && (noKeys || onDisk) {
+				return cli.Usagef("for example --write /run/orders", "--no-keys and --"+unsafeFlag+" say nothing without --write DIR")
 			}
 			path, err := f.find(c)
 			if err != nil {
@@ -59,7 +67,7 @@ all the same.`,
 				return err
 			}
 			if writeTo != "" {
-				if err := writeFiles(c, writeTo, got); err != nil {
+				if err := writeFiles(ctx, c, path, writeTo, got, noKeys, onDisk); err != nil {
 					return err
 				}
 			}
@@ -69,6 +77,8 @@ all the same.`,
 	f.add(c)
 	c.Flags().StringVar(&output, "output", "text", "output format: text or json")
 	c.Flags().StringVar(&writeTo, "write", "", "write the SVIDs, their keys and bundles into this directory")
+	c.Flags().BoolVar(&noKeys, "no-keys", false, "write certificates and bundles only")
+	addUnsafe(c, &onDisk)
 	c.Flags().DurationVar(&timeout, "timeout", 10*time.Second, errTimeout)
 	c.AddCommand(fetchJWTCommand())
 	return c
@@ -78,6 +88,7 @@ all the same.`,
 type fetched struct {
 	svid      *x509svid.SVID // without a key where that lives in the TPM
 	bundle    []*x509.Certificate
+	federated map[string][]*x509.Certificate // by trust domain, the same for each
 	residency agent.KeyResidency
 }
 
@@ -127,6 +138,16 @@ func resident(ctx context.Context, conn *grpc.ClientConn) ([]fetched, error) {
 		}
 		bundle = append(bundle, c)
 	}
+	federated := map[string][]*x509.Certificate{}
+	for _, b := range all.GetFederated() {
+		for _, der := range b.GetX509Authorities() {
+			c, err := x509.ParseCertificate(der)
+			if err != nil {
+				return nil, &attest.Error{Kind: attest.Malformed, Check: "bundle", Err: err}
+			}
+			federated[b.GetTrustDomain()] = append(federated[b.GetTrustDomain()], c)
+		}
+	}
 	var out []fetched
 	for _, m := range all.GetIdentities() {
 		if m.GetKeyResidency() != agentv1.KeyResidency_KEY_RESIDENCY_TPM {
@@ -146,7 +167,7 @@ func resident(ctx context.Context, conn *grpc.ClientConn) ([]fetched, error) {
 		if v.ID, err = x509svid.IDFromCert(v.Certificates[0]); err != nil {
 			return nil, &attest.Error{Kind: attest.Malformed, Check: "svid", Err: err}
 		}
-		out = append(out, fetched{v, bundle, agent.TPMKeys})
+		out = append(out, fetched{v, bundle, federated, agent.TPMKeys})
 	}
 	return out, nil
 }
@@ -188,6 +209,16 @@ func noIdentity(path string, cause error) error {
 
 func parse(r *workload.X509SVIDResponse) ([]fetched, error) {
 	var out []fetched
+	federated := map[string][]*x509.Certificate{}
+	for id, der := range r.GetFederatedBundles() {
+		td, err := spiffeid.TrustDomainFromString(id)
+		if err == nil {
+			federated[td.Name()], err = x509.ParseCertificates(der)
+		}
+		if err != nil {
+			return nil, &attest.Error{Kind: attest.Malformed, Check: "bundle", Err: err}
+		}
+	}
 	for _, m := range r.GetSvids() {
 		v, err := x509svid.ParseRaw(m.GetX509Svid(), m.GetX509SvidKey())
 		if err != nil {
@@ -197,7 +228,7 @@ func parse(r *workload.X509SVIDResponse) ([]fetched, error) {
 		if err != nil {
 			return nil, &attest.Error{Kind: attest.Malformed, Check: "bundle", Err: err}
 		}
-		out = append(out, fetched{v, b, agent.SoftwareKeys})
+		out = append(out, fetched{v, b, federated, agent.SoftwareKeys})
 	}
 	if len(out) == 0 {
 		return nil, &attest.Error{Kind: attest.Malformed, Check: "svid", Err: fmt.Errorf("the agent answered without an SVID")}
@@ -222,7 +253,7 @@ func show(w io.Writer, output string, got []fetched) error {
 		leaf := g.svid.Certificates[0]
 		all = append(all, shown{
 			g.svid.ID.String(), fmt.Sprintf("%032x", leaf.SerialNumber), leaf.NotBefore.UTC(), leaf.NotAfter.UTC(), string(g.residency),
-			string(certificates(g.svid.Certificates)), string(certificates(g.bundle)),
+			string(files.Certificates(g.svid.Certificates)), string(files.Certificates(g.bundle)),
 		})
 	}
 	if output == "json" {
@@ -237,12 +268,4 @@ func show(w io.Writer, output string, got []fetched) error {
 		}
 	}
 	return nil
-}
-
-func certificates(certs []*x509.Certificate) []byte {
-	var b bytes.Buffer
-	for _, c := range certs {
-		b.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
-	}
-	return b.Bytes()
 }

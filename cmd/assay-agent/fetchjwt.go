@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/enclave-agent/files"
 	"github.com/assay-project/assay/internal/cli"
 )
 
@@ -28,6 +29,7 @@ func fetchJWTCommand() *cobra.Command {
 		id        string
 		output    string
 		writeTo   string
+		onDisk    bool
 		timeout   time.Duration
 	)
 	c := &cobra.Command{
@@ -39,7 +41,10 @@ audience, and keep it off disks and out of logs.
 
 With --write FILE the token goes into a file (0600, replaced at once), as cloud
 SDKs read it: AWS_WEB_IDENTITY_TOKEN_FILE, or the file of a GCP credential
-configuration. It is good for minutes; whoever reads it later needs a new one.`,
+configuration. It is good for minutes; whoever reads it later needs a new one:
+` + "`assay-agent run --write DIR --jwt AUDIENCE=FILE`" + ` keeps one fresh. FILE must be on a
+tmpfs or ramfs, in a directory that nobody else can change, unless
+--keys-on-disk-unsafe and the policy (key_residency: file) both say otherwise.`,
 		Example: "  assay-agent fetch jwt --audience sts.amazonaws.com\n  assay-agent fetch jwt --audience vault --write /run/orders/token\n  assay-agent fetch jwt --audience reports --spiffe-id spiffe://example.org/orders --output json",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -67,13 +72,7 @@ configuration. It is good for minutes; whoever reads it later needs a new one.`,
 				return cli.Usagef("name one with --spiffe-id, or use --output json", "policy grants this audience to several identities: %s", strings.Join(ids, ", "))
 			}
 			if writeTo != "" {
-				if !inMemory(filepath.Dir(writeTo)) {
-					_, _ = fmt.Fprintf(c.ErrOrStderr(), "warning: %s is on a disk, which the host can read; a tmpfs is not\n", writeTo)
-				}
-				if err := replace(writeTo, 0o600, []byte(got[0].Token)); err != nil {
-					return cli.Usagef("choose a file that you may write to", "%w", err)
-				}
-				return nil
+				return writeToken(ctx, c, path, writeTo, got[0], onDisk)
 			}
 			return showTokens(c.OutOrStdout(), output, got)
 		},
@@ -83,8 +82,27 @@ configuration. It is good for minutes; whoever reads it later needs a new one.`,
 	c.Flags().StringVar(&id, "spiffe-id", "", "the identity, where the agent has several")
 	c.Flags().StringVar(&output, "output", "text", "output format: text (the token alone) or json")
 	c.Flags().StringVar(&writeTo, "write", "", "write the token into this file instead of printing it")
+	addUnsafe(c, &onDisk)
 	c.Flags().DurationVar(&timeout, "timeout", 10*time.Second, "how long to wait for an identity and its token")
 	return c
+}
+
+// writeToken puts a token into a file.
+func writeToken(ctx context.Context, c *cobra.Command, socket, path string, t fetchedToken, onDisk bool) error {
+	dir, err := openDir(filepath.Dir(path), files.Options{OnDiskUnsafe: onDisk})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = dir.Close() }()
+	if dir.OnDisk() {
+		if err := mayBeOnDisk(ctx, c, socket, []string{t.SPIFFEID}); err != nil {
+			return err
+		}
+	}
+	if err := dir.Replace(files.File{Name: filepath.Base(path), Secret: true, Content: []byte(t.Token)}); err != nil {
+		return cli.Usagef("choose a file that you may write to", "%w", err)
+	}
+	return nil
 }
 
 // fetchedToken is a token as it is printed.

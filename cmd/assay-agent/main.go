@@ -29,8 +29,9 @@ Exit codes: 0 good, 1 internal, 2 usage or configuration, 3 malformed,
 		Example: `  assay-agent init --server 10.0.0.1:8443 --bootstrap-root bootstrap-root.pem
   assay-agent check
   assay-agent run
-  assay-agent fetch`,
+  assay-agent fetch
+  assay-agent exec -- /usr/bin/orders`,
 	}
-	root.AddCommand(initCommand(), checkCommand(), runCommand(), healthcheckCommand(), fetchCommand(), cli.VersionCommand("assay-agent"))
+	root.AddCommand(initCommand(), checkCommand(), runCommand(), execCommand(), healthcheckCommand(), fetchCommand(), cli.VersionCommand("assay-agent"))
 	return root
 }

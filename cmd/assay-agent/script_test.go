@@ -22,6 +22,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	agent "github.com/assay-project/assay/enclave-agent"
+	"github.com/assay-project/assay/enclave-agent/files"
 	simnitro "github.com/assay-project/assay/simulators/nitro"
 	simsnp "github.com/assay-project/assay/simulators/sevsnp"
 	simtpm "github.com/assay-project/assay/simulators/tpm"
@@ -52,6 +53,9 @@ func TestTheWholeRoadWithTheCommandsThatPeopleType(t *testing.T) {
 	testscript.Run(t, p)
 }
 
+// tmpfs is where every Linux has one.
+const tmpfs = "/dev/shm"
+
 func params(dir string) testscript.Params {
 	return testscript.Params{
 		Dir:                 dir,
@@ -65,6 +69,16 @@ func params(dir string) testscript.Params {
 			}
 			e.Defer(func() { _ = os.RemoveAll(short) })
 			e.Setenv("R", short)
+			// Keys go into memory only: $M is on a tmpfs.
+			memory, err := os.MkdirTemp(tmpfs, "a")
+			if err != nil {
+				return err
+			}
+			e.Defer(func() { _ = os.RemoveAll(memory) })
+			if !files.InMemory(memory) {
+				return fmt.Errorf("these tests need a tmpfs on %s", tmpfs)
+			}
+			e.Setenv("M", memory)
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {

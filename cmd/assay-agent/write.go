@@ -1,81 +1,103 @@
 package main
 
 import (
-	"crypto/x509"
-	"encoding/pem"
+	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/metadata"
 
+	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/enclave-agent/files"
 	"github.com/assay-project/assay/internal/cli"
+	agentv1 "github.com/assay-project/assay/issuer/issuerpb/assay/agent/v1"
 )
 
-// writeFiles writes every SVID, its key and its bundle. The key comes last:
+// writeFiles writes every SVID, its key and its bundle, once. The key comes last:
 // who waits for it finds the rest.
-func writeFiles(c *cobra.Command, dir string, got []fetched) error {
-	for _, g := range got {
-		if g.svid.PrivateKey == nil {
-			return cli.Usagef("a program asks the agent to sign instead: assay.agent.v1; or set key_residency: software in the agent's configuration", "the key of %s lives in the TPM and cannot be written", g.svid.ID)
+func writeFiles(ctx context.Context, c *cobra.Command, socket, path string, got []fetched, noKeys, onDisk bool) error {
+	if !noKeys {
+		for _, g := range got {
+			if g.svid.PrivateKey == nil {
+				return cli.Usagef("a program asks the agent to sign instead: assay.agent.v1; or set key_residency: software in the agent's configuration; or write certificates alone with --no-keys", "the key of %s lives in the TPM and cannot be written", g.svid.ID)
+			}
 		}
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return cli.Usagef("choose a directory that you may write to", "%w", err)
+	// Certificates are nobody's secret.
+	dir, err := openDir(path, files.Options{OnDiskUnsafe: onDisk || noKeys})
+	if err != nil {
+		return err
 	}
-	if !inMemory(dir) {
-		_, _ = fmt.Fprintf(c.ErrOrStderr(), "warning: %s is on a disk, which the host can read; a tmpfs is not\n", dir)
+	defer func() { _ = dir.Close() }()
+	if dir.OnDisk() && !noKeys {
+		if err := mayBeOnDisk(ctx, c, socket, ids(got)); err != nil {
+			return err
+		}
+	}
+	var all []files.File
+	for i, g := range got {
+		all = append(all,
+			files.File{Name: fmt.Sprintf("bundle.%d.pem", i), Content: files.Certificates(g.bundle)},
+			files.File{Name: fmt.Sprintf("svid.%d.pem", i), Content: files.Certificates(g.svid.Certificates)})
+	}
+	for td, certs := range got[0].federated {
+		all = append(all, files.File{Name: "federated." + td + ".pem", Content: files.Certificates(certs)})
 	}
 	for i, g := range got {
-		key, err := x509.MarshalPKCS8PrivateKey(g.svid.PrivateKey)
+		if noKeys {
+			break
+		}
+		key, err := files.PrivateKey(g.svid.PrivateKey)
 		if err != nil {
 			return err
 		}
-		for _, f := range []struct {
-			name    string
-			mode    fs.FileMode
-			content []byte
-		}{
-			{fmt.Sprintf("bundle.%d.pem", i), 0o644, certificates(g.bundle)},
-			{fmt.Sprintf("svid.%d.pem", i), 0o644, certificates(g.svid.Certificates)},
-			{fmt.Sprintf("svid.%d.key", i), 0o600, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})},
-		} {
-			if err := replace(filepath.Join(dir, f.name), f.mode, f.content); err != nil {
-				return cli.Usagef("choose a directory that you may write to", "%w", err)
-			}
+		all = append(all, files.File{Name: fmt.Sprintf("svid.%d.key", i), Content: key, Secret: true})
+	}
+	for _, f := range all {
+		if err := dir.Replace(f); err != nil {
+			return cli.Usagef("choose a directory that you may write to", "%w", err)
 		}
 	}
 	return nil
 }
 
-// replace puts a file in the place of another in one step. It has its mode from
-// the first byte on.
-func replace(path string, mode fs.FileMode, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // 0600
+func ids(got []fetched) []string {
+	var out []string
+	for _, g := range got {
+		out = append(out, g.svid.ID.String())
+	}
+	return out
+}
+
+// mayBeOnDisk wants policy to permit keys and tokens of the identities on a disk.
+func mayBeOnDisk(ctx context.Context, c *cobra.Command, socket string, ids []string) error {
+	conn, err := dialAgent(socket)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(content)
-	if mode != 0o600 {
-		err = errors.Join(err, f.Chmod(mode))
-	}
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
+	defer func() { _ = conn.Close() }()
+	all, err := agentv1.NewAgentClient(conn).GetIdentities(metadata.AppendToOutgoingContext(ctx, "workload.spiffe.io", "true"), &agentv1.GetIdentitiesRequest{})
 	if err != nil {
-		_ = os.Remove(f.Name())
+		return noAgent(socket, err)
 	}
-	return err
-}
-
-// inMemory reports whether a directory is on a tmpfs or ramfs.
-func inMemory(dir string) bool {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return false
+	var permitted, refused []string
+	for _, x := range all.GetIdentities() {
+		if x.GetKeysOnDisk() {
+			permitted = append(permitted, x.GetSpiffeId())
+		} else {
+			refused = append(refused, x.GetSpiffeId())
+		}
 	}
-	return st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC
+	for _, id := range ids {
+		if !slices.Contains(permitted, id) || slices.Contains(refused, id) {
+			return &attest.Error{
+				Kind: attest.Denied, Check: "key_residency", Err: errors.New("policy does not permit keys of " + id + " on a disk"),
+				Hint: "use a directory on a tmpfs; or permit it in the policy: issue: … key_residency: file",
+			}
+		}
+	}
+	_, _ = fmt.Fprintln(c.ErrOrStderr(), "warning: this is written to a disk, which the host can read")
+	return nil
 }

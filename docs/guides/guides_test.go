@@ -113,6 +113,17 @@ func TestEveryCommandOfTheFirstEnclaveGuideWorks(t *testing.T) {
 	}
 }
 
+// memory is a folder on a tmpfs, as /run is: keys go nowhere else.
+func memory(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "guide")
+	if err != nil {
+		t.Fatalf("this test needs a tmpfs: %v", err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
 // guideScript strings the guide's blocks together, with the changes that the
 // guide itself lists.
 func guideScript(t *testing.T, name, dir string) string {
@@ -130,6 +141,7 @@ func guideScript(t *testing.T, name, dir string) string {
 		"10443", inside,
 		"8443", server,
 		"/etc/assay", dir+"/server/image",
+		"/run/assay/svid", memory(t)+"/svid",
 		"/run/assay", dir+"/run",
 	)
 	var script strings.Builder

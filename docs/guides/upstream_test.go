@@ -137,7 +137,7 @@ func (u *upstream) earned() (svid, anchors []*x509.Certificate) {
 	u.start("nsm.sock", "teesim", "nitro", "run", "--authority", "sim", "--socket", "nsm.sock", "--image", "payments", "--role", upstreamRole)
 	u.sh("assayd bootstrap export --data-dir d > bootstrap.pem; assay-agent init --server " + u.listen + " --bootstrap-root bootstrap.pem --nsm-socket nsm.sock --data-dir a")
 	u.start("a/agent.sock", "assay-agent", "run", "--data-dir", "a")
-	u.sh("assay-agent fetch --data-dir a --timeout 30s --write out; assay bundle export --admin d/admin.sock --format pem --out anchors.pem")
+	u.sh("assay-agent fetch --data-dir a --timeout 30s --write out --no-keys; assay bundle export --admin d/admin.sock --format pem --out anchors.pem")
 	u.sh("openssl verify -purpose sslclient -CAfile anchors.pem -partial_chain -untrusted out/svid.0.pem out/svid.0.pem")
 	u.sh(`assay bundle export --admin d/admin.sock --out bundle.json --verifier-keys keys.cbor
 assay svid verify --bundle bundle.json --verifier-root d/verifier-root.pem --verifier-keys keys.cbor --allow-simulated out/svid.0.pem`)

@@ -138,7 +138,7 @@ func (d *demo) enclaves(ctx context.Context) error {
 		return err
 	}
 	d.serial = s.Serial
-	if _, err := d.run(ctx, nil, "assay-agent", "fetch", "--socket", d.path("orders.sock"), "--write", d.path("orders-svid")); err != nil {
+	if _, err := d.run(ctx, nil, "assay-agent", "fetch", "--socket", d.path("orders.sock"), "--write", d.path("orders-svid"), "--no-keys"); err != nil {
 		return err
 	}
 	if out, err := d.assay(ctx, "bundle", "export", "--admin", d.path("assay/admin.sock"), "--verifier-keys", d.path("verifier-keys.cbor")); err != nil {
@@ -208,7 +208,7 @@ func (d *demo) otherTEE(ctx context.Context) error {
 	if err := p.until(ctx, "it holds an SVID", func() bool { _, err := d.fetch(ctx, "vault"); return err == nil }); err != nil {
 		return err
 	}
-	if _, err := d.run(ctx, nil, "assay-agent", "fetch", "--socket", d.path("vault.sock"), "--write", d.path("vault-svid")); err != nil {
+	if _, err := d.run(ctx, nil, "assay-agent", "fetch", "--socket", d.path("vault.sock"), "--write", d.path("vault-svid"), "--no-keys"); err != nil {
 		return err
 	}
 	out, err := d.assay(ctx, "svid", "verify", "--bundle", d.path("vault-svid/bundle.0.pem"), "--verifier-root", d.path("assay/verifier-root.pem"),

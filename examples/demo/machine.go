@@ -93,7 +93,7 @@ func (d *demo) machine(ctx context.Context) error {
 	if err := agent.until(ctx, "it holds an SVID", func() bool { _, err := d.fetch(ctx, "books"); return err == nil }); err != nil {
 		return err
 	}
-	if _, err := d.run(ctx, nil, "assay-agent", "fetch", "--socket", d.path("books.sock"), "--write", d.path("books-svid")); err != nil {
+	if _, err := d.run(ctx, nil, "assay-agent", "fetch", "--socket", d.path("books.sock"), "--write", d.path("books-svid"), "--no-keys"); err != nil {
 		return err
 	}
 	out, err := d.assay(ctx, "svid", "verify", "--bundle", d.path("books-svid/bundle.0.pem"), "--verifier-root", d.path("assay/verifier-root.pem"),

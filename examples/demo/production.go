@@ -124,7 +124,7 @@ func (d *demo) rotate(ctx context.Context) error {
 // ban keeps an enclave from identities, and tells the world of what it still holds.
 func (d *demo) ban(ctx context.Context) error {
 	d.chapter("An enclave is banned: no renewal, no token, and its SVID is on the signed deny-list")
-	if _, err := d.run(ctx, nil, "assay-agent", "fetch", "--socket", d.path("vault.sock"), "--write", d.path("vault-svid")); err != nil {
+	if _, err := d.run(ctx, nil, "assay-agent", "fetch", "--socket", d.path("vault.sock"), "--write", d.path("vault-svid"), "--no-keys"); err != nil {
 		return err
 	}
 	admin := []string{"--admin", d.path("assay/admin.sock")}
