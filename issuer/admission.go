@@ -25,6 +25,9 @@ const (
 	limitTotal   = "total"
 	limitAddress = "address"
 	limitBytes   = "bytes"
+	// limitDisplaced is another's place that was taken over, because it was kept
+	// waiting there for longest.
+	limitDisplaced = "displaced"
 )
 
 // resize changes the limits. Who is inside stays inside.
@@ -93,12 +96,19 @@ type limitedListener struct {
 	strangers    *gate
 	refused      func(limit string)
 
-	mu   sync.Mutex
-	open map[string]*limitedConn // by the client's address and port
+	mu    sync.Mutex
+	count uint64                  // of all that ever came
+	open  map[string]*limitedConn // by the client's address and port
+	held  map[string]int          // by who vouches for them
 }
 
+// maxVouched is how many connections one instance vouches for. Further ones of its
+// own are strangers', and make room when it is needed: an agent has one for its
+// watch, one to attest on, and one for the tokens of each identity.
+const maxVouched = 48
+
 func newLimitedListener(all, strangers *gate, refused func(string)) *limitedListener {
-	return &limitedListener{all: all, strangers: strangers, refused: refused, open: map[string]*limitedConn{}}
+	return &limitedListener{all: all, strangers: strangers, refused: refused, open: map[string]*limitedConn{}, held: map[string]int{}}
 }
 
 // Accept returns the next connection that there is room for.
@@ -109,6 +119,9 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		leave, limit := l.all.enter("")
+		if limit != "" && l.evict(nil) {
+			leave, limit = l.all.enter("")
+		}
 		if limit != "" {
 			l.refused(limit)
 			_ = c.Close()
@@ -123,21 +136,65 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		}
 		out := &limitedConn{Conn: c, listener: l, leave: leave, known: known}
 		l.mu.Lock()
+		l.count++
+		out.number = l.count
 		l.open[c.RemoteAddr().String()] = out
 		l.mu.Unlock()
 		return out, nil
 	}
 }
 
+// evict closes a connection on which nobody has proved anything, so that another
+// finds room: of the address that holds most of them, the oldest. server is whose
+// it must be; nil is anybody's. It reports whether there was one.
+func (l *limitedListener) evict(server *Server) bool {
+	type corner struct {
+		n      int
+		oldest *limitedConn
+	}
+	corners := map[string]*corner{}
+	var most *corner
+	l.mu.Lock()
+	for _, c := range l.open {
+		if c.who != "" || server != nil && !c.belongsTo(server) {
+			continue
+		}
+		address := addressOf(c.RemoteAddr())
+		x := corners[address]
+		if x == nil {
+			x = &corner{}
+			corners[address] = x
+		}
+		if x.n++; x.oldest == nil || c.number < x.oldest.number {
+			x.oldest = c
+		}
+		if most == nil || x.n > most.n {
+			most = x
+		}
+	}
+	l.mu.Unlock()
+	if most == nil {
+		return false
+	}
+	l.refused(limitDisplaced)
+	_ = most.oldest.Close()
+	return true
+}
+
 // vouched says that somebody on the connection has proved who it is: by
-// evidence that verified, or by a live SVID.
-func (l *limitedListener) vouched(client net.Addr) {
+// evidence that verified, or by a live SVID. One who vouches for very many
+// connections vouches for no more.
+func (l *limitedListener) vouched(client net.Addr, who string) {
 	l.mu.Lock()
 	c := l.open[client.String()]
-	l.mu.Unlock()
-	if c != nil {
-		c.vouched()
+	if c == nil || c.who != "" || l.held[who] >= maxVouched {
+		l.mu.Unlock()
+		return
 	}
+	c.who = who
+	l.held[who]++
+	l.mu.Unlock()
+	c.vouched()
 }
 
 // closeAll closes the connections of one trust domain.
@@ -160,6 +217,9 @@ type limitedConn struct {
 	listener *limitedListener
 	leave    func() // the total
 	known    func() // the strangers
+	number   uint64 // in the order of coming
+
+	who string // vouches for it; under the listener's lock
 
 	mu       sync.Mutex
 	closed   bool
@@ -171,6 +231,9 @@ type limitedConn struct {
 // join makes the connection a trust domain's, if it has room for one more.
 func (c *limitedConn) join(s *Server) (limit string) {
 	leaves, limit := s.connections.enter("")
+	if limit != "" && c.listener.evict(s) {
+		leaves, limit = s.connections.enter("")
+	}
 	if limit != "" {
 		return limitShare
 	}
@@ -211,6 +274,11 @@ func (c *limitedConn) Close() error {
 	c.listener.mu.Lock()
 	if key := c.RemoteAddr().String(); c.listener.open[key] == c {
 		delete(c.listener.open, key)
+		if c.who != "" {
+			if c.listener.held[c.who]--; c.listener.held[c.who] == 0 {
+				delete(c.listener.held, c.who)
+			}
+		}
 	}
 	c.listener.mu.Unlock()
 	c.known()

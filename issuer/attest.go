@@ -82,8 +82,9 @@ func (a *attestation) run(ctx context.Context) error {
 	}
 	served := false
 	defer func() { turn.over(served) }()
+	var renews *livePeerFacts // nil at boot
 	if hello.purpose == attest.Renew {
-		if err := a.checkRenewal(ctx, proof, challenge); err != nil {
+		if renews, err = a.checkRenewal(ctx, proof, challenge); err != nil {
 			return err
 		}
 	}
@@ -98,18 +99,19 @@ func (a *attestation) run(ctx context.Context) error {
 		return err
 	}
 	place.leave() // no stranger any more
-	a.vouched(address)
+	a.vouched(address, verified.Claims().Instance())
 
-	// 7. Who is not banned, and does not come too often; what policy grants.
+	// 7. Who does not come too often, banned or not: who could ask without a limit
+	// could tell. Who is not banned; what policy grants.
+	if err := a.attested(verified); err != nil {
+		return err
+	}
 	asked, ban, err := a.notBanned(verified.Claims())
 	switch {
 	case err != nil:
 		return err
 	case ban != nil:
 		return a.banned(ctx, verified, ban)
-	}
-	if err := a.attested(verified); err != nil {
-		return err
 	}
 	done := a.step("authorize")
 	decides := a.policy.Current()
@@ -138,6 +140,11 @@ func (a *attestation) run(ctx context.Context) error {
 			return err
 		} else if ban != nil {
 			return a.banned(ctx, verified, ban) // on record, and never signed
+		}
+	}
+	if renews != nil { // it may have been revoked, or its authority tainted
+		if err := a.stillStands(renews); err != nil {
+			return err
 		}
 	}
 

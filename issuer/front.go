@@ -42,9 +42,9 @@ type Front struct {
 	registry *prometheus.Registry // of the process
 	started  config.Config        // what the listener was made with
 
-	handshakes  *gate // of all trust domains, by address
-	connections *gate // of all
-	strangers   *gate // of all, by address
+	handshakes  *waitingRoom // of all trust domains, by address
+	connections *gate        // of all
+	strangers   *gate        // of all, by address
 	listener    *limitedListener
 	turns       *turns
 
@@ -77,7 +77,7 @@ func NewFront(cfg config.Config, p FrontParts) (*Front, error) {
 	}
 	f := &Front{
 		log: p.Log, now: p.Now, started: cfg, registry: prometheus.NewRegistry(),
-		handshakes: newGate(0, 0), connections: newGate(0, 0), strangers: newGate(0, 0),
+		handshakes: newWaitingRoom(0, 0, 0), connections: newGate(0, 0), strangers: newGate(0, 0),
 		turns:   newTurns(),
 		servers: map[string]*Server{}, absent: map[string]error{}, stopping: make(chan struct{}),
 	}
@@ -114,7 +114,7 @@ func (f *Front) Configure(l config.Limits, trustDomains []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.limits, f.names = l, slices.Clone(trustDomains)
-	f.handshakes.resize(l.Handshakes, l.HandshakesPerAddress)
+	f.handshakes.resize(l.Handshakes, l.HandshakesPerAddress, 0)
 	f.connections.resize(l.Connections, l.Connections)
 	f.strangers.resize(l.Connections, l.StrangersPerAddress)
 	f.turns.share(len(f.names))
@@ -128,7 +128,7 @@ func (f *Front) Configure(l config.Limits, trustDomains []string) {
 // time. The caller holds the lock.
 func (f *Front) share(s *Server) {
 	n := max(len(f.names), 1)
-	s.handshakes.resize(max(f.limits.Handshakes/n, 1), max(f.limits.Handshakes/n, 1))
+	s.handshakes.resize(max(f.limits.Handshakes/n, 1), max(f.limits.Handshakes/n, 1), 0)
 	s.connections.resize(max(f.limits.Connections/n, 1), max(f.limits.Connections/n, 1))
 }
 

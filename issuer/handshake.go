@@ -33,8 +33,9 @@ const closingGrace = 5 * time.Second
 
 // frontCredentials bounds the handshakes in flight, what is read in one, and
 // what of it is kept: a handshake costs the server a signature, and the
-// stranger who asks for it nothing. A connection that was opened with a live
-// SVID ends with it.
+// stranger who asks for it nothing. Where there is no room, who comes takes the
+// place of who has kept the server waiting longest: to say nothing keeps nobody
+// out. A connection that was opened with a live SVID ends with it.
 type frontCredentials struct {
 	credentials.TransportCredentials
 	front *Front
@@ -49,14 +50,16 @@ var (
 // ServerHandshake runs one handshake if there is room. The time it may take is
 // gRPC's ConnectionTimeout.
 func (c *frontCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	leave, limit := c.front.handshakes.enter(addressOf(raw.RemoteAddr()))
-	if limit != "" {
-		c.front.refused("handshake", limit)
-		return nil, nil, errTooManyHandshakes // gRPC closes raw
-	}
-	defer leave()
 	bounded := &handshakeConn{Conn: raw, left: maxHandshake}
 	defer bounded.over()
+	displaced, limit := bounded.enter(c.front.handshakes)
+	switch {
+	case limit != "":
+		c.front.refused("handshake", limit)
+		return nil, nil, errTooManyHandshakes // gRPC closes raw
+	case displaced != "":
+		c.front.refused("handshake", limitDisplaced)
+	}
 	conn, info, err := c.TransportCredentials.ServerHandshake(bounded)
 	if err != nil {
 		refused := c.front.refused
@@ -104,33 +107,58 @@ func (c *frontCredentials) lasts(t credentials.TLSInfo, s *Server) time.Duration
 // handshake is over, and which closes itself when its time is up.
 type handshakeConn struct {
 	net.Conn
-	left   int     // used by the handshake alone, which reads in one goroutine
-	server *Server // of the trust domain that was asked for; nil until it is known
-	leave  func()  // its share of handshakes
+	left   int      // used by the handshake alone, which reads in one goroutine
+	server *Server  // of the trust domain that was asked for; nil until it is known
+	places []*place // in the process's room for handshakes, and in the trust domain's
 	done   atomic.Bool
 	end    *time.Timer // nil for no limit; set before anybody else has the connection
 }
 
 // join makes handshake and connection a trust domain's, if it has room.
 func (c *handshakeConn) join(s *Server) (limit string) {
-	leave, limit := s.handshakes.enter("")
-	if limit != "" {
-		return limitShare
-	}
 	if l, ok := c.Conn.(*limitedConn); ok {
 		if limit := l.join(s); limit != "" {
-			leave()
 			return limit
 		}
 	}
-	c.server, c.leave = s, leave
+	displaced, limit := c.enter(s.handshakes)
+	switch {
+	case limit != "":
+		return limitShare
+	case displaced != "":
+		s.metrics.limited.WithLabelValues("handshake", limitDisplaced).Inc()
+	}
+	if !c.keep() {
+		return limitShare
+	}
+	c.server = s
 	return ""
+}
+
+// enter takes a place in a room for handshakes, perhaps that of another.
+func (c *handshakeConn) enter(room *waitingRoom) (displaced, limit string) {
+	p, displaced, limit := room.enter(addressOf(c.Conn.RemoteAddr()), func() { _ = c.Conn.Close() })
+	if p != nil {
+		c.places = append(c.places, p)
+	}
+	return displaced, limit
+}
+
+// keep says that what is left is for the server to do; false where another has
+// taken the place.
+func (c *handshakeConn) keep() bool {
+	for _, p := range c.places {
+		if !p.keep() {
+			return false
+		}
+	}
+	return true
 }
 
 // over says that the handshake has ended.
 func (c *handshakeConn) over() {
-	if c.leave != nil {
-		c.leave()
+	for _, p := range c.places {
+		p.leave()
 	}
 }
 
@@ -142,8 +170,16 @@ func (c *handshakeConn) Read(p []byte) (int, error) {
 	if c.left <= 0 {
 		return 0, errHandshakeSize
 	}
+	for _, x := range c.places { // the client is waited for
+		if !x.wait() {
+			return 0, errTooManyHandshakes
+		}
+	}
 	n, err := c.Conn.Read(p[:min(len(p), c.left)])
 	c.left -= n
+	if !c.keep() {
+		return 0, errTooManyHandshakes
+	}
 	return n, err
 }
 

@@ -16,7 +16,6 @@ import (
 
 	"github.com/assay-project/assay/attest"
 	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
-	"github.com/assay-project/assay/policy"
 )
 
 // errNotLive is an SVID that is not, or no longer, one of ours. It is all that a
@@ -111,7 +110,7 @@ func (s *Server) livePeer(ctx context.Context) (*livePeerFacts, error) {
 	if err != nil {
 		return nil, s.notLive(ctx, err)
 	}
-	s.vouched(address)
+	s.vouched(address, p.instance)
 	return p, nil
 }
 
@@ -135,10 +134,4 @@ func (s *Server) peerSVID(ctx context.Context) (spiffeid.ID, *x509.Certificate, 
 		return spiffeid.ID{}, nil, err
 	}
 	return p.ID, p.Cert, nil
-}
-
-// stillGranted is what the policy in force gives the holder of a live SVID under
-// its SPIFFE ID now; false when it no longer does.
-func (s *Server) stillGranted(p *livePeerFacts) (policy.Identity, bool) {
-	return p.granted(s.policy.Current(), s.now())
 }

@@ -115,8 +115,8 @@ type Server struct {
 	// What is shared with other trust domains.
 	front       atomic.Pointer[Front] // set by Run
 	tls         *tls.Config
-	handshakes  *gate // this one's share
-	connections *gate // likewise
+	handshakes  *waitingRoom // this one's share
+	connections *gate        // likewise
 	strangers   atomic.Int64
 	line        atomic.Pointer[line]
 	streams     calls
@@ -179,7 +179,7 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 		challengeTTL: challengeTTL,
 		started:      p.Now(),
 		tls:          tlsConfig(p.CA.ServerCertificate),
-		handshakes:   newGate(l.Handshakes, l.Handshakes),
+		handshakes:   newWaitingRoom(l.Handshakes, l.Handshakes, 0),
 		connections:  newGate(l.Connections, l.Connections),
 		unverified:   newWaitingRoom(l.Unverified, l.UnverifiedPerAddress, int64(l.EventLogMiB)<<20),
 		instances:    newRates(l.AttestationsPerInstance),
@@ -288,9 +288,9 @@ func (s *Server) Run(ctx context.Context, l Listeners) error {
 func (s *Server) Platforms() []attest.Platform { return s.set.Platforms() }
 
 // vouched says that the client on a connection has proved who it is.
-func (s *Server) vouched(client net.Addr) {
+func (s *Server) vouched(client net.Addr, who attest.Instance) {
 	if f := s.front.Load(); f != nil && client != nil {
-		f.listener.vouched(client)
+		f.listener.vouched(client, s.td.Name()+" "+string(who))
 	}
 }
 

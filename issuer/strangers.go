@@ -57,18 +57,26 @@ func (r *waitingRoom) resize(limit, perAddress int, maxBytes int64) {
 // displaced says whose: "" for nobody's. With no place to be had, p is nil and
 // limit names why.
 func (r *waitingRoom) enter(address string, lose func()) (p *place, displaced, limit string) {
+	p, victim, displaced, limit := r.take(address, lose)
+	if victim != nil {
+		victim.lose() // what it does may come back here
+	}
+	return p, displaced, limit
+}
+
+func (r *waitingRoom) take(address string, lose func()) (p, victim *place, displaced, limit string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := r.byAddress[address]
 	switch {
 	case c != nil && c.n >= r.maxPerAddress:
-		if !r.displace(c) {
-			return nil, "", limitAddress
+		if victim = r.displace(c); victim == nil {
+			return nil, nil, "", limitAddress
 		}
 		displaced = limitAddress
 	case r.n >= r.max:
-		if !r.displace(r.largest()) {
-			return nil, "", limitTotal
+		if victim = r.displace(r.largest()); victim == nil {
+			return nil, nil, "", limitTotal
 		}
 		displaced = limitTotal
 	}
@@ -80,21 +88,21 @@ func (r *waitingRoom) enter(address string, lose func()) (p *place, displaced, l
 	p.at = c.idle.PushBack(p)
 	c.n++
 	r.n++
-	return p, displaced, ""
+	return p, victim, displaced, ""
 }
 
-// displace takes the place of who waits longest in a corner, if anybody does.
-func (r *waitingRoom) displace(c *corner) bool {
+// displace takes the place of who waits longest in a corner, if anybody does. The
+// caller tells them, without the lock.
+func (r *waitingRoom) displace(c *corner) *place {
 	if c == nil || c.idle.Len() == 0 {
-		return false
+		return nil
 	}
 	p, ok := c.idle.Front().Value.(*place)
 	if !ok {
-		return false
+		return nil
 	}
 	r.remove(p)
-	p.lose()
-	return true
+	return p
 }
 
 // largest is the corner that holds most places and has somebody who waits.

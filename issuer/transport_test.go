@@ -101,18 +101,21 @@ func TestHandshakesInFlightAreLimitedByAddress(t *testing.T) {
 		silent = append(silent, c)
 	}
 	eventually(t, "three handshakes in flight", func() bool { return o.gauge("assay_handshakes_in_flight") == 3 })
-	// … the next is closed at once …
+	// … until somebody else comes: then the one that has said nothing for longest goes …
 	c, err := net.Dial("tcp", o.addr)
 	must(t, err)
-	must(t, c.SetReadDeadline(time.Now().Add(time.Second)))
-	if _, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
-		t.Errorf("the fourth handshake was not refused: %v", err)
+	silent = append(silent, c)
+	eventually(t, "one of them to be closed", func() bool { return ended(silent...) == 1 })
+	if o.counter(`assay_admission_refused_total{limit="displaced",trust_domain="simulated.example.org",what="handshake"}`) == 0 {
+		t.Error("that was not counted")
 	}
-	_ = c.Close()
-	if o.counter(`assay_admission_refused_total{limit="address",trust_domain="simulated.example.org",what="handshake"}`) == 0 {
-		t.Error("the refusal was not counted")
+	if n := o.gauge("assay_handshakes_in_flight"); n != 3 {
+		t.Errorf("%v handshakes in flight", n)
 	}
-	// … and the place is free again when their time is up.
+	if _, err := o.attempt(o.connect()).run(); err != nil {
+		t.Errorf("an attestation beside them: %v", err)
+	}
+	// … and the places are free again when their time is up.
 	eventually(t, "the silent ones to be closed", func() bool { return o.gauge("assay_handshakes_in_flight") == 0 })
 	for _, c := range silent {
 		_ = c.Close()
@@ -122,12 +125,21 @@ func TestHandshakesInFlightAreLimitedByAddress(t *testing.T) {
 	}
 }
 
+// ended counts those connections that the server has closed.
+func ended(list ...net.Conn) (n int) {
+	for _, c := range list {
+		_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
+		if _, err := c.Read(make([]byte, 1)); err != nil && !isTimeout(err) {
+			n++
+		}
+	}
+	return n
+}
+
 func TestConnectionsAreLimited(t *testing.T) {
 	o := open(t, func(c *config.Config) { c.Limits.Connections = 2 })
-	for range 2 {
-		if err := o.attempt(o.connect()).challenge(); err != nil {
-			t.Fatal(err)
-		}
+	for range 2 { // who has attested keeps the connection
+		o.boot(o.connect())
 	}
 	c, err := net.Dial("tcp", o.addr)
 	must(t, err)
@@ -135,6 +147,45 @@ func TestConnectionsAreLimited(t *testing.T) {
 	must(t, c.SetReadDeadline(time.Now().Add(time.Second)))
 	if _, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
 		t.Errorf("the third connection was not refused: %v", err)
+	}
+}
+
+// Strangers who fill the server up lose their places to whoever comes, one by one.
+func TestStrangersWhoHoldAllConnectionsKeepNobodyOut(t *testing.T) {
+	o := open(t, func(c *config.Config) { c.Limits.Connections = 8 })
+	var silent []net.Conn
+	for i := range 8 {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(i%2+1))}}
+		c, err := d.Dial("tcp", o.addr)
+		must(t, err)
+		t.Cleanup(func() { _ = c.Close() })
+		silent = append(silent, c)
+	}
+	eventually(t, "eight connections", func() bool { return o.gauge("assay_connections") == 8 })
+	for range 5 {
+		if _, err := o.attempt(o.connect()).run(); err != nil {
+			t.Errorf("an agent: %v", err)
+		}
+	}
+	if n := o.gauge("assay_connections"); n > 8 {
+		t.Errorf("%v connections, at most 8", n)
+	}
+	if ended(silent...) == 0 {
+		t.Error("all of the silent ones are still there")
+	}
+}
+
+// One SVID does not take every place by connecting again and again.
+func TestOneInstanceVouchesForSoManyConnectionsAndNoMore(t *testing.T) {
+	o := open(t, func(c *config.Config) { c.Limits.Connections = 60 })
+	own := o.boot(o.connect())
+	for range 70 {
+		if _, err := o.watch(own.certificate()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := o.attempt(o.connect()).run(); err != nil {
+		t.Errorf("another agent: %v", err)
 	}
 }
 
