@@ -25,8 +25,26 @@ type heldFacts struct {
 	mu    sync.Mutex
 	asked [32]byte // digest of the policy that entitled was asked of
 	until time.Time
-	gives policy.Identity
+	gives given
 	still bool
+}
+
+// given is what a policy gives the holder of an SVID now.
+type given struct {
+	policy.Identity
+	// validUntil is when it stops if nothing changes (a reference value or a waiver
+	// ends); nil for never.
+	validUntil *time.Time
+}
+
+// ends is when a token of what is given ends at the latest, of evidence that was made
+// at a time: it is no more than a certificate would be that was issued now.
+func (g given) ends(evidence time.Time) time.Time {
+	end := evidence.Add(g.MaxEvidenceAge)
+	if g.validUntil != nil && g.validUntil.Before(end) {
+		end = *g.validUntil
+	}
+	return end
 }
 
 // maxHeld is how many SVIDs are remembered: the memory of a few kB each saves two
@@ -71,17 +89,18 @@ const entitlementLife = 10 * time.Second
 
 // granted is what a policy gives the holder under this SPIFFE ID now; false for
 // nothing.
-func (f *heldFacts) granted(b *policy.Bundle, at time.Time) (policy.Identity, bool) {
+func (f *heldFacts) granted(b *policy.Bundle, at time.Time) (given, bool) {
 	digest := b.Digest()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.asked == digest && at.Before(f.until) && !f.until.After(at.Add(entitlementLife)) {
 		return f.gives, f.still
 	}
-	f.asked, f.until, f.gives, f.still = digest, at.Add(entitlementLife), policy.Identity{}, false
-	for _, is := range b.Entitlement(f.claims, at).Identities {
+	f.asked, f.until, f.gives, f.still = digest, at.Add(entitlementLife), given{}, false
+	d, e := b.Judge(f.claims, at)
+	for _, is := range e.Identities {
 		if is.SPIFFEID == f.spiffeID {
-			f.gives, f.still = is.Identity, true
+			f.gives, f.still = given{is.Identity, d.ValidUntil}, true
 		}
 	}
 	return f.gives, f.still

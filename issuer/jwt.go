@@ -28,8 +28,8 @@ const (
 	maxTokenAudience  = 255 // bytes of one; AWS takes no more
 )
 
-// minTokenLife is the least that must be left of certificate and authority: a
-// token is to be shown to somebody.
+// minTokenLife is the least that must be left of all that bounds a token: it is to be
+// shown to somebody.
 const minTokenLife = time.Second
 
 // tokenOffice is what minting remembers and counts.
@@ -96,17 +96,17 @@ func (s *Server) MintJWTSVID(ctx context.Context, r *assayv1.MintJWTSVIDRequest)
 
 // mint is what follows once the peer is known. The checks:
 //
-//	token_rate      Unavailable: not too many tokens for one X.509-SVID
+//	token_rate      Unavailable: not too many tokens for one instance
 //	token_audience  Malformed: 1 to 8 audiences, each of 1 to 255 printable characters, none twice
 //	token_ttl       Malformed: a lifetime that is not negative
 //	policy          Denied: the policy in force grants the SPIFFE ID, and tokens for all audiences
 //	result_…        Internal: the attestation result in the certificate holds
-//	token_ending    Stale: a second is left of certificate and authority
+//	token_ending    Stale: a second is left of certificate and authority, of the evidence's greatest age, and of what policy trusts
 //	policy_changes  Unavailable: the policy does not change each time the token is put on record
 //
 // The error is errNotLive where the SVID was taken back meanwhile.
 func (s *Server) mint(ctx context.Context, p *livePeerFacts, r *assayv1.MintJWTSVIDRequest) (*assayv1.MintJWTSVIDResponse, error) {
-	if err := s.allowToken(p.serial); err != nil {
+	if err := s.allowToken(p.instance); err != nil {
 		return nil, err
 	}
 
@@ -159,11 +159,13 @@ func (s *Server) mintUnder(ctx context.Context, decides *policy.Bundle, p *liveP
 	if err != nil {
 		return nil, err
 	}
-	if p.Cert.NotAfter.Before(limit) {
-		limit = p.Cert.NotAfter
+	for _, end := range []time.Time{p.Cert.NotAfter, identity.ends(result.EvidenceTime)} {
+		if end.Before(limit) {
+			limit = end
+		}
 	}
 	if limit.Sub(now) < minTokenLife {
-		return nil, &attest.Error{Kind: attest.Stale, Check: "token_ending", Err: errors.New("the X.509-SVID ends too soon"), Hint: "attest again, and ask with the new one"}
+		return nil, &attest.Error{Kind: attest.Stale, Check: "token_ending", Err: errors.New("the X.509-SVID, its evidence, or what policy trusts of it ends too soon"), Hint: "attest again, and ask with the new one"}
 	}
 	end := at.Add(min(s.tokenLife(identity.JWT), ttl))
 	if limit.Before(end) {

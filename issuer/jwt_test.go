@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -277,6 +278,37 @@ func TestATokenLivesNoLongerThanAnythingThatItRestsOn(t *testing.T) {
 	}
 }
 
+// The policy in force may trust for a shorter time than the one of the attestation.
+func TestATokenLivesNoLongerThanWhatThePolicyInForceTrusts(t *testing.T) {
+	o, own := minting(t)
+	expiry := func() time.Time {
+		t.Helper()
+		r, err := o.mint(shows(own), 0, "reports")
+		must(t, err)
+		return o.verify(r, "reports").Token.Expiry
+	}
+	p0 := hex.EncodeToString(payments().PCRs()[0])
+	end := o.clock.Now().Add(40 * time.Second).UTC().Truncate(time.Second)
+	o.replacePolicy(strings.NewReplacer(
+		fmt.Sprintf("pcr0: {eq: %q}", p0), "pcr0: {in: images}",
+		"workloads:\n", fmt.Sprintf("references:\n  images:\n    - {value: %q, not_after: %s}\nworkloads:\n", p0, end.Format(time.RFC3339)),
+	).Replace(tokenPolicy(3)))
+	if got := expiry(); got.After(end) || got.Before(end.Add(-time.Second)) {
+		t.Errorf("the image is trusted until %s, the token lives until %s", end, got)
+	}
+
+	result, err := svid.ResultFrom(own.leaf)
+	must(t, err)
+	end = result.Result.EvidenceTime.Add(2 * time.Minute)
+	o.replacePolicy(strings.Replace(tokenPolicy(4), "    issue:\n", "    max_evidence_age: 2m\n    issue:\n", 1))
+	if got := expiry(); !got.Equal(end) {
+		t.Errorf("evidence counts until %s, the token lives until %s", end, got)
+	}
+	o.clock.Advance(2*time.Minute + time.Second)
+	_, err = o.mint(shows(own), 0, "reports")
+	wantRefusal(t, err, codes.Aborted, attest.Stale, "token_ending")
+}
+
 func TestAWithdrawnAttributeIsNotClaimedAgain(t *testing.T) {
 	o, own := minting(t)
 	o.replacePolicy(strings.NewReplacer("team: core, tier: gold", "team: other, tier: gold, more: new", "aws_tags: [team]", "aws_tags: [team, tier, more]").Replace(tokenPolicy(3)))
@@ -293,6 +325,26 @@ func TestAWithdrawnAttributeIsNotClaimedAgain(t *testing.T) {
 	}
 	if got.Result.Policy != "test@2" {
 		t.Errorf("the evidence was judged by test@2, the token says %s", got.Result.Policy)
+	}
+}
+
+// An attestation brings new certificates, and no new room for tokens.
+func TestTokensOfOneInstanceAreLimitedOverAllItsSVIDs(t *testing.T) {
+	o, _ := minting(t, func(c *config.Config) { c.Limits.TokensPerInstance = 3 })
+	n := 0
+	for range 3 {
+		own := o.agentOf(payments(), moduleA)
+		for range 2 {
+			if _, err := o.mint(shows(own), 0, "reports"); err == nil {
+				n++
+			}
+		}
+	}
+	if n != 3 {
+		t.Errorf("one instance got %d tokens, want 3", n)
+	}
+	if _, err := o.mint(shows(o.agentOf(payments(), moduleB)), 0, "reports"); err != nil {
+		t.Errorf("another instance: %v", err)
 	}
 }
 

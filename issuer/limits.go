@@ -136,12 +136,13 @@ func (s *Server) attested(v *verifiers.Verified) error {
 	return nil
 }
 
-// allowToken takes one JWT-SVID for an X.509-SVID, by its serial number. The
-// error is of kind Unavailable and says when to come back. Check: token_rate.
-func (s *Server) allowToken(serial string) error {
-	if wait := s.tokens.take(serial, s.now()); wait > 0 {
+// allowToken takes one JWT-SVID for an instance, whichever of its X.509-SVIDs asks:
+// an attestation brings new certificates, and not new room. The error is of kind
+// Unavailable and says when to come back. Check: token_rate.
+func (s *Server) allowToken(instance attest.Instance) error {
+	if wait := s.tokens.take(string(instance), s.now()); wait > 0 {
 		s.metrics.limited.WithLabelValues("token", "instance").Inc()
-		return comeBack("token_rate", wait, "too many tokens for this X.509-SVID")
+		return comeBack("token_rate", wait, "too many tokens for this instance")
 	}
 	return nil
 }

@@ -156,7 +156,7 @@ type Limits struct {
 	AttestationsPerInstance int `yaml:"attestations_per_instance"`
 	// Attestations in one trust domain whose evidence has verified, in a second.
 	AttestationsPerSecond int `yaml:"attestations_per_second"`
-	// JWT-SVIDs minted for one X.509-SVID, in a minute.
+	// JWT-SVIDs minted for one instance, over all its X.509-SVIDs, in a minute.
 	TokensPerInstance int `yaml:"tokens_per_instance"`
 	// Calls of one administrator, in a minute.
 	AdminCalls int `yaml:"admin_calls"`
