@@ -137,41 +137,55 @@ func (l *DenyList) UpdateURL(ctx context.Context, client *http.Client, address s
 	fetch := func(format string, args ...any) error {
 		return fail(attest.Unavailable, "deny_list_fetch", format, args...)
 	}
-	if err := checkURL(address); err != nil {
+	if err := checkURL("deny_list_url", address); err != nil {
 		return err
 	}
+	l.mu.RLock()
+	held := l.etag
+	l.mu.RUnlock()
+	doc, etag, err := get(ctx, client, address, held, MaxDenyListSize)
+	if err != nil {
+		return fetch("%w", err)
+	}
+	if doc == nil {
+		return nil
+	}
+	return l.update(doc, etag, at)
+}
+
+// get fetches a document of at most limit bytes, and one more of a longer one. It
+// is nil, without an error, where the server says that the one with the given ETag
+// still stands.
+func get(ctx context.Context, client *http.Client, address, held string, limit int64) (doc []byte, etag string, err error) {
 	if client == nil {
 		client = &http.Client{Timeout: 30 * time.Second}
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return fail(attest.Malformed, "deny_list_url", "%w", err)
+		return nil, "", err
 	}
-	l.mu.RLock()
-	if l.etag != "" {
-		req.Header.Set("If-None-Match", l.etag)
+	if held != "" {
+		req.Header.Set("If-None-Match", held)
 	}
-	l.mu.RUnlock()
 	resp, err := client.Do(req)
 	if err != nil {
-		return fetch("%w", err)
+		return nil, "", err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	switch resp.StatusCode {
-	case http.StatusNotModified:
-		return nil
-	case http.StatusOK:
-	default:
-		return fetch("%s answered %s", req.URL.Redacted(), resp.Status)
+	switch {
+	case resp.StatusCode == http.StatusNotModified && held != "":
+		return nil, held, nil
+	case resp.StatusCode != http.StatusOK:
+		return nil, "", fmt.Errorf("%s answered %s", req.URL.Redacted(), resp.Status)
 	}
-	doc, err := io.ReadAll(io.LimitReader(resp.Body, MaxDenyListSize+1))
-	if err != nil {
-		return fetch("%w", err)
+	doc, err = io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	if err == nil && doc == nil {
+		doc = []byte{}
 	}
-	return l.update(doc, resp.Header.Get("ETag"), at)
+	return doc, resp.Header.Get("ETag"), err
 }
 
-func checkURL(address string) error {
+func checkURL(check, address string) error {
 	u, err := url.Parse(address)
 	if err == nil && u.Host == "" {
 		err = errors.New("it names no host")
@@ -184,7 +198,7 @@ func checkURL(address string) error {
 		}
 	}
 	if err != nil {
-		return fail(attest.Malformed, "deny_list_url", "%.200q: %w", address, err)
+		return fail(attest.Malformed, check, "%.200q: %w", address, err)
 	}
 	return nil
 }
@@ -220,7 +234,7 @@ func (l *DenyList) Run(ctx context.Context, from DenyListFrom) error {
 		return fail(attest.Internal, "deny_list_source", "an interval of %s", from.Every)
 	}
 	if from.URL != "" {
-		if err := checkURL(from.URL); err != nil {
+		if err := checkURL("deny_list_url", from.URL); err != nil {
 			return err
 		}
 	}
