@@ -46,8 +46,30 @@ type Config struct {
 	// SocketMode is the mode of that socket, in octal and quoted. The default lets every process in the TEE connect: the TEE is the boundary, and what runs in it was measured with it. `"0660"` restricts it to a group.
 	SocketMode string `yaml:"socket_mode"`
 
+	// Processes says who tells callers apart beside the kernel, for identities with selectors.
+	Processes Processes `yaml:"processes"`
+
 	// Log says how the agent logs, to standard error.
 	Log Log `yaml:"log"`
+}
+
+// Processes says who tells callers apart beside the kernel. Name only what was
+// measured with the TEE's image, or what it starts: it is believed.
+type Processes struct {
+	// The socket of the Docker engine, for selectors of the kind `docker`: `/var/run/docker.sock`. Empty: no process matches them.
+	DockerSocket string `yaml:"docker_socket"`
+	// Kubelet is the node's kubelet, for selectors of the kind `k8s`. Absent: no process matches them.
+	Kubelet *Kubelet `yaml:"kubelet"`
+}
+
+// Kubelet is the node's kubelet.
+type Kubelet struct {
+	// The address of its API.
+	URL string `yaml:"url"`
+	// A PEM file with the authorities of its serving certificate, or that certificate itself. Required: what answers there is believed, and is sent the token.
+	CA string `yaml:"ca"`
+	// A file with the bearer token of a service account that may read `nodes/proxy`. It is read for each question.
+	Token string `yaml:"token"`
 }
 
 // Nitro is the device of AWS Nitro Enclaves.

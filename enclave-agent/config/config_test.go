@@ -154,3 +154,25 @@ func TestAFileThatCannotBeReadIsAMistakeOfUsage(t *testing.T) {
 		t.Errorf("exit code %d: %v", cli.ExitCode(err), err)
 	}
 }
+
+func TestWhoTellsProcessesApartIsNamedWhole(t *testing.T) {
+	dir := t.TempDir()
+	root(t, filepath.Join(dir, "root.pem"), "attested.example.org")
+	base := "trust_domain: attested.example.org\nserver: 10.0.0.1:8443\nbootstrap_roots: [root.pem]\nsocket: " + filepath.Join(dir, "a.sock") + "\n"
+	for text, want := range map[string]string{
+		"processes: {docker_socket: /var/run/docker.sock}\n":                                                      "",
+		"processes: {kubelet: {url: \"https://127.0.0.1:10250\", ca: root.pem, token: token}}\n":                  "",
+		"processes: {kubelet: {url: \"https://127.0.0.1:10250\"}}\n":                                              "the kubelet's CA is not named",
+		"processes: {kubelet: {url: \"http://127.0.0.1:10255\", ca: root.pem}}\n":                                 "is not one of https",
+		"processes: {kubelet: {url: \"https://127.0.0.1:10250\", ca: nothing.pem}}\n":                             "the kubelet's CA:",
+		"processes: {kubelet: {url: \"https://127.0.0.1:10250\", ca: root.pem, skip_kubelet_verification: true}}": `unknown key "skip_kubelet_verification"`,
+	} {
+		s, err := Parse(filepath.Join(dir, FileName), []byte(base+text))
+		switch {
+		case want == "" && (err != nil || s.Processes == nil):
+			t.Errorf("%s: %v", text, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}

@@ -101,6 +101,6 @@ func tpmKey(kind string) agent.TPMKeyKind {
 func (s *Settings) Agent(device Device, log *slog.Logger) agent.Config {
 	return agent.Config{
 		TrustDomain: s.TrustDomain, Server: s.Config.Server, BootstrapRoots: s.Roots, Attester: device,
-		Socket: s.Config.Socket, SocketMode: s.SocketMode, KeyType: s.KeyType, KeyResidency: s.KeyResidency, Identities: s.Identities, Log: log,
+		Socket: s.Config.Socket, SocketMode: s.SocketMode, KeyType: s.KeyType, KeyResidency: s.KeyResidency, Identities: s.Identities, Processes: s.Processes, Log: log,
 	}
 }

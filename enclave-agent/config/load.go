@@ -15,6 +15,7 @@ import (
 
 	"github.com/assay-project/assay/attest"
 	agent "github.com/assay-project/assay/enclave-agent"
+	"github.com/assay-project/assay/enclave-agent/process"
 	"github.com/assay-project/assay/internal/cli"
 	"github.com/assay-project/assay/internal/strictyaml"
 )
@@ -33,6 +34,8 @@ type Settings struct {
 	KDS         *agent.KDS // nil: the agent fetches no certificate
 
 	KeyResidency agent.KeyResidency
+	// Processes tells callers apart.
+	Processes *process.Set
 }
 
 // maxFile is far more than a configuration needs, in bytes.
@@ -68,6 +71,7 @@ func Parse(file string, src []byte) (*Settings, error) {
 	v.device()
 	v.keys()
 	v.socket()
+	v.processes()
 	v.log()
 	if err := doc.Err(); err != nil {
 		return nil, err
@@ -322,6 +326,31 @@ func (v validator) socket() {
 		return
 	}
 	v.s.SocketMode = fs.FileMode(mode)
+}
+
+func (v validator) processes() {
+	p := &v.s.Config.Processes
+	v.absolute(&p.DockerSocket)
+	var sources []process.Source
+	if p.DockerSocket != "" {
+		sources = append(sources, process.NewDocker(p.DockerSocket))
+	}
+	if k := p.Kubelet; k != nil {
+		v.absolute(&k.CA)
+		v.absolute(&k.Token)
+		src, err := process.NewKubelet(process.Kubelet{URL: k.URL, CA: k.CA, Token: k.Token})
+		if err != nil {
+			v.report(err.Error(), "for example kubelet: {url: "+process.DefaultKubelet+", ca: /etc/kubernetes/kubelet-ca.pem, token: "+process.DefaultKubeletToken+"}", "processes", "kubelet")
+			return
+		}
+		sources = append(sources, src)
+	}
+	set, err := process.NewSet(sources...)
+	if err != nil {
+		v.report(err.Error(), "", "processes")
+		return
+	}
+	v.s.Processes = set
 }
 
 func (v validator) log() {

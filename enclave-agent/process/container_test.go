@@ -1,8 +1,13 @@
 package process
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -238,12 +244,9 @@ func TestTheKubeletTellsOfThePod(t *testing.T) {
 		{KubernetesContainer, "api"}, {KubernetesPodLabel, "app:orders"}, {KubernetesImageDigest, repo},
 	}
 	k := node(t, nil)
-	for _, ca := range []string{k.CA, ""} { // on the loopback, a certificate that it made itself will do
-		k.CA = ca
-		got, err := podFacts(t, k, cid, pod)
-		if diff := cmp.Diff(want, got); err != nil || diff != "" {
-			t.Errorf("%v, facts (-want +got):\n%s", err, diff)
-		}
+	got, err := podFacts(t, k, cid, pod)
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v, facts (-want +got):\n%s", err, diff)
 	}
 }
 
@@ -271,18 +274,34 @@ func TestAKubeletThatDoesNotKnowTheContainerTellsNothing(t *testing.T) {
 	}
 }
 
-func TestAKubeletElsewhereMustShowACertificate(t *testing.T) {
-	for _, url := range []string{"https://192.0.2.7:10250", "https://node.example.org:10250", "http://127.0.0.1:10255", "https://localhost:10250"} {
-		if _, err := NewKubelet(Kubelet{URL: url}); err == nil {
-			t.Errorf("%s is believed without a certificate", url)
+func TestAKubeletMustShowACertificateThatIsKnown(t *testing.T) {
+	k := node(t, nil)
+	for name, x := range map[string]Kubelet{
+		"no CA":             {URL: k.URL, Token: k.Token},
+		"no CA file":        {URL: k.URL, CA: k.CA + "x", Token: k.Token},
+		"plain HTTP":        {URL: "http://127.0.0.1:10255", CA: k.CA},
+		"no certificate":    {URL: k.URL, CA: k.Token},
+		"no URL of a place": {URL: "kubelet", CA: k.CA},
+	} {
+		if _, err := NewKubelet(x); err == nil {
+			t.Errorf("%s is taken", name)
 		}
 	}
-	k := node(t, nil)
-	if err := os.WriteFile(k.CA, []byte("no certificate"), 0o600); err != nil {
+	// One that shows another certificate is not sent the token.
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewKubelet(k); err == nil {
-		t.Error("a CA file without a certificate is taken")
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(k.CA, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := podFacts(t, k, cid, pod); err == nil {
+		t.Errorf("a kubelet under another authority: %v", got)
 	}
 }
 

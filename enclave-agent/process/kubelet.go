@@ -26,9 +26,9 @@ const (
 type Kubelet struct {
 	// URL of its API; "https://127.0.0.1:10250" where it is empty.
 	URL string
-	// CA is a PEM file with the authorities of its serving certificate. Empty: the
-	// certificate is not checked, as most kubelets sign their own; then only an
-	// address of this machine is accepted.
+	// CA is a PEM file with the authorities of its serving certificate, or with that
+	// certificate: most kubelets sign their own (/var/lib/kubelet/pki/kubelet.crt).
+	// Required: what answers is believed, and is sent the token.
 	CA string
 	// Token is a file with the bearer token, read for each question: it rotates.
 	Token string
@@ -56,21 +56,16 @@ func NewKubelet(k Kubelet) (Source, error) {
 	if !strings.HasPrefix(k.URL, "https://") {
 		return nil, fmt.Errorf("the kubelet's URL %.80q is not one of https", k.URL)
 	}
-	t := &tls.Config{MinVersion: tls.VersionTLS12}
-	if k.CA != "" {
-		pem, err := os.ReadFile(k.CA)
-		if err != nil {
-			return nil, fmt.Errorf("the kubelet's CA: %w", err)
-		}
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("the kubelet's CA: %s holds no certificate", k.CA)
-		}
-	} else {
-		if !isLoopback(k.URL) {
-			return nil, fmt.Errorf("the kubelet at %.80q is on another machine: name the CA of its certificate", k.URL)
-		}
-		t.InsecureSkipVerify = true
+	if k.CA == "" {
+		return nil, errors.New("the kubelet's CA is not named: anybody could answer in its place")
+	}
+	pem, err := os.ReadFile(k.CA)
+	if err != nil {
+		return nil, fmt.Errorf("the kubelet's CA: %w", err)
+	}
+	t := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool()}
+	if !t.RootCAs.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("the kubelet's CA: %s holds no certificate", k.CA)
 	}
 	return &kubelet{strings.TrimSuffix(k.URL, "/"), k.Token, &http.Client{
 		CheckRedirect: noRedirect,
