@@ -183,14 +183,14 @@ func (s *Server) holders(ctx context.Context, rules []*banRule, f store.FindHeld
 	known := map[string]attest.Claims{} // of the entry before
 	for _, h := range all {
 		claims, ok := known[h.Reference]
+		damaged := false
 		if !ok && byClaims {
-			facts, err := s.held.of(ctx, s.ledger, h.Serial)
-			if err != nil {
+			if claims, damaged, err = s.claimsOf(ctx, h); err != nil {
 				return out, err
 			}
-			claims = facts.claims
-			clear(known)
-			known[h.Reference] = claims
+			if clear(known); !damaged {
+				known[h.Reference] = claims
+			}
 		}
 		for _, r := range rules {
 			hit := false
@@ -200,7 +200,7 @@ func (s *Server) holders(ctx context.Context, rules []*banRule, f store.FindHeld
 			case store.BanSPIFFEID:
 				hit = h.SPIFFEID == r.Value
 			case store.BanHardware, store.BanExpr:
-				hit = r.hits(claims, nil)
+				hit = damaged || r.hits(claims, nil)
 			}
 			if !hit {
 				continue
@@ -216,6 +216,31 @@ func (s *Server) holders(ctx context.Context, rules []*banRule, f store.FindHeld
 		}
 	}
 	return out, nil
+}
+
+// claimsOf is what the ledger says of an SVID. Where it says nothing that can be
+// believed, every ban by claims hits: who could damage a row would hide himself, and
+// with an error here everybody else too. That the database is away is an error.
+func (s *Server) claimsOf(ctx context.Context, h store.HeldIdentity) (_ attest.Claims, damaged bool, err error) {
+	facts, err := s.held.of(ctx, s.ledger, h.Serial)
+	if err == nil {
+		return facts.claims, false, nil
+	}
+	if attest.KindOf(err) == attest.Unavailable || ctx.Err() != nil {
+		return attest.Claims{}, false, err
+	}
+	// Again, and with a look at whether the database answers at all.
+	if _, perr := s.bans.st.HeldIdentities(ctx, s.td.Name(), store.FindHeld{Serial: h.Serial, Limit: 1}); perr != nil {
+		return attest.Claims{}, false, perr
+	}
+	if facts, err = s.held.of(ctx, s.ledger, h.Serial); err == nil {
+		return facts.claims, false, nil
+	}
+	if attest.KindOf(err) == attest.Unavailable || ctx.Err() != nil {
+		return attest.Claims{}, false, err
+	}
+	s.log.ErrorContext(ctx, "the entry of an SVID cannot be read: every ban by claims hits it", "serial", h.Serial, "chain", h.Chain, "sequence", h.Sequence, "error", err)
+	return attest.Claims{}, true, nil
 }
 
 // denyHolders takes back what holders finds. What is taken back already is left

@@ -31,13 +31,11 @@ func RenewalMessage(b attest.Binding) []byte { return append([]byte(renewTag), b
 // with one text; which part of it is in the server's log. What the renewal gets
 // is for policy to say, as at boot: the proof says that the agent held a live
 // SVID of this trust domain, and not that it gets the same name again.
-func (a *attestation) checkRenewal(ctx context.Context, proof *assayv1.Renewal, ch attest.Challenge) error {
-	fail := func(err error) error {
-		return &attest.Error{Kind: attest.Untrusted, Check: "renewal_proof", Err: &withheld{"the proof does not hold", err}, Hint: "attest with the purpose boot"}
-	}
+func (a *attestation) checkRenewal(ctx context.Context, proof *assayv1.Renewal, ch attest.Challenge) (*livePeerFacts, error) {
+	fail := func(err error) (*livePeerFacts, error) { return nil, badProof(err) }
 	b, err := ch.Binding()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if len(proof.GetCertificate()) > 16<<10 || len(proof.GetSignature()) > 1<<10 {
 		return fail(errors.New("certificate or signature is too large"))
@@ -52,15 +50,30 @@ func (a *attestation) checkRenewal(ctx context.Context, proof *assayv1.Renewal, 
 			return fail(errors.New("the key of the previous SVID is among the new keys"))
 		}
 	}
-	if _, err := a.liveSVID(ctx, cert, a.now()); errors.Is(err, errNotLive) {
+	p, err := a.liveSVID(ctx, cert, a.now())
+	if errors.Is(err, errNotLive) {
 		return fail(err)
 	} else if err != nil {
-		return err
+		return nil, err
 	}
 	if err := verifyRenewal(cert.PublicKey, RenewalMessage(b), proof.GetSignature()); err != nil {
 		return fail(err)
 	}
-	return nil
+	return p, nil
+}
+
+func badProof(err error) error {
+	return &attest.Error{Kind: attest.Untrusted, Check: "renewal_proof", Err: &withheld{"the proof does not hold", err}, Hint: "attest with the purpose boot"}
+}
+
+// stillStands asks once more, before the signature, whether the SVID that a renewal
+// proved is live: it may have been taken back since. The error is that of the proof.
+func (a *attestation) stillStands(p *livePeerFacts) error {
+	err := a.stands(p.Cert, p.heldFacts, a.now())
+	if errors.Is(err, errNotLive) {
+		return badProof(err)
+	}
+	return err
 }
 
 // verifyRenewal checks a signature in the one algorithm that each type of key
