@@ -21,6 +21,7 @@ import (
 	"github.com/assay-project/assay/issuer/config"
 	"github.com/assay-project/assay/issuer/federation"
 	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
+	"github.com/assay-project/assay/issuer/store"
 )
 
 // public serves everything that the world may read.
@@ -140,6 +141,22 @@ func TestAnIssuerWithAPathHasItsDocumentsThere(t *testing.T) {
 		if r, _ := o.read(path); r.StatusCode != http.StatusNotFound {
 			t.Errorf("%s: %s", path, r.Status)
 		}
+	}
+}
+
+// What a peer got a minute ago must get it what comes next, whatever became of the
+// authority since.
+func TestAPeerByHTTPSSPIFFESurvivesAForcedRotation(t *testing.T) {
+	o := open(t, public)
+	td := spiffeid.RequireTrustDomainFromString(trustDomain)
+	id := spiffeid.RequireFromPath(td, "/assay/bundle")
+	held := o.ca.Bundle()
+	_, err := o.ca.Taint(t.Context(), store.X509, o.ca.Status().AuthorityID, "stolen", "test", true)
+	must(t, err)
+	next, err := gofederation.FetchBundle(t.Context(), td, "https://"+o.bundleAt+"/bundle", gofederation.WithSPIFFEAuth(held, id))
+	must(t, err)
+	if len(next.X509Authorities()) != 2 {
+		t.Errorf("the peer knows %d authorities, want the tainted one and its successor", len(next.X509Authorities()))
 	}
 }
 

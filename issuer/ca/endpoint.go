@@ -48,7 +48,7 @@ func (c *CA) EndpointCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error)
 }
 
 // renewEndpoint makes a new certificate when half of the time of the old one is
-// over, and when another authority signs.
+// over, and when another authority signs that peers can know.
 func (c *CA) renewEndpoint() error {
 	now := c.cfg.Now()
 	a := c.signer(c.now.Load(), store.X509, now)
@@ -56,6 +56,9 @@ func (c *CA) renewEndpoint() error {
 		return nil // Ready says why; the old one goes on to its end
 	}
 	if e := c.endpoint.Load(); e != nil && e.by == a.row.ID && !now.Before(e.cert.Leaf.NotBefore) && now.Before(middle(e.cert.Leaf.NotBefore, e.cert.Leaf.NotAfter)) {
+		return nil
+	}
+	if c.peersNeed(c.endpoint.Load(), a, now) {
 		return nil
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -91,4 +94,26 @@ func (c *CA) renewEndpoint() error {
 	}
 	c.endpoint.Store(&endpointCertificate{tls.Certificate{Certificate: a.chain(leaf), PrivateKey: key, Leaf: leaf}, a.row.ID})
 	return nil
+}
+
+// peersNeed says that the certificate of before is kept although another authority
+// signs now: that was forced, and is not published for the propagation time. Peers
+// know the endpoint by the bundle that they have: with a certificate of an authority
+// that is not in it they could never get the next one. Whoever has stolen the key
+// of a tainted authority can deceive peers with that bundle in either case; what
+// frees them of it is the new one. Nothing is signed with the tainted key for it, and
+// a revoked one ends it.
+func (c *CA) peersNeed(e *endpointCertificate, next *authority, now time.Time) bool {
+	if e == nil || e.by == next.row.ID || now.Before(e.cert.Leaf.NotBefore) || !now.Before(e.cert.Leaf.NotAfter.Add(-2*interval)) {
+		return false
+	}
+	if from, ok := c.usable(next); ok && !now.Before(from) {
+		return false
+	}
+	for _, a := range c.now.Load().all {
+		if a.row.Use == store.X509 && a.row.ID == e.by {
+			return !a.revoked() && now.Before(a.row.NotAfter)
+		}
+	}
+	return false
 }

@@ -184,14 +184,55 @@ func TestTheBundleEndpointHasAnSVIDOfItsOwn(t *testing.T) {
 	if second.Leaf.Equal(first.Leaf) {
 		t.Error("not renewed after half of its life")
 	}
-	_, err := f.ca.Taint(t.Context(), store.X509, f.x509().row.ID, "stolen", "", true)
-	must(t, err)
-	if third := get(); third.Leaf.CheckSignatureFrom(f.x509().cert) != nil {
-		t.Error("it is still by the tainted authority")
-	}
 	f.Advance(25 * time.Hour)
-	_, err = f.ca.EndpointCertificate(nil)
+	_, err := f.ca.EndpointCertificate(nil)
 	wantCheck(t, err, "endpoint_certificate")
+}
+
+// A peer by https_spiffe knows the endpoint by the bundle of before: after a forced
+// change, too, it must be able to fetch the next one.
+func TestTheBundleEndpointIsKnownByTheBundleOfBeforeUntilTheNextHasSpread(t *testing.T) {
+	for _, revoked := range []bool{false, true} {
+		f := start(t)
+		f.Advance(13 * time.Hour)
+		must(t, f.ca.maintain(t.Context(), noStop))
+		held, before := f.ca.Bundle(), f.x509()
+		known := func() bool {
+			t.Helper()
+			must(t, f.ca.maintain(t.Context(), noStop))
+			c, err := f.ca.EndpointCertificate(nil)
+			must(t, err)
+			_, _, err = x509svid.Verify([]*x509.Certificate{c.Leaf}, held, x509svid.WithTime(f.Now()))
+			return err == nil
+		}
+		_, err := f.ca.Taint(t.Context(), store.X509, before.row.ID, "stolen", "", true)
+		must(t, err)
+		if f.x509().row.ID == before.row.ID || !known() {
+			t.Fatal("peers that have the bundle of before can never fetch another")
+		}
+		if revoked {
+			_, err := f.ca.Revoke(t.Context(), store.X509, before.row.ID, "stolen", "")
+			must(t, err)
+			if known() {
+				t.Error("a revoked authority vouches for the endpoint")
+			}
+			continue
+		}
+		from, _ := f.ca.usable(f.x509())
+		end, err := f.ca.EndpointCertificate(nil)
+		must(t, err)
+		if until := end.Leaf.NotAfter.Add(-2 * interval); until.Before(from) {
+			from = until
+		}
+		f.Advance(from.Sub(f.Now()) - time.Second)
+		if !known() {
+			t.Error("it changed before others can know the authority that signs now")
+		}
+		f.Advance(time.Second)
+		if known() {
+			t.Error("it is by the tainted authority, although the next one has spread, or it is about to end")
+		}
+	}
 }
 
 // Run does every step when it is due, by its own timers.
