@@ -33,7 +33,11 @@ func believed(td spiffeid.TrustDomain, bundles jwtbundle.Source, require []Requi
 // pinned is believed for a gate that takes certificates too: who shows a token is
 // believed no more than who shows a certificate.
 func pinned(td spiffeid.TrustDomain, keys VerifierKeysSource) error {
-	if _, err := keys.VerifierKeys(td); err != nil {
+	held, err := keys.VerifierKeys(td)
+	if err == nil && (held == nil || held.TrustDomain != td) {
+		err = errNoKeys
+	}
+	if err != nil {
 		err := fail(attest.Untrusted, "attestation_domain", "no verifier keys for %s: its attestation is not believed, by certificate or by token: %w", td, err)
 		err.Hint = "pin the verifier root of that trust domain, where its attestation is to count"
 		return err

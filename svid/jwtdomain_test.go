@@ -72,6 +72,22 @@ func TestAFederatedTrustDomainDoesNotVouchForHardware(t *testing.T) {
 	}
 }
 
+// onlyKeys answers with one trust domain's keys, whatever it is asked for.
+type onlyKeys struct{ keys *svid.VerifierKeys }
+
+func (k onlyKeys) VerifierKeys(spiffeid.TrustDomain) (*svid.VerifierKeys, error) {
+	return k.keys, nil
+}
+
+func TestVerifierKeysOfAnotherTrustDomainPinNothing(t *testing.T) {
+	b := newBelieving(t)
+	for name, keys := range map[string]svid.VerifierKeysSource{"ours": onlyKeys{b.ours.VerifierKeys()}, "none at all": onlyKeys{}} {
+		g := svid.Gate{Source: svid.NewLiveSource(b.ours.Bundle(), keys), Tokens: b.both, Audience: "inventory", Require: b.require}
+		a, err := g.Admit(nil, []string{"Bearer " + b.bankWord})
+		wantCheck(t, name, a, err, attest.Untrusted, "attestation_domain")
+	}
+}
+
 // keysOf is verifier keys that can be withdrawn.
 type keysOf map[spiffeid.TrustDomain]*svid.VerifierKeys
 
