@@ -159,7 +159,7 @@ func TestTheAgentIsSmallAndListensOnItsSocketAlone(t *testing.T) {
 	s := newServerWith(t, tokens(policyText(1, ordersID)))
 	p, cfg := s.launch(t, path)
 	names(t, cfg, ordersID)
-	s.reattest(t) // it watches, and has renewed once
+	s.reattest(t)               // it watches, and has renewed once
 	time.Sleep(3 * time.Second) // idle: what attestation needed is let go, or is not
 	rss := p.resident(t)
 	t.Logf("it has %.1f MiB of memory", float64(rss)/(1<<20))
