@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -32,11 +33,33 @@ func ListenAdmin(path string) (net.Listener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
-	// The socket is born with the permissions of its umask: bind under a name
-	// that only we know of, narrow it, then give it its own name.
-	born := filepath.Join(dir, fmt.Sprintf(".a%d", os.Getpid()))
-	_ = os.Remove(born)
+	l, err := bindPrivately(dir, path)
+	if err != nil {
+		return nil, err
+	}
+	return &socket{UnixListener: l, path: path}, nil
+}
+
+// bindPrivately listens on a socket at the path that has mode 0600 from the first
+// moment at which anybody could reach it: it is born with the permissions of the
+// umask, so that it is born in a directory of its own that nobody else can enter.
+// What connected before would wait in the queue, and be served as an operator.
+// Several may open theirs in one directory at the same time.
+func bindPrivately(dir, path string) (_ *net.UnixListener, err error) {
+	cradle, err := makeCradle(dir)
+	if err != nil {
+		return nil, cli.Usagef("set admin_socket to a path in a directory that this user can write to", "cannot open the admin socket: %w", err)
+	}
+	born := filepath.Join(cradle, "s")
+	defer func() {
+		if rerr := os.Remove(cradle); err == nil && rerr != nil {
+			err = fmt.Errorf("cannot open the admin socket: %w", rerr)
+		}
+	}()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: born, Net: "unix"})
+	if errors.Is(err, syscall.EINVAL) { // more than sockaddr_un holds
+		return nil, cli.Usagef("set admin_socket to a shorter path", "cannot open the admin socket: %w", err)
+	}
 	if err != nil {
 		return nil, cli.Usagef("", "cannot open the admin socket: %w", err)
 	}
@@ -46,7 +69,21 @@ func ListenAdmin(path string) (net.Listener, error) {
 		_ = os.Remove(born)
 		return nil, fmt.Errorf("cannot open the admin socket: %w", err)
 	}
-	return &socket{UnixListener: l, path: path}, nil
+	return l, nil
+}
+
+// makeCradle makes a directory of a new name, mode 0700. The name is short: a
+// socket's path has 107 bytes at most, and that in the cradle is little longer than
+// its last one.
+func makeCradle(dir string) (string, error) {
+	for range 1000 {
+		path := filepath.Join(dir, "."+rand.Text()[:4]) // 2^20 names
+		err := os.Mkdir(path, 0o700)
+		if err == nil || !errors.Is(err, fs.ErrExist) {
+			return path, err
+		}
+	}
+	return "", fmt.Errorf("%s: no name is free", dir)
 }
 
 // removeStale removes a socket that no process listens on. Anything else at
