@@ -25,6 +25,19 @@
 // Verify returns a result that holds, or an error, never both. Every error is
 // an [attest.Error] with a kind and the name of the check that failed.
 //
+// A service puts a [Gate] in front of its handlers, by package svidhttp or
+// svidgrpc: it checks the peer in the handshake and again for each request and
+// message, since a handshake is not a lease, and puts it into the context
+// ([FromContext]). [Keyring] and [DenyList] follow the signed documents that say
+// whose results hold, and what no longer does ([NotDenied]). Package svidtest mints
+// attested SVIDs for a program's own tests. docs/guides/relying-parties.md goes
+// through all of it.
+//
+// What time cannot change is remembered by a [Source] of this package, under the
+// exact bytes that it is about: that a verifier key has signed a result, and that a
+// chain ends in an authority. Everything else is checked each time, so that a peer
+// which comes again costs a fifth of what its name alone costs go-spiffe.
+//
 // The issuing side is three calls: [Appraise] (claims and policy decision to a
 // result), [Result.Sign], [Extension]; and [JWT.Sign] for tokens. docs/spec/attested-svid.md,
 // docs/spec/attested-jwt-svid.md and docs/spec/verifier-keys.md define the bytes, completely enough for another

@@ -1,20 +1,25 @@
 // Orders is the demo's client. It knows nothing of Assay: it gets its SVID from
 // the Workload API like any SPIFFE program, and checks its server's name with
-// go-spiffe's own TLS configuration.
+// go-spiffe's own TLS configuration. Its server, inventory, asks for more than a
+// name, and orders need not know. One that wants as much of its server takes
+// svidgrpc.ClientCredentials in the place of go-spiffe's.
 package main
 
 import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffegrpc/grpccredentials"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	"google.golang.org/grpc"
 
@@ -51,19 +56,30 @@ func run() error {
 	}
 	defer func() { _ = source.Close() }()
 
+	if *count > 1<<20 {
+		return fmt.Errorf("--count %d: nobody has that many", *count)
+	}
+	return reserve(ctx, os.Stdout, *server, id, source, *item, uint32(*count))
+}
+
+// credentials are what a SPIFFE program has: its own SVID, and whom it trusts.
+type credentials interface {
+	x509svid.Source
+	x509bundle.Source
+}
+
+// reserve makes the one call.
+func reserve(ctx context.Context, out io.Writer, server string, id spiffeid.ID, source credentials, item string, count uint32) error {
 	creds := grpccredentials.MTLSClientCredentials(source, source, tlsconfig.AuthorizeID(id))
-	conn, err := grpc.NewClient("passthrough:///"+*server, grpc.WithTransportCredentials(creds))
+	conn, err := grpc.NewClient("passthrough:///"+server, grpc.WithTransportCredentials(creds))
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if *count > 1<<20 {
-		return fmt.Errorf("--count %d: nobody has that many", *count)
-	}
-	res, err := shopv1.NewInventoryServiceClient(conn).Reserve(ctx, &shopv1.ReserveRequest{Item: *item, Count: uint32(*count)})
+	res, err := shopv1.NewInventoryServiceClient(conn).Reserve(ctx, &shopv1.ReserveRequest{Item: item, Count: count})
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Printf("reserved %d %s, %d left; inventory saw us as %s\n", *count, *item, res.Left, res.SeenAs)
+	_, err = fmt.Fprintf(out, "reserved %d %s, %d left; inventory saw us as %s\n", count, item, res.Left, res.SeenAs)
 	return err
 }
