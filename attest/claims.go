@@ -1,6 +1,7 @@
 package attest
 
 import (
+	"bytes"
 	"strings"
 	"time"
 )
@@ -41,8 +42,11 @@ type Nitro struct {
 //
 // Durability: a Nitro module id lasts until the enclave is terminated; a
 // relaunch of the same image is another instance. An SNP report id lasts until
-// the guest ends, and is named together with its chip: a guest that is migrated
-// or launched again is another instance. A TPM's endorsement key lasts as long as
+// the guest ends, and is named together with its chip, which is that of AMD's
+// certificate where the host masks it in the report: a guest that is migrated or
+// launched again is another instance. The host can hide the chip of a guest whose
+// reports a VLEK signs, at any time, so that bans and rates go by [Instance.Guest].
+// A TPM's endorsement key lasts as long as
 // the chip; where only a cloud's certificate vouches for the AK, the instance is
 // the cloud's own; an AK that neither vouches for (offline tools) names itself.
 type Instance string
@@ -54,7 +58,11 @@ func (c Claims) Instance() Instance {
 		return Instance(string(AWSNitro) + ":" + c.Nitro.ModuleID)
 	}
 	if c.SNP != nil {
-		return Instance(string(AMDSEVSNP) + ":" + c.SNP.ReportID.String() + "@" + c.SNP.ChipID.String())
+		chip := c.SNP.ChipID
+		if len(c.SNP.VCEKHWID) > 0 && len(bytes.Trim(chip, "\x00")) == 0 {
+			chip = c.SNP.VCEKHWID
+		}
+		return Instance(string(AMDSEVSNP) + ":" + c.SNP.ReportID.String() + "@" + chip.String())
 	}
 	if t := c.TPM; t != nil {
 		switch {
@@ -67,6 +75,17 @@ func (c Claims) Instance() Instance {
 		}
 	}
 	return ""
+}
+
+// Guest is the instance without what the host decides while it runs: of an SEV-SNP
+// guest the name that the firmware drew for it (256 random bits), and not the chip,
+// which the host can mask. It is what bans and rates compare.
+func (i Instance) Guest() string {
+	s := string(i)
+	if strings.HasPrefix(s, string(AMDSEVSNP)+":") {
+		s, _, _ = strings.Cut(s, "@")
+	}
+	return s
 }
 
 // EvidenceTime is when the evidence says that it was made, or the zero time

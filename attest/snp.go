@@ -55,6 +55,10 @@ type SNP struct {
 	// ChipID is 64 bytes that name the chip; all zero when the host masks it.
 	// On Turin the first 8 bytes are the chip's, the rest is zero. Private.
 	ChipID Bytes `json:"chip_id"`
+	// VCEKHWID is the chip that AMD's certificate names, as ChipID has it, where the
+	// host masks ChipID and the chip's own key signed; nil otherwise. Policy does not
+	// look at it: bans and the name of the instance do. Private.
+	VCEKHWID Bytes `json:"vcek_hwid,omitempty"`
 	// CSPID is the cloud provider that a VLEK certificate names; "" with a VCEK.
 	CSPID string `json:"csp_id"`
 

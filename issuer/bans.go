@@ -181,7 +181,7 @@ func (s *banSet) hit(at time.Time, c attest.Claims, ids ...string) *store.Ban {
 func (r *banRule) hits(c attest.Claims, ids []string) bool {
 	switch r.Kind {
 	case store.BanInstance:
-		return string(c.Instance()) == r.Value
+		return c.Instance().Guest() == attest.Instance(r.Value).Guest()
 	case store.BanHardware:
 		for _, id := range hardwareIDs(c) {
 			if id == r.Value {
@@ -247,6 +247,7 @@ func hardwareIDs(c attest.Claims) (out []string) {
 	}
 	if c.SNP != nil {
 		add(c.SNP.ChipID)
+		add(c.SNP.VCEKHWID)
 	}
 	if t := c.TPM; t != nil {
 		add(t.EK)

@@ -168,7 +168,11 @@ func (s *Server) holders(ctx context.Context, rules []*banRule, f store.FindHeld
 	if len(rules) == 1 { // what the look-up columns know narrows the search
 		switch r := rules[0]; r.Kind {
 		case store.BanInstance:
-			f.Instance = r.Value
+			if guest := attest.Instance(r.Value).Guest(); guest != r.Value {
+				f.Prefix = guest
+			} else {
+				f.Instance = r.Value
+			}
 		case store.BanSPIFFEID:
 			f.SPIFFEID = r.Value
 		case store.BanHardware, store.BanExpr:
@@ -196,7 +200,7 @@ func (s *Server) holders(ctx context.Context, rules []*banRule, f store.FindHeld
 			hit := false
 			switch r.Kind {
 			case store.BanInstance:
-				hit = h.Instance == r.Value
+				hit = attest.Instance(h.Instance).Guest() == attest.Instance(r.Value).Guest()
 			case store.BanSPIFFEID:
 				hit = h.SPIFFEID == r.Value
 			case store.BanHardware, store.BanExpr:

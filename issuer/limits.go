@@ -125,7 +125,7 @@ func reserve(l *rate.Limiter, at time.Time) (wait time.Duration) {
 // trust_domain_rate (unavailable).
 func (s *Server) attested(v *verifiers.Verified) error {
 	now := s.now()
-	if wait := s.instances.take(string(v.Claims().Instance()), now); wait > 0 {
+	if wait := s.instances.take(v.Claims().Instance().Guest(), now); wait > 0 {
 		s.metrics.limited.WithLabelValues("attestation", "instance").Inc()
 		return comeBack("instance_rate", wait, "this instance attests too often")
 	}
@@ -140,7 +140,7 @@ func (s *Server) attested(v *verifiers.Verified) error {
 // an attestation brings new certificates, and not new room. The error is of kind
 // Unavailable and says when to come back. Check: token_rate.
 func (s *Server) allowToken(instance attest.Instance) error {
-	if wait := s.tokens.take(string(instance), s.now()); wait > 0 {
+	if wait := s.tokens.take(instance.Guest(), s.now()); wait > 0 {
 		s.metrics.limited.WithLabelValues("token", "instance").Inc()
 		return comeBack("token_rate", wait, "too many tokens for this instance")
 	}

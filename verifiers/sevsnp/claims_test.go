@@ -81,6 +81,11 @@ func TestAMaskedChipIsAClaimAndNoFailure(t *testing.T) {
 		if len(got.SNP.ChipID) != 64 || slices.ContainsFunc(got.SNP.ChipID, func(b byte) bool { return b != 0 }) {
 			t.Errorf("%s: chip id %s", p, got.SNP.ChipID)
 		}
+		// AMD's certificate names it all the same, as an unmasked report would.
+		named := accept(t, w.verifier(t), w.mint(t, order{product: p}).evidence(), epoch)
+		if !slices.Equal(got.SNP.VCEKHWID, named.SNP.ChipID) || named.SNP.VCEKHWID != nil {
+			t.Errorf("%s: the certificate's chip is %s, want %s; of an unmasked report %s", p, got.SNP.VCEKHWID, named.SNP.ChipID, named.SNP.VCEKHWID)
+		}
 	}
 }
 

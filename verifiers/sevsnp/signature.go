@@ -60,5 +60,8 @@ func checkRelations(r *report, product string) error {
 func complete(r *report, e *endorsement, revocation string, simulated bool) *attest.Claims {
 	s := r.claims(e.issuer.line.product)
 	s.CSPID, s.Revocation = e.cspID, revocation
+	if e.kind == VCEK && r.masked() { // AMD says which chip it is, though the host does not
+		s.VCEKHWID = append(make(attest.Bytes, 0, hwidSize), e.hwid...)[:hwidSize]
+	}
 	return &attest.Claims{Platform: platform, Simulated: simulated, SNP: s}
 }
