@@ -32,6 +32,7 @@ With --bundle alone there is no endpoint: hand in the next bundle with --replace
 Name and URL decide whose identities your workloads believe: take them from a source
 that you trust.`,
 		Example: `  assay federation add b.example.org --url https://spiffe.b.example.org/bundle
+  # of your own network: its address is under federation.private_endpoints
   assay federation add b.example.org --url https://10.1.2.3:8444/bundle \
       --endpoint-id spiffe://b.example.org/assay/bundle --bundle b.json
   assay federation add b.example.org --bundle b.pem --replace`,

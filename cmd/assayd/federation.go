@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
+	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -30,8 +32,16 @@ func (d *data) federations(ctx context.Context, cfg *config.Config, log *slog.Lo
 	if err != nil {
 		return nil, starting(err)
 	}
+	var private []netip.Prefix
+	for _, s := range cfg.Federation.PrivateEndpoints {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, starting(fmt.Errorf("federation.private_endpoints: %w", err))
+		}
+		private = append(private, p)
+	}
 	f, err := federation.Open(ctx, federation.Config{
-		TrustDomain: td, Store: d.store, Poll: cfg.Federation.Poll, Now: time.Now, Log: log,
+		TrustDomain: td, Private: private, Store: d.store, Poll: cfg.Federation.Poll, Now: time.Now, Log: log,
 		Seal: federation.Seal{Server: cfg.Server, Key: d.signer, Member: func(server string) (ed25519.PublicKey, bool) {
 			key, ok := d.members()[server]
 			return key, ok

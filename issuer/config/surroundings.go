@@ -28,6 +28,8 @@ type Federation struct {
 	SPIFFEListen string `yaml:"spiffe_listen"`
 	// How often foreign bundles are fetched that have no refresh hint.
 	Poll time.Duration `yaml:"poll"`
+	// Networks of your own at which foreign endpoints may be, as `10.1.0.0/16` or `10.1.2.3/32`. Others that are not public are never connected to: who may name an endpoint is not to look around in the server's network.
+	PrivateEndpoints []string `yaml:"private_endpoints"`
 }
 
 // Administration lets administrators in who are elsewhere. They show SVIDs of a

@@ -43,12 +43,17 @@ func private(address string) bool {
 		return true
 	}
 	ip, err := netip.ParseAddr(host)
-	return err == nil && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast())
+	return err == nil && (ip.IsLoopback() || ip.IsPrivate())
 }
 
 func (v validator) federation() {
 	f := v.c.Federation
 	v.between("federation.poll", f.Poll, time.Second, day)
+	for _, s := range f.PrivateEndpoints {
+		if p, err := netip.ParsePrefix(s); err != nil || p.Masked() != p {
+			v.report(fmt.Sprintf("%.60q is not a network", s), "for example 10.1.0.0/16, or 10.1.2.3/32 for one address", "federation", "private_endpoints")
+		}
+	}
 	if f.SPIFFEListen != "" {
 		if err := checkAddress(f.SPIFFEListen); err != nil {
 			v.report("federation.spiffe_listen is not an address: "+err.Error(), `for example spiffe_listen: ":8444"`, "federation", "spiffe_listen")

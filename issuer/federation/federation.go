@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -39,6 +40,9 @@ type Config struct {
 
 	// For https_web, where a relation names no CAs: nil is the system's.
 	SystemRoots *x509.CertPool
+	// Private are addresses that are not public, and at which endpoints may be all the
+	// same.
+	Private []netip.Prefix
 	// Dial reaches endpoints; nil is the network.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -58,6 +62,8 @@ type Federations struct {
 	onChange []func()
 	changed  chan struct{} // closed when entries were read again
 
+	storing sync.Mutex // held from the look at what is stored until a bundle is
+
 	fetching sync.Mutex      // guards busy
 	busy     map[string]bool // fetched now, by this server
 }
@@ -68,6 +74,15 @@ type entry struct {
 	relation *relation            // nil: the row is not to be believed
 	bundle   *spiffebundle.Bundle // nil: none yet, or not to be believed
 	fault    string               // why not
+	over     bool                 // the bundle is good, and there is no room for it in what agents are sent
+}
+
+// served is the bundle that is handed out, or nil.
+func (e *entry) served() *spiffebundle.Bundle {
+	if e.over {
+		return nil
+	}
+	return e.bundle
 }
 
 // Open reads what the store knows. Rows that are not to be believed are kept out
@@ -83,7 +98,7 @@ func Open(ctx context.Context, cfg Config) (*Federations, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	f := &Federations{cfg: cfg, log: cfg.Log, changed: make(chan struct{}), busy: map[string]bool{}}
-	f.fetch = fetcher{now: cfg.Now, dial: cfg.Dial, systemRoots: cfg.SystemRoots, timeout: fetchTimeout}.fetch
+	f.fetch = fetcher{now: cfg.Now, dial: cfg.Dial, private: cfg.Private, systemRoots: cfg.SystemRoots, timeout: fetchTimeout}.fetch
 	return f, f.Reload(ctx)
 }
 
@@ -102,8 +117,8 @@ func (f *Federations) Bundles() ([]*spiffebundle.Bundle, uint64) {
 	defer f.mu.Unlock()
 	var out []*spiffebundle.Bundle
 	for _, e := range f.entries {
-		if e.bundle != nil {
-			out = append(out, e.bundle.Clone())
+		if b := e.served(); b != nil {
+			out = append(out, b.Clone())
 		}
 	}
 	return sorted(out), f.revision
@@ -126,10 +141,17 @@ func (f *Federations) Reload(ctx context.Context) error {
 		if e.fault != "" && (old == nil || old.fault != e.fault) {
 			f.log.ErrorContext(ctx, "a federation is not used", "foreign_trust_domain", row.Name, "why", e.fault)
 		}
-		if old != nil && old.bundle != e.bundle { // a server came or went that sealed it
+		next[row.Name] = e
+	}
+	fit(next)
+	for name, e := range next {
+		old := f.entries[name]
+		if old != nil && old.served() != e.served() { // a server came or went that sealed it, or there is room now
 			notify = true
 		}
-		next[row.Name] = e
+		if e.over && (old == nil || !old.over) {
+			f.log.ErrorContext(ctx, "a foreign bundle is not used", "foreign_trust_domain", name, "why", faultOf(errBudget()))
+		}
 	}
 	f.entries, f.revision = next, revision
 	close(f.changed)
@@ -142,6 +164,20 @@ func (f *Federations) Reload(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// fit leaves out, in the order of the names, what has no room in the message that
+// agents get: servers that store at the same moment can pass the budget together, and
+// all of them must leave out the same.
+func fit(entries map[string]*entry) {
+	total := 0
+	for _, name := range slices.Sorted(maps.Keys(entries)) {
+		if e := entries[name]; e.bundle != nil {
+			if e.over = total+len(e.row.Bundle) > maxTotal; !e.over {
+				total += len(e.row.Bundle)
+			}
+		}
+	}
 }
 
 // judge decides whether a row is to be believed. What is the same as before is not
@@ -199,8 +235,11 @@ func (e *entry) status() Status {
 		s.Sequence, _ = e.bundle.SequenceNumber()
 		s.Empty = e.bundle.Empty()
 	}
-	if e.fault != "" {
+	switch {
+	case e.fault != "":
 		s.Error = "not used: " + e.fault
+	case e.over:
+		s.Error = "not used: " + faultOf(errBudget())
 	}
 	return s
 }
@@ -213,7 +252,7 @@ func (f *Federations) Troubles() []string {
 	for _, name := range slices.Sorted(maps.Keys(f.entries)) {
 		e := f.entries[name]
 		switch s := e.status(); {
-		case s.Error != "" && e.fault == "":
+		case s.Error != "" && e.fault == "" && !e.over:
 			out = append(out, fmt.Sprintf("the bundle of %s cannot be fetched: %s", name, s.Error))
 		case s.Error != "":
 			out = append(out, fmt.Sprintf("the federation with %s is %s", name, s.Error))
@@ -272,6 +311,8 @@ func (f *Federations) Set(ctx context.Context, r Relation, actor string) (Status
 			return Status{}, err
 		}
 	}
+	f.storing.Lock()
+	defer f.storing.Unlock()
 	if err := f.Reload(ctx); err != nil {
 		return Status{}, err
 	}
@@ -354,14 +395,18 @@ func (f *Federations) budget(name string, size int) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for other, e := range f.entries {
-		if other != name && e.bundle != nil {
+		if other != name && e.served() != nil {
 			size += len(e.row.Bundle)
 		}
 	}
 	if size > maxTotal {
-		return refused("bundle_budget", fmt.Errorf("all foreign bundles together have %d bytes, at most %d", size, maxTotal), "agents get them in one message")
+		return errBudget()
 	}
 	return nil
+}
+
+func errBudget() error {
+	return refused("bundle_budget", fmt.Errorf("all foreign bundles together have more than %d bytes", maxTotal), "agents get them in one message")
 }
 
 // Delete ends a federation: its bundle is served no more. store.ErrNotFound.

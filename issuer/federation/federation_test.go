@@ -160,6 +160,7 @@ func TestWhatAnEndpointMayNotDoLeavesTheLastGoodBundle(t *testing.T) {
 		check string
 	}{
 		"goes back":                   {serving(document(t, bundle(4, 0, other))), "bundle_rollback"},
+		"gives up its numbers":        {serving(document(t, bundle(0, 0, ca))), "bundle_rollback"},
 		"goes back to the start":      {serving(set(`"spiffe_sequence":0,`)), "bundle_rollback"},
 		"serves another trust domain": {serving(document(t, bundle(6, 0, foreign))), "bundle_trust_domain"},
 		"serves garbage":              {serving([]byte("<html>")), "bundle_format"},
@@ -186,7 +187,7 @@ func TestWhatAnEndpointMayNotDoLeavesTheLastGoodBundle(t *testing.T) {
 		})
 	}
 	for name, b := range map[string]*spiffebundle.Bundle{
-		"with the same number": bundle(5, 0, other), "without a number": bundle(0, 0, ca), "with a higher one": bundle(1<<63, 0, other),
+		"with the same number": bundle(5, 0, other), "with a higher one": bundle(1<<63, 0, other),
 	} {
 		e.serve(serving(document(t, b)))
 		if _, err := f.Refresh(t.Context(), theirs.Name()); err != nil || !held(f, theirs).Equal(b) {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
@@ -29,8 +30,11 @@ const (
 // without bound, takes every status for a bundle, follows any redirect, and checks
 // SVIDs in a callback that TLS skips for sessions that are resumed.
 type fetcher struct {
-	now  func() time.Time
-	dial func(ctx context.Context, network, address string) (net.Conn, error) // nil is the system's
+	now func() time.Time
+	// dial reaches endpoints; nil is the network, where addresses count that are
+	// public, and those of private.
+	dial    func(ctx context.Context, network, address string) (net.Conn, error)
+	private []netip.Prefix
 	// systemRoots are the web's CAs where a relation names none; nil is the system's.
 	systemRoots *x509.CertPool
 	timeout     time.Duration // of all of it: fetchTimeout
@@ -39,6 +43,7 @@ type fetcher struct {
 // fetch gets the document at the relation's URL. bundles holds the trust domain of
 // the endpoint's SPIFFE ID, for https_spiffe. The checks, beside the URL's:
 //
+//	endpoint_address      it is at a public address, or at one that the configuration names
 //	endpoint_unreachable  the endpoint answers, in time
 //	endpoint_certificate  it is the one that was named: host (https_web) or SPIFFE ID (https_spiffe)
 //	endpoint_redirect     it redirects to few places, each a valid URL where the same is checked
@@ -47,9 +52,14 @@ type fetcher struct {
 func (f fetcher) fetch(ctx context.Context, r *relation, bundles x509bundle.Source) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
+	network := &guarded{private: f.private}
+	dial := f.dial
+	if dial == nil {
+		dial = network.dial
+	}
 	transport := &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment, // TLS goes through it
-		DialContext:            f.dial,
+		Proxy:                  network.proxy, // TLS goes through it
+		DialContext:            dial,
 		TLSClientConfig:        f.tls(r, bundles),
 		TLSHandshakeTimeout:    connectTimeout,
 		ResponseHeaderTimeout:  connectTimeout,

@@ -29,7 +29,7 @@ func get(t testing.TB, r Relation, bundles x509bundle.Source) ([]byte, error) {
 	if bundles == nil {
 		bundles = x509bundle.NewSet()
 	}
-	return fetcher{now: time.Now, timeout: time.Second}.fetch(t.Context(), checked, bundles)
+	return fetcher{now: time.Now, timeout: time.Second, private: loopback()}.fetch(t.Context(), checked, bundles)
 }
 
 // By both profiles, from go-spiffe's own handler.

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"sync/atomic"
@@ -195,7 +196,7 @@ func sealOf(server string) Seal {
 
 func open(t testing.TB, s store.FederationStore, change func(*Config)) *Federations {
 	t.Helper()
-	cfg := Config{TrustDomain: ours, Store: s, Seal: sealOf("main"), Now: time.Now, Log: slog.New(slog.DiscardHandler)}
+	cfg := Config{TrustDomain: ours, Store: s, Seal: sealOf("main"), Now: time.Now, Log: slog.New(slog.DiscardHandler), Private: loopback()}
 	if change != nil {
 		change(&cfg)
 	}
@@ -203,6 +204,9 @@ func open(t testing.TB, s store.FederationStore, change func(*Config)) *Federati
 	must(t, err)
 	return f
 }
+
+// loopback is where endpoints of tests are.
+func loopback() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} }
 
 func run(t testing.TB, f *Federations) (stop func()) {
 	t.Helper()

@@ -3,6 +3,7 @@ package federation
 import (
 	"bytes"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
@@ -137,7 +138,7 @@ func add(b *spiffebundle.Bundle, raw json.RawMessage) (ignored string, err error
 		return "", malformed("bundle_format", fmt.Errorf("not a JWK: %.200s", err.Error()))
 	}
 	if use == "x509-svid" {
-		return "", addX509(b, key)
+		return addX509(b, key)
 	}
 	return addJWT(b, key)
 }
@@ -145,39 +146,53 @@ func add(b *spiffebundle.Bundle, raw json.RawMessage) (ignored string, err error
 // addX509: a single certificate in x5c (X509-SVID, section 6.1), of a CA. One that
 // carries a SPIFFE ID carries that of its own trust domain (section 2): another one
 // means that the wrong endpoint is asked, or answers.
-func addX509(b *spiffebundle.Bundle, key jose.JSONWebKey) error {
+func addX509(b *spiffebundle.Bundle, key jose.JSONWebKey) (ignored string, err error) {
 	if len(key.Certificates) != 1 {
-		return malformed("bundle_authorities", fmt.Errorf("%d certificates, want 1", len(key.Certificates)))
+		return "", malformed("bundle_authorities", fmt.Errorf("%d certificates, want 1", len(key.Certificates)))
 	}
 	c := key.Certificates[0]
 	if !c.BasicConstraintsValid || !c.IsCA || c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageCertSign == 0 {
-		return malformed("bundle_authorities", errors.New("an X.509 authority is no CA certificate"))
+		return "", malformed("bundle_authorities", errors.New("an X.509 authority is no CA certificate"))
 	}
 	for _, u := range c.URIs {
 		if strings.EqualFold(u.Scheme, "spiffe") && u.Host != b.TrustDomain().Name() {
-			return &attest.Error{Kind: attest.Untrusted, Check: "bundle_trust_domain",
+			return "", &attest.Error{Kind: attest.Untrusted, Check: "bundle_trust_domain",
 				Err:  fmt.Errorf("an X.509 authority is that of %.100q", u.Host),
 				Hint: "the endpoint serves the bundle of another trust domain: check the URL"}
 		}
 	}
+	if _, ok := c.PublicKey.(ed25519.PublicKey); !ok {
+		if why := weak(c.PublicKey); why != "" {
+			return why, nil
+		}
+	}
 	b.AddX509Authority(c)
-	return nil
+	return "", nil
+}
+
+// weak says why a key cannot be trusted, or is no key of a signature that SPIFFE
+// libraries know.
+func weak(key any) string {
+	switch k := key.(type) {
+	case *ecdsa.PublicKey:
+		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() && k.Curve != elliptic.P521() {
+			return "unknown curve"
+		}
+	case *rsa.PublicKey:
+		if n := k.N.BitLen(); n < minRSA || n > maxRSA {
+			return fmt.Sprintf("an RSA key of %d bits, want %d to %d", n, minRSA, maxRSA)
+		}
+	default:
+		return "no key of SVIDs"
+	}
+	return ""
 }
 
 // addJWT: a key with an ID (JWT-SVID, section 6), of an algorithm that JWT-SVIDs may
 // be signed with (section 2.1).
 func addJWT(b *spiffebundle.Bundle, key jose.JSONWebKey) (ignored string, err error) {
-	switch k := key.Key.(type) {
-	case *ecdsa.PublicKey:
-		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() && k.Curve != elliptic.P521() {
-			return "unknown curve", nil
-		}
-	case *rsa.PublicKey:
-		if n := k.N.BitLen(); n < minRSA || n > maxRSA {
-			return fmt.Sprintf("an RSA key of %d bits, want %d to %d", n, minRSA, maxRSA), nil
-		}
-	default:
-		return "no key of JWT-SVIDs", nil
+	if why := weak(key.Key); why != "" {
+		return why, nil
 	}
 	switch {
 	case key.KeyID == "" || len(key.KeyID) > maxKeyID:

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -212,4 +213,25 @@ func FuzzParse(f *testing.F) {
 			t.Fatal("go-spiffe reads another bundle")
 		}
 	})
+}
+
+func TestAWeakX509AuthorityIsIgnored(t *testing.T) {
+	key, err := rsa.GenerateKey(rand.Reader, 1024)
+	must(t, err)
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	must(t, err)
+	c, err := x509.ParseCertificate(der)
+	must(t, err)
+	good := newAuthority(t, "")
+	b := bundle(1, 0, good)
+	b.AddX509Authority(c)
+	got, ignored, err := Parse(theirs, document(t, b))
+	must(t, err)
+	if len(got.X509Authorities()) != 1 || !got.HasX509Authority(good.cert) || len(ignored) != 1 || !strings.Contains(ignored[0], "RSA key of 1024 bits") {
+		t.Errorf("%d authorities, ignored: %q", len(got.X509Authorities()), ignored)
+	}
 }

@@ -199,6 +199,13 @@ func (f *Federations) refresh(ctx context.Context, name string) error {
 	if ctx.Err() != nil {
 		return ctx.Err() // we are stopping: that is no fault of the endpoint
 	}
+	// One after the other, each with what was stored before it: bundles that come at
+	// the same time must fit together.
+	f.storing.Lock()
+	defer f.storing.Unlock()
+	if rerr := f.Reload(ctx); rerr != nil {
+		return rerr
+	}
 	row, now := e.row, f.cfg.Now()
 	row.CheckedAt = now
 	next := e.bundle
@@ -241,7 +248,7 @@ func (f *Federations) checked(ctx context.Context, row store.Federation) error {
 // accept reads a document that was fetched and compares it with the bundle before.
 // The checks, beside those of Parse:
 //
-//	bundle_rollback  the sequence number is not lower than before
+//	bundle_rollback  the sequence number is not lower than before, and there is one if there was
 //	bundle_budget    all bundles together fit into what agents are sent
 func (f *Federations) accept(ctx context.Context, e *entry, doc []byte) (*spiffebundle.Bundle, error) {
 	b, ignored, err := Parse(e.relation.td, doc)
@@ -261,8 +268,9 @@ func (f *Federations) accept(ctx context.Context, e *entry, doc []byte) (*spiffe
 				Hint: "an old copy is served; where the trust domain was really made anew, remove the federation and add it again"}
 		case counted && counts && is == was && !b.Equal(e.bundle):
 			log.WarnContext(ctx, "a foreign bundle changed without its sequence number", "sequence", is)
-		case counted && !counts:
-			log.WarnContext(ctx, "a foreign bundle has no sequence number any more", "was", was)
+		case counted && !counts: // else an old copy would come back in two steps
+			return nil, &attest.Error{Kind: attest.Stale, Check: "bundle_rollback", Err: fmt.Errorf("there is no sequence number, and it was %d before", was),
+				Hint: "an old copy is served; where the trust domain has really given up its numbers, remove the federation and add it again"}
 		}
 	}
 	if bytes.Equal(doc, e.row.Bundle) {
