@@ -9,12 +9,14 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -39,11 +41,7 @@ func TestSessions(t *testing.T) {
 
 // The whole road, with the server and the simulator as they are built.
 func TestTheWholeRoadWithTheCommandsThatPeopleType(t *testing.T) {
-	bin := t.TempDir()
-	build := exec.Command("go", "build", "-o", bin, "github.com/assay-project/assay/cmd/assayd", "github.com/assay-project/assay/cmd/teesim")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	bin := binaries(t)
 	p := params("testdata/whole")
 	setup := p.Setup
 	p.Setup = func(e *testscript.Env) error {
@@ -51,6 +49,32 @@ func TestTheWholeRoadWithTheCommandsThatPeopleType(t *testing.T) {
 		return setup(e)
 	}
 	testscript.Run(t, p)
+}
+
+// binaries builds the server and the simulator.
+func binaries(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	build := exec.Command("go", "build", "-o", dir, "github.com/assay-project/assay/cmd/assayd", "github.com/assay-project/assay/cmd/teesim")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return dir
+}
+
+// onDisk makes a folder on a disk, which the one for temporary files need not be.
+func onDisk() (string, error) {
+	for _, parent := range []string{"", "/var/tmp", "testdata"} {
+		dir, err := os.MkdirTemp(parent, "a")
+		if err != nil {
+			continue
+		}
+		if dir, err = filepath.Abs(dir); err == nil && !files.InMemory(dir) {
+			return dir, nil
+		}
+		_ = os.RemoveAll(dir)
+	}
+	return "", errors.New("these tests need a disk")
 }
 
 // tmpfs is where every Linux has one.
@@ -79,6 +103,13 @@ func params(dir string) testscript.Params {
 				return fmt.Errorf("these tests need a tmpfs on %s", tmpfs)
 			}
 			e.Setenv("M", memory)
+			// And $D is on a disk.
+			disk, err := onDisk()
+			if err != nil {
+				return err
+			}
+			e.Defer(func() { _ = os.RemoveAll(disk) })
+			e.Setenv("D", disk)
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
