@@ -25,6 +25,10 @@ import (
 // balancer.
 const lostBound = 30 * time.Second
 
+// lostAgain is how often everything is read again while nothing is heard: the
+// database may be there, and only its word be lost.
+const lostAgain = 5 * time.Second
+
 // soonAgain is how long a listener that failed is left alone.
 const soonAgain = time.Second
 
@@ -103,7 +107,28 @@ func (e *Events) Run(ctx context.Context) error {
 	for _, s := range e.soon {
 		running.Go(func() { s.follow(ctx, e.log) })
 	}
+	running.Go(func() { e.askWhileLost(ctx) })
 	return e.source.Watch(ctx, e.hear)
+}
+
+// askWhileLost has all listeners read the database, as if everything had changed,
+// for as long as its word does not come.
+func (e *Events) askWhileLost(ctx context.Context) {
+	tick := time.NewTicker(lostAgain)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if e.since.Load() == 0 {
+			continue
+		}
+		for _, s := range e.soon {
+			s.want()
+		}
+	}
 }
 
 func (e *Events) hear(ev store.Event) {
@@ -131,11 +156,16 @@ func (e *Events) hear(ev store.Event) {
 	}
 	for _, s := range e.soon {
 		if s.topics[ev.Topic] {
-			select {
-			case s.wanted <- struct{}{}:
-			default: // it will see this change too
-			}
+			s.want()
 		}
+	}
+}
+
+// want has a listener run.
+func (s *soon) want() {
+	select {
+	case s.wanted <- struct{}{}:
+	default: // it will see this change too
 	}
 }
 

@@ -32,6 +32,7 @@ func (s *Server) registerGauges() {
 	m.Counter("assay_checkpoint_sink_failures_total", "Checkpoints that could not be appended to the sink.", func() float64 { return float64(s.ledger.Stats().SinkFailures) })
 
 	m.Gauge("assay_authority_not_after_seconds", "When the X.509 authority ends, Unix seconds.", func() float64 { return float64(s.ca.Status().AuthorityNotAfter.Unix()) })
+	m.Gauge("assay_authority_rows_disbelieved", "Rows about authorities and servers in the database that count for nothing: signed by nobody who may, or missing. Any is worth a look.", func() float64 { return float64(s.ca.Disbelieved()) })
 	m.Gauge("assay_server_certificate_not_after_seconds", "When the server's own certificate ends, Unix seconds.", func() float64 { return float64(s.ca.Status().ServerNotAfter.Unix()) })
 	m.Gauge("assay_simulated", "1 in a trust domain of simulated hardware.", func() float64 { return truth(s.set.Simulated()) })
 }

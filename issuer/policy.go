@@ -49,6 +49,8 @@ type PolicyFile struct {
 
 	peers    *PolicyPeers  // nil: this server is alone; see policy_shared.go
 	followed atomic.Uint64 // the newest change on record that was judged
+	doubted  atomic.Uint64 // a change by a server that is not known yet
+	doubts   atomic.Uint64 // how often it was looked at
 
 	changed func(*policy.Bundle)
 	result  func(string)

@@ -76,7 +76,7 @@ func (p *PolicyFile) vouched(c store.PolicyChange) error {
 	}
 	key, ok := p.peers.Keys()[c.Server]
 	if !ok {
-		return refuse(fmt.Errorf("the record says that server %.80q put it into force, and there is no such server", c.Server))
+		return notYet{refuse(fmt.Errorf("the record says that server %.80q put it into force: %w", c.Server, errUnknownServer))}
 	}
 	if !ed25519.Verify(key, policyStatement(c, c.Server), c.Signature) {
 		return refuse(fmt.Errorf("server %s has not signed that it put it into force", c.Server))
@@ -84,9 +84,19 @@ func (p *PolicyFile) vouched(c store.PolicyChange) error {
 	return nil
 }
 
-// Follow takes over what another server put into force. The error is of a database
-// that does not answer: what is wrong with a policy is logged, and leaves the one in
-// force as it is.
+// doubtful is how often a policy of a server that nobody has heard of is looked at
+// again, about once a second: its endorsement may be read a moment later.
+const doubtful = 120
+
+// notYet is an error that passes: the policy is looked at again.
+type notYet struct{ error }
+
+func (n notYet) Unwrap() error { return n.error }
+
+// Follow takes over what another server put into force. The error is of something
+// that passes, and whoever calls tries again: a database that does not answer, a
+// data directory that is full, a server whose endorsement is not read yet. What is
+// wrong with a policy is logged, and leaves the one in force as it is.
 func (p *PolicyFile) Follow(ctx context.Context) error {
 	if p.peers == nil || p.store == nil {
 		return nil
@@ -104,8 +114,9 @@ func (p *PolicyFile) Follow(ctx context.Context) error {
 		return err
 	}
 	if err := p.takeOver(ctx, rows[0]); err != nil {
-		if ctx.Err() != nil {
-			return err
+		passes := notYet{}
+		if ctx.Err() != nil || errors.As(err, &passes) && p.tryAgain(row.ID, err) {
+			return fmt.Errorf("policy %s@%d of server %s: %w", row.Name, row.Revision, row.Server, err)
 		}
 		p.result("refused")
 		p.log.ErrorContext(ctx, "a policy that another server put into force is refused here", "server", row.Server, "in_force", policyName(p.Current()), "error", err)
@@ -113,6 +124,20 @@ func (p *PolicyFile) Follow(ctx context.Context) error {
 	p.followed.Store(row.ID) // judged, whatever came of it
 	return nil
 }
+
+// tryAgain reports whether a policy that could not be taken over is to be looked at
+// again.
+func (p *PolicyFile) tryAgain(row uint64, err error) bool {
+	if !errors.Is(err, errUnknownServer) {
+		return true
+	}
+	if p.doubted.Swap(row) != row {
+		p.doubts.Store(0)
+	}
+	return p.doubts.Add(1) < doubtful
+}
+
+var errUnknownServer = errors.New("there is no such server")
 
 // concerns reports whether a policy on record may follow on the one in force here.
 func (p *PolicyFile) concerns(c store.PolicyChange) bool {
@@ -175,12 +200,15 @@ func (p *PolicyFile) adoptable(ctx context.Context, c store.PolicyChange) (*docu
 // was pushed here: a restart takes it up, and no older one is taken after it.
 func (p *PolicyFile) adopt(_ context.Context, d *document, c store.PolicyChange) error {
 	if err := p.accepted.writable(); err != nil {
-		return err
+		return notYet{err}
 	}
 	if err := p.keepPushed(d); err != nil {
-		return err
+		return notYet{err}
 	}
-	return p.accepted.add(c.Policy)
+	if err := p.accepted.add(c.Policy); err != nil {
+		return notYet{err}
+	}
+	return nil
 }
 
 // elsewhere reports whether another server put a policy into force.

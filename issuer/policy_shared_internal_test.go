@@ -222,6 +222,11 @@ func TestAPolicyThatNoServerVouchesForIsNotFollowed(t *testing.T) {
 			if err := p.st.PutPolicy(t.Context(), c); err != nil {
 				t.Fatal(err)
 			}
+			for range doubtful { // of a server that is not known yet, it is looked at for a while
+				if b.Follow(t.Context()) == nil {
+					break
+				}
+			}
 			p.follow(b, "prod@1")
 			if !bytes.Contains(b.log.Bytes(), []byte("is refused here")) {
 				t.Errorf("nobody is told:\n%s", b.log)
@@ -309,4 +314,51 @@ func TestVouchedNamesItsCheck(t *testing.T) {
 	if err := p.vouched(store.PolicyChange{}); !errors.As(err, &e) || e.Check != "policy_vouched" {
 		t.Errorf("%v", err)
 	}
+}
+
+// A server joins and puts a policy into force; another one hears of that a moment
+// before it has read that there is such a server.
+func TestAPolicyOfAServerThatIsNotKnownYetIsFollowedWhenItIs(t *testing.T) {
+	p := newPool(t, "a", "b")
+	first := sharedText("prod", 1, "1h")
+	a, b := p.server("a", first), p.server("b", first)
+	known := false
+	b.Share(PolicyPeers{Server: "b", Signer: p.keys["b"], Keys: func() map[string]ed25519.PublicKey {
+		all := p.public()
+		if !known {
+			delete(all, "a")
+		}
+		return all
+	}})
+	p.push(a, sharedText("prod", 2, "30m"))
+	if err := b.Follow(t.Context()); err == nil || b.Current().Version() != "prod@1" {
+		t.Errorf("%v, and %s is in force: nobody tries again", err, b.Current().Version())
+	}
+	known = true
+	p.follow(b, "prod@2")
+}
+
+// The data directory is full for a moment: here a file stands where a directory is
+// to be.
+func TestAPolicyThatCannotBeKeptIsFollowedWhenItCan(t *testing.T) {
+	p := newPool(t, "a", "b")
+	first := sharedText("prod", 1, "1h")
+	a, b := p.server("a", first), p.server("b", first)
+	p.push(a, sharedText("prod", 2, "30m"))
+	pushed := filepath.Join(b.dir, "pushed")
+	if err := os.RemoveAll(pushed); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(pushed, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := b.Follow(t.Context()); err == nil || b.Current().Version() != "prod@1" {
+			t.Errorf("%v, and %s is in force: nobody tries again", err, b.Current().Version())
+		}
+	}
+	if err := os.Remove(pushed); err != nil {
+		t.Fatal(err)
+	}
+	p.follow(b, "prod@2")
 }

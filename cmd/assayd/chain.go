@@ -84,6 +84,7 @@ The server must not run. Where several share the database, each begins its own.`
 				return starting(err)
 			}
 			b := beginning{dataDir: cfg.DataDir, trustDomain: cfg.TrustDomain, server: cfg.Server, ring: ring, store: st, log: log}
+			b.say = func(format string, a ...any) { cli.Warn(c.ErrOrStderr(), format, a...) }
 			chain, err := b.begin(c.Context(), "NewChain", reason, time.Now())
 			if err != nil {
 				return starting(err)
@@ -104,6 +105,15 @@ type beginning struct {
 	ring                         keys.Ring
 	store                        store.Store
 	log                          *slog.Logger
+	say                          func(format string, a ...any) // to the operator, a line each
+}
+
+// tell says which keys are set aside.
+func (b beginning) tell(aside []string) {
+	if len(aside) == 0 {
+		return
+	}
+	b.say("the database does not name %s: of authorities that were lost, or spares. No authority will have them; in an HSM, make new spares (docs/guides/hsm.md)", strings.Join(aside, ", "))
 }
 
 // begin begins a new chain, and numbers the bundle anew. Its first entry says
@@ -133,6 +143,13 @@ func (b beginning) begin(ctx context.Context, method, reason string, now time.Ti
 	if err := keys.WriteFile(filepath.Join(b.dataDir, chainFile), []byte(chain+"\n"), 0o600, keys.Replace); err != nil {
 		return "", err
 	}
+	// Authorities of the lost time are not in the database, and what was said of them
+	// neither: that one is stolen. No new authority takes the key of one of them.
+	aside, err := ca.SetAside(ctx, b.dataDir, b.ring, b.store, b.trustDomain)
+	if err != nil {
+		return "", err
+	}
+	b.tell(aside)
 	// Every change of the bundle counts its number up by one. Nobody changes it
 	// once a second for years: the time is above whatever was published.
 	if err := restored.RaiseBundleSequence(ctx, b.trustDomain, uint64(max(now.Unix(), 0))); err != nil {

@@ -190,7 +190,7 @@ func (r *restoration) database(ctx context.Context, dir string, log *slog.Logger
 		r.tell("the ledger goes on where the backup ends")
 		return nil
 	}
-	b := beginning{dataDir: dir, trustDomain: m.TrustDomain, server: m.Server, ring: ring, store: st, log: log}
+	b := beginning{dataDir: dir, trustDomain: m.TrustDomain, server: m.Server, ring: ring, store: st, log: log, say: r.tell}
 	chain, err := b.begin(ctx, "Restore", "restored from the backup of "+m.CreatedAt.Format(time.RFC3339), time.Now())
 	if err != nil {
 		return err

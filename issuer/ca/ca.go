@@ -94,7 +94,8 @@ type CA struct {
 	usages      map[string]*usage        // likewise
 	verified    map[[32]byte]bool        // signatures of rows
 	read        map[authorityKey]*authority
-	withdrawn   map[withdrawal]store.AuthorityChange
+	heard       map[statement]store.AuthorityChange // by anybody, that trust is withdrawn; by this server, what it says of its own
+	mine        map[authorityKey]store.Authority    // verified rows of this server
 	used        *usedKeys
 	untold      Change
 }
@@ -192,7 +193,7 @@ func prepare(ctx context.Context, cfg Config) (*CA, error) {
 	}
 	c := &CA{
 		cfg: cfg, log: cfg.Log, td: td, kick: make(chan struct{}, 1),
-		signers: map[string]crypto.Signer{}, usages: map[string]*usage{}, verified: map[[32]byte]bool{}, read: map[authorityKey]*authority{}, withdrawn: map[withdrawal]store.AuthorityChange{},
+		signers: map[string]crypto.Signer{}, usages: map[string]*usage{}, verified: map[[32]byte]bool{}, read: map[authorityKey]*authority{}, heard: map[statement]store.AuthorityChange{}, mine: map[authorityKey]store.Authority{},
 	}
 	if c.bootstrapRoot, err = readCertificate(filepath.Join(cfg.DataDir, bootstrapRootFile)); err != nil {
 		return nil, err

@@ -28,6 +28,7 @@ func Check(ctx context.Context, cfg Config) error {
 		problems = append(problems, err)
 	} else {
 		c.now.Store(s)
+		problems = append(problems, s.fault)
 		for _, use := range []store.Use{store.X509, store.Verifier} {
 			problems = append(problems, c.checkUse(ctx, s, use, now)) // errors.Join leaves out nil
 		}

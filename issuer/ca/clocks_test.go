@@ -151,6 +151,8 @@ func TestNoAuthorityIsMadeThatEndsWithTheUpstreamCABeforeItIsKnown(t *testing.T)
 	u, err = NewUpstream([]*x509.Certificate{parse(t, der)}, key, false)
 	must(t, err)
 	must(t, o.start(s))
+	o.clock = o.clock.Add(90 * time.Minute) // past the half of what it is good for
+	must(t, s.ca.maintain(t.Context(), noStop))
 	if rows, err := o.shared.Authorities(t.Context(), td, store.X509); err != nil || len(rows) != 3 {
 		t.Errorf("%d authorities, %v", len(rows), err)
 	}

@@ -91,9 +91,10 @@ func (c *CA) info(a *authority) AuthorityInfo {
 
 // command does what an operator asks: f with the newest snapshot, under the lock
 // of maintenance, and then what follows from it.
-func (c *CA) command(ctx context.Context, f func(s *snapshot) (store.Use, string, error)) (AuthorityInfo, error) {
+// withdrawing: it takes trust away, for which nothing else has to hold together.
+func (c *CA) command(ctx context.Context, withdrawing bool, f func(s *snapshot) (store.Use, string, error)) (AuthorityInfo, error) {
 	c.maintenance.Lock()
-	info, err := c.commandLocked(ctx, f)
+	info, err := c.commandLocked(ctx, withdrawing, f)
 	ch := c.untold
 	c.untold = Change{}
 	c.maintenance.Unlock()
@@ -101,7 +102,7 @@ func (c *CA) command(ctx context.Context, f func(s *snapshot) (store.Use, string
 	return info, err
 }
 
-func (c *CA) commandLocked(ctx context.Context, f func(s *snapshot) (store.Use, string, error)) (AuthorityInfo, error) {
+func (c *CA) commandLocked(ctx context.Context, withdrawing bool, f func(s *snapshot) (store.Use, string, error)) (AuthorityInfo, error) {
 	if err := c.loadDocuments(ctx); err != nil {
 		return AuthorityInfo{}, err
 	}
@@ -110,6 +111,9 @@ func (c *CA) commandLocked(ctx context.Context, f func(s *snapshot) (store.Use, 
 		return AuthorityInfo{}, err
 	}
 	c.changed(s)
+	if s.fault != nil && !withdrawing {
+		return AuthorityInfo{}, s.fault
+	}
 	use, id, err := f(s)
 	if err != nil {
 		return AuthorityInfo{}, err
@@ -147,7 +151,7 @@ func (c *CA) Prepare(ctx context.Context, use store.Use, actor string) (Authorit
 	if !slices.Contains(uses(), use) {
 		return AuthorityInfo{}, fmt.Errorf("use %.20q: %w", use, store.ErrNotFound)
 	}
-	return c.command(ctx, func(s *snapshot) (store.Use, string, error) {
+	return c.command(ctx, false, func(s *snapshot) (store.Use, string, error) {
 		now := c.cfg.Now()
 		for _, a := range s.all {
 			if a.row.Use == use && c.pending(a, now) {
@@ -190,7 +194,7 @@ func (c *CA) prepareNext(ctx context.Context, s *snapshot, use store.Use, least 
 // before it has been published for the propagation time. One that signs already
 // stays as it is.
 func (c *CA) Activate(ctx context.Context, use store.Use, id, actor string) (AuthorityInfo, error) {
-	return c.command(ctx, func(s *snapshot) (store.Use, string, error) {
+	return c.command(ctx, false, func(s *snapshot) (store.Use, string, error) {
 		now := c.cfg.Now()
 		a, err := c.lookUp(s, use, id, true)
 		if err != nil {
@@ -219,7 +223,7 @@ func (c *CA) Activate(ctx context.Context, use store.Use, id, actor string) (Aut
 // One that signs needs another that can take its place: ErrTooEarly, unless force
 // is set. Then its server makes one that signs at once, before others can know it.
 func (c *CA) Taint(ctx context.Context, use store.Use, id, reason, actor string, force bool) (AuthorityInfo, error) {
-	return became(store.Tainted)(c.command(ctx, func(s *snapshot) (store.Use, string, error) {
+	return became(store.Tainted)(c.command(ctx, true, func(s *snapshot) (store.Use, string, error) {
 		now := c.cfg.Now()
 		a, err := c.lookUp(s, use, id, false)
 		if err != nil {
@@ -331,7 +335,7 @@ func (c *CA) succeed(ctx context.Context, s *snapshot, a *authority, force bool,
 // Revoke takes an authority of any server out of the bundle, or out of the
 // documents: ErrTooEarly unless it is tainted, or has retired.
 func (c *CA) Revoke(ctx context.Context, use store.Use, id, reason, actor string) (AuthorityInfo, error) {
-	return became(store.Revoked)(c.command(ctx, func(s *snapshot) (store.Use, string, error) {
+	return became(store.Revoked)(c.command(ctx, true, func(s *snapshot) (store.Use, string, error) {
 		a, err := c.lookUp(s, use, id, false)
 		if err != nil {
 			return "", "", err
@@ -367,7 +371,7 @@ func (c *CA) CSR(_ context.Context, id string) ([]byte, error) {
 // server: its certificate and those above it, DER, in that order. The checks are
 // those of the upstream.
 func (c *CA) Import(ctx context.Context, id string, chain [][]byte, actor string) (AuthorityInfo, error) {
-	return c.command(ctx, func(s *snapshot) (store.Use, string, error) {
+	return c.command(ctx, false, func(s *snapshot) (store.Use, string, error) {
 		a, err := c.lookUp(s, store.X509, id, true)
 		if err != nil {
 			return "", "", err

@@ -242,6 +242,9 @@ func (c *CA) renewDocument(ctx context.Context, kind documentKind, at stops, war
 		return false, err
 	}
 	c.changed(s)
+	if s.fault != nil {
+		return false, s.fault
+	}
 	why := c.documentDue(kind, s, current, now)
 	if why == "" {
 		return false, nil

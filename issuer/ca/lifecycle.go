@@ -225,6 +225,16 @@ func (c *CA) advance(ctx context.Context, at stops, warn func(string, ...any)) e
 	}
 	c.changed(s)
 	var errs []error
+	if len(s.missing)+len(s.lost) > 0 {
+		errs = append(errs, c.sayAgain(ctx, s, warn))
+		if s, err = c.load(ctx); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		c.changed(s)
+	}
+	if s.fault != nil {
+		return errors.Join(append(errs, s.fault)...)
+	}
 	for _, use := range uses() {
 		for range 128 { // a use needs a handful of steps at a time
 			next := c.plan(s, use, c.cfg.Now())
@@ -239,6 +249,9 @@ func (c *CA) advance(ctx context.Context, at stops, warn func(string, ...any)) e
 				return errors.Join(append(errs, err)...)
 			}
 			c.changed(s)
+			if s.fault != nil {
+				return errors.Join(append(errs, s.fault)...)
+			}
 		}
 	}
 	return errors.Join(errs...)
@@ -280,6 +293,10 @@ func (c *CA) create(ctx context.Context, s *snapshot, use store.Use, at stops, w
 	if err != nil {
 		return err
 	}
+	chains, err := c.cfg.Store.Chains(ctx, c.td.Name())
+	if err != nil {
+		return err
+	}
 	begin, others := store.Prepared, false
 	for _, row := range s.rows {
 		others = others || row.Use == use
@@ -289,8 +306,8 @@ func (c *CA) create(ctx context.Context, s *snapshot, use store.Use, at stops, w
 		return noAuthority(head.Sequence, use)
 	}
 	// Nobody has a bundle: of JWT and deny-list keys, which came later, only while
-	// nothing was issued.
-	if !others && head.Sequence == 0 {
+	// no server has a record of anything.
+	if !others && head.Sequence == 0 && len(chains) == 0 {
 		begin = store.Active
 	}
 	current := pickFrom(s.all, use, c.cfg.Chain, c.cfg.Now())
@@ -371,7 +388,6 @@ func (c *CA) maintainLocked(ctx context.Context, at stops) error {
 	if s == nil { // the start: there is nothing to go on with
 		return errors.Join(errs...)
 	}
-	errs = append(errs, c.sayAgain(ctx, s, warn))
 	renewed := false
 	for _, kind := range documentKinds() {
 		did, err := c.renewDocument(ctx, kind, at, warn)
@@ -467,11 +483,15 @@ func (c *CA) notReady(s *snapshot, use store.Use, now time.Time) error {
 // Ready is nil when this server can issue: one of its X.509 authorities and one
 // of its verifier keys sign, which others can know. Otherwise the error, of kind
 // Unavailable, says what it waits for. A server that has lost touch with the
-// others is not ready either: it would show relying parties an old bundle.
+// others is not ready either: it would show relying parties an old bundle. Nor is
+// one whose own rows in the database do not hold together.
 func (c *CA) Ready() error {
 	s, now := c.now.Load(), c.cfg.Now()
 	if age, limit := now.Sub(time.Unix(0, c.loaded.Load())), max(2*interval, c.cfg.Propagation/4); age > limit {
 		return &attest.Error{Kind: attest.Unavailable, Check: "authorities_stale", Err: fmt.Errorf("what other servers say of their authorities has not been read for %v", age.Truncate(time.Second))}
+	}
+	if s.fault != nil {
+		return &attest.Error{Kind: attest.Unavailable, Check: "authorities_fault", Err: s.fault}
 	}
 	for _, use := range []store.Use{store.X509, store.Verifier} {
 		if c.signer(s, use, now) == nil {
@@ -510,7 +530,7 @@ func (c *CA) Reload(ctx context.Context) error {
 	s, lerr := c.load(ctx)
 	if lerr == nil {
 		c.changed(s)
-		err = errors.Join(err, c.renewEndpoint())
+		err = errors.Join(err, s.fault, c.renewEndpoint())
 	}
 	ch := c.untold
 	c.untold = Change{}

@@ -165,14 +165,24 @@ func (c *CA) said(ctx context.Context, a *authority, ch store.AuthorityChange) e
 		ch.Use, ch.ID, ch.State, ch.Server, ch.State), "somebody writes the database who is no server: delete that row, or ask another server, and find out who; "+a.row.Server+" is the authority's owner")
 }
 
-// sayAgain stores what the database has lost: that somebody has withdrawn trust,
-// which this process knows.
+// sayAgain stores what the database has lost, which this process knows: rows of this
+// server and what it said of them, and that somebody has withdrawn trust.
 func (c *CA) sayAgain(ctx context.Context, s *snapshot, warn func(string, ...any)) error {
 	var errs []error
+	for _, row := range s.missing {
+		switch err := c.cfg.Store.AddAuthority(ctx, row); {
+		case err == nil:
+			warn("the database has lost the %s authority %s of this server; it was stored again", row.Use, row.ID)
+		case isStore(err):
+			errs = append(errs, err)
+		default:
+			warn("the %s authority %s cannot be stored again: %v", row.Use, row.ID, err)
+		}
+	}
 	for _, ch := range s.lost {
 		switch err := c.restate(ctx, s, ch); {
 		case err == nil:
-			c.log.Warn("ca: said again what the database had lost", slog.String("use", string(ch.Use)), slog.String("id", ch.ID), slog.String("state", string(ch.State)))
+			warn("the database has lost that the %s authority %s is %s; it was said again", ch.Use, ch.ID, ch.State)
 		case isStore(err):
 			errs = append(errs, err)
 		default:

@@ -188,8 +188,8 @@ func TestWhatIsSaidOfAnAuthorityIsBelievedWhenAMemberSaysIt(t *testing.T) {
 	}
 }
 
-// In its own name a server believes nothing that it did not sign, and stops: what
-// it goes on with is what it knew.
+// In its own name a server believes nothing that it did not sign. It goes on with
+// what it knew, is not ready, and does not start again.
 func TestAForgedChangeInOnesOwnNameIsAnError(t *testing.T) {
 	f := newFixture(t)
 	must(t, f.open(t))
@@ -199,7 +199,9 @@ func TestAForgedChangeInOnesOwnNameIsAnError(t *testing.T) {
 	if f.x509().row.ID != a.row.ID {
 		t.Error("it signs with another")
 	}
-	must(t, f.ca.Ready())
+	_, err := f.ca.signsWith()
+	must(t, err)
+	wantCheck(t, f.ca.Ready(), "authorities_fault")
 	f.close(t)
 	wantCheck(t, f.open(t), "authority_signature")
 }

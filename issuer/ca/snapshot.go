@@ -34,8 +34,10 @@ type snapshot struct {
 	issuers  *x509bundle.Bundle      // the authorities themselves, for what comes back to this server
 	tainted  []*authority            // condemned, and not over
 	warnings []string                // rows that count for nothing
-	lost     []store.AuthorityChange // withdrawals that the database does not know any more
+	lost     []store.AuthorityChange // what the database does not know any more
 	signing  map[store.Use]*authority
+	missing  []store.Authority // rows of this server that the database does not have any more
+	fault    error             // this server's own rows do not hold together
 }
 
 // pick is the authority of a use that this server signs with at a time: of those
@@ -70,10 +72,13 @@ func (s *snapshot) find(use store.Use, id string) *authority {
 	return nil
 }
 
-// load reads the database and verifies what it says. One's own rows must hold
-// together: who sees that they do not stops, and goes on with what was known. A
-// row of another server that does not is left out, and told of: it must not stop
-// a healthy server. The checks:
+// load reads the database and verifies what it says. A row of another server that
+// does not hold together is left out, and told of: it must not stop a healthy
+// server. One's own rows must hold together. A server that sees that they do not is
+// not ready, does not start, and takes no step in its authorities' lives; what it
+// has verified before counts instead. All else counts all the same, above all that
+// others have withdrawn trust: who can write the database must not keep that from a
+// server by a row that means nothing. The checks of its fault:
 //
 //	authority_unsigned   a row of this server has no signature, and is not of before there were any
 //	authority_signature  a row of this server, or what it said of one, was not signed with its checkpoint key
@@ -86,27 +91,35 @@ func (c *CA) load(ctx context.Context) (*snapshot, error) {
 		return nil, err
 	}
 	now := c.cfg.Now()
-	s := &snapshot{rows: st.Authorities, signing: map[store.Use]*authority{}}
-	believed, err := c.believe(s, st.Members, now)
-	if err != nil {
-		return nil, err
-	}
-	changes, err := c.verifiedChanges(s, st, believed, now)
-	if err != nil {
-		return nil, err
-	}
+	s := &snapshot{signing: map[store.Use]*authority{}}
+	st.Authorities = c.withMissing(s, st.Authorities)
+	s.rows = st.Authorities
+	believed := c.believe(s, st.Members, now)
+	changes := c.verifiedChanges(s, st, believed, now)
 	for _, row := range st.Authorities {
-		a, err := c.verifiedAuthority(row, changes[authorityKey{row.Use, row.ID}], believed)
+		key := authorityKey{row.Use, row.ID}
+		a, err := c.verifiedAuthority(row, changes[key], believed)
+		if known, ok := c.mine[key]; ok && err != nil { // it was good, and is not any more
+			s.broken(err)
+			row = known
+			a, err = c.verifiedAuthority(row, changes[key], believed)
+		}
 		switch {
 		case err != nil && row.Server == c.cfg.Chain:
-			return nil, err
+			s.broken(err)
+			continue
 		case err != nil:
 			s.warn("a row of the database is not believed: %v", err)
 			continue
 		}
 		if row.Server == c.cfg.Chain {
-			if err := c.own(ctx, a); err != nil {
-				return nil, err
+			if err := c.own(ctx, a); ctx.Err() != nil {
+				return nil, errors.Join(ctx.Err(), err)
+			} else if err != nil {
+				s.broken(err) // and it does not sign
+			}
+			if len(row.Signature) > 0 {
+				c.mine[key] = row
 			}
 		}
 		s.all = append(s.all, a)
@@ -118,7 +131,7 @@ func (c *CA) load(ctx context.Context) (*snapshot, error) {
 		}
 	}
 	if err := c.remember(st.Authorities); err != nil {
-		return nil, err
+		s.broken(err)
 	}
 	c.bundleOf(s, st.BundleSequence, now)
 	c.loaded.Store(now.UnixNano())
@@ -129,6 +142,35 @@ func (s *snapshot) warn(format string, args ...any) {
 	s.warnings = append(s.warnings, fmt.Sprintf(format, args...))
 }
 
+// broken notes that this server's own rows do not hold together.
+func (s *snapshot) broken(err error) { s.fault = errors.Join(s.fault, err) }
+
+// withMissing are the rows, and those of this server that were there before: a
+// database that has lost them (a standby that was behind took over) does not take
+// out of the bundle what this server signs with.
+func (c *CA) withMissing(s *snapshot, rows []store.Authority) []store.Authority {
+	there := map[authorityKey]bool{}
+	for _, row := range rows {
+		there[authorityKey{row.Use, row.ID}] = true
+	}
+	for key, row := range c.mine {
+		if !there[key] {
+			s.missing = append(s.missing, row)
+			s.warn("the database has lost the %s authority %s of this server", row.Use, row.ID)
+		}
+	}
+	if len(s.missing) == 0 {
+		return rows
+	}
+	order := func(a, b store.Authority) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.Use, b.Use), cmp.Compare(a.ID, b.ID))
+	}
+	slices.SortFunc(s.missing, order)
+	rows = append(slices.Clone(rows), s.missing...)
+	slices.SortStableFunc(rows, order)
+	return rows
+}
+
 // authorityKey is what changes are about.
 type authorityKey struct {
 	use store.Use
@@ -137,7 +179,7 @@ type authorityKey struct {
 
 // believe reads which servers there are: those whose checkpoint key the bootstrap
 // root endorses, and this one.
-func (c *CA) believe(s *snapshot, rows []store.Member, now time.Time) (map[string]ed25519.PublicKey, error) {
+func (c *CA) believe(s *snapshot, rows []store.Member, now time.Time) map[string]ed25519.PublicKey {
 	mine, _ := c.checkpoint.Public().(ed25519.PublicKey) // CheckpointSigner checked it
 	out := map[string]ed25519.PublicKey{c.cfg.Chain: mine}
 	for _, row := range rows {
@@ -152,19 +194,20 @@ func (c *CA) believe(s *snapshot, rows []store.Member, now time.Time) (map[strin
 			continue
 		}
 		if row.Server == c.cfg.Chain && !bytes.Equal(m.Key, mine) {
-			return nil, fault("member_name", fmt.Errorf("another server has joined %s as %q, with another checkpoint key", c.td, row.Server),
-				"each server has a name of its own: see `server` in the configuration; or restore checkpoint.key from a backup")
+			s.broken(fault("member_name", fmt.Errorf("another server has joined %s as %q, with another checkpoint key", c.td, row.Server),
+				"each server has a name of its own: see `server` in the configuration; or restore checkpoint.key from a backup"))
+			continue
 		}
 		out[row.Server] = m.Key
 		s.members = append(s.members, m)
 	}
-	return out, nil
+	return out
 }
 
 // verifiedChanges are the changes that count: signed by the server that says them,
 // and of a kind that it may say. What anybody withdraws counts; everything else is
 // the owner's to say.
-func (c *CA) verifiedChanges(s *snapshot, st store.AuthorityState, believed map[string]ed25519.PublicKey, now time.Time) (map[authorityKey][]store.AuthorityChange, error) {
+func (c *CA) verifiedChanges(s *snapshot, st store.AuthorityState, believed map[string]ed25519.PublicKey, now time.Time) map[authorityKey][]store.AuthorityChange {
 	owner := map[authorityKey]string{}
 	for _, row := range st.Authorities {
 		owner[authorityKey{row.Use, row.ID}] = row.Server
@@ -179,14 +222,14 @@ func (c *CA) verifiedChanges(s *snapshot, st store.AuthorityState, believed map[
 		case err == nil:
 			out[key] = append(out[key], ch)
 		case ch.Server == c.cfg.Chain && owner[key] == c.cfg.Chain:
-			return nil, fault("authority_signature", fmt.Errorf("that the %s authority %s is %s: %w", ch.Use, ch.ID, ch.State, err), restoreDatabase)
+			s.broken(fault("authority_signature", fmt.Errorf("that the %s authority %s is %s: %w", ch.Use, ch.ID, ch.State, err), restoreDatabase))
 		default:
 			s.warn("what the database says of the %s authority %.40q in the name of the server %.80q is not believed: %v", ch.Use, ch.ID, ch.Server, err)
 		}
 	}
 	// Trust that was withdrawn while this process runs does not come back, whatever
-	// becomes of the row that said so.
-	for key, ch := range c.withdrawn {
+	// becomes of the row that said so. Nor does it forget what it said itself.
+	for key, ch := range c.heard {
 		if !slices.ContainsFunc(out[key.authorityKey], func(o store.AuthorityChange) bool { return o.State == key.state }) {
 			s.warn("the database has lost that the %s authority %s is %s", ch.Use, ch.ID, ch.State)
 			s.lost = append(s.lost, ch)
@@ -195,21 +238,22 @@ func (c *CA) verifiedChanges(s *snapshot, st store.AuthorityState, believed map[
 	}
 	for key, chs := range out {
 		for _, ch := range chs {
-			if (ch.State == store.Tainted || ch.State == store.Revoked) && !isConclusion(ch) {
-				c.withdrawn[withdrawal{key, ch.State}] = ch
+			said := ch.Server == c.cfg.Chain && owner[key] == c.cfg.Chain
+			if (ch.State == store.Tainted || ch.State == store.Revoked || said) && !isConclusion(ch) {
+				c.heard[statement{key, ch.State}] = ch
 			}
 		}
 		slices.SortStableFunc(chs, func(a, b store.AuthorityChange) int { return a.At.Compare(b.At) })
 	}
-	return out, nil
+	return out
 }
 
 func isConclusion(ch store.AuthorityChange) bool {
 	return ch.State == store.Revoked && string(ch.Body) == concluded
 }
 
-// withdrawal is that an authority is not trusted any more.
-type withdrawal struct {
+// statement is that an authority is in some state.
+type statement struct {
 	authorityKey
 	state store.State
 }
@@ -299,6 +343,9 @@ func (c *CA) signOld(ctx context.Context, at stops) error {
 		return nil
 	}
 	s, err := c.load(ctx)
+	if err == nil {
+		err = s.fault
+	}
 	if err != nil {
 		return err
 	}

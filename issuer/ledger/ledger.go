@@ -201,6 +201,11 @@ func (l *Ledger) checkTail(ctx context.Context) error {
 		l.latest.Store(&signedCheckpoint{last.Note, from})
 		l.peers = slices.Clone(from.Peers)
 	}
+	// The last commit of this server's process of before may still be under way in the
+	// database. Head waits for it, by the lock that appending takes.
+	if _, err := l.st.Head(ctx, l.trustDomain, l.chain); err != nil {
+		return unavailable(err)
+	}
 	v := newChainVerifier(l.trustDomain, l.chain)
 	v.at = store.Head{Sequence: from.Size, Hash: from.Head}
 	for item, err := range l.Entries(ctx, from.Size) {

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -99,11 +100,42 @@ func (r *Reader) Verify(ctx context.Context, key VerifierKey, elsewhere [][]byte
 // server that writes a chain. One whose key is not among them is an error when it
 // has checkpoints.
 func (r *Reader) VerifyAll(ctx context.Context, keys map[string]VerifierKey, elsewhere [][]byte) ([]Report, error) {
-	names, err := r.Chains(ctx)
+	chains, err := r.chains(ctx, keys)
 	if err != nil {
 		return nil, err
 	}
-	var chains []Chain
+	reports, err := VerifyLedger(r.trustDomain, chains, elsewhere)
+	if err != nil {
+		return nil, err
+	}
+	return reports, r.noStrays(ctx)
+}
+
+// chains reads what there is of every chain but its entries. A chain that begins
+// meanwhile may be named by a checkpoint that was read: then all is read again.
+func (r *Reader) chains(ctx context.Context, keys map[string]VerifierKey) ([]Chain, error) {
+	names, err := r.Chains(ctx)
+	for range 10 {
+		if err != nil {
+			return nil, err
+		}
+		chains, err := r.chainsNamed(ctx, names, keys)
+		if err != nil {
+			return nil, err
+		}
+		again, err := r.Chains(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if len(again) == len(names) {
+			return chains, nil
+		}
+		names = again
+	}
+	return nil, unavailable(errors.New("chains begin as fast as they are read"))
+}
+
+func (r *Reader) chainsNamed(ctx context.Context, names []string, keys map[string]VerifierKey) (chains []Chain, err error) {
 	for _, name := range names {
 		in := r.In(name)
 		notes, err := in.Checkpoints(ctx)
@@ -118,11 +150,7 @@ func (r *Reader) VerifyAll(ctx context.Context, keys map[string]VerifierKey, els
 		}
 		chains = append(chains, c)
 	}
-	reports, err := VerifyLedger(r.trustDomain, chains, elsewhere)
-	if err != nil {
-		return nil, err
-	}
-	return reports, r.noStrays(ctx)
+	return chains, nil
 }
 
 // noStrays is nil where every look-up row belongs to an entry.
