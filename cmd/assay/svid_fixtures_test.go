@@ -25,7 +25,7 @@ import (
 //	two.pem                                            svid.pem, and debug.pem after it
 //	token.jwt expired.jwt                              JWT-SVIDs of the same, for "vault"
 //	deny-list.cbor                                     which names svid.pem
-//	matrix-….pem                                       each wrong for one reason, see wrongSVIDs
+//	matrix-….pem matrix-….jwt                          each wrong for one reason, see wrongSVIDs
 //	bundle.json bundle.pem verifier-keys.cbor verifier-root.pem
 //	simulated-…                                        the same of simulated.example.test
 //	other-…                                            the same of an authority that issued none of them
@@ -89,6 +89,17 @@ func svidFixtures(t testing.TB, dir string) {
 	authority("other-", "example.test")
 	sim := authority("simulated-", "simulated.example.test")
 	mint("simulated.pem", sim, "/orders")
+	put("matrix-simulated.jwt", []byte(sim.MintJWT(t, "/orders", "vault")))
+	put("matrix-debug.jwt", []byte(a.MintJWT(t, "/orders", "vault", svidtest.Debug())))
+	put("matrix-tier.jwt", []byte(a.MintJWT(t, "/orders", "vault", svidtest.Grace())))
+	put("matrix-stale.jwt", []byte(a.MintJWT(t, "/orders", "vault", svidtest.Age(3*time.Hour))))
+	put("matrix-good.jwt", []byte(a.MintJWT(t, "/orders", "vault")))
+	put("matrix-spliced.jwt", spliced(a.MintJWT(t, "/orders", "vault"), a.MintJWT(t, "/orders", "vault")))
+}
+
+// spliced has the claims of one token and the signature of another.
+func spliced(claims, signature string) []byte {
+	return []byte(claims[:strings.LastIndexByte(claims, '.')] + signature[strings.LastIndexByte(signature, '.'):])
 }
 
 // wrongSVIDs are what an honest issuer does not make, each wrong for one reason.

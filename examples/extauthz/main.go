@@ -11,7 +11,8 @@
 //
 //   - include_peer_certificate: true. Envoy then fills source.certificate from the
 //     TLS session, where the client has proven that it holds the key. A request's
-//     headers cannot change it.
+//     headers cannot change it. That of a session which is resumed is the one that it
+//     was opened with; it is checked for each request all the same.
 //   - require_client_certificate: true and TLSv1_3 in the listener's TLS context.
 //     Where tokens are taken as well, the first is false.
 //   - forward_client_cert_details: SANITIZE_SET. The header
