@@ -150,6 +150,9 @@ func (b beginning) begin(ctx context.Context, method, reason string, now time.Ti
 		return "", err
 	}
 	b.tell(aside)
+	if err := ca.Restored(b.dataDir, now); err != nil {
+		return "", err
+	}
 	// Every change of the bundle counts its number up by one. Nobody changes it
 	// once a second for years: the time is above whatever was published.
 	if err := restored.RaiseBundleSequence(ctx, b.trustDomain, uint64(max(now.Unix(), 0))); err != nil {

@@ -35,6 +35,7 @@ type authority struct {
 	thumb   svid.Thumbprint         // verifier and deny-list keys
 	signer  crypto.Signer           // this server's own, that sign or may sign; otherwise nil
 	usage   *usage                  // this server's own
+	held    time.Time               // it does not sign before, since the database was restored
 	changes []store.AuthorityChange // verified, oldest first
 }
 
@@ -86,7 +87,7 @@ func (a *authority) waits() bool {
 func (a *authority) signsAt(now time.Time) bool {
 	active, ok := a.saidAt(store.Active)
 	retired, over := a.saidAt(store.Retired)
-	return ok && !active.After(now.Add(maxBackdate)) && (!over || retired.After(now)) && !a.condemned() && a.validAt(now)
+	return ok && !active.After(now.Add(maxBackdate)) && (!over || retired.After(now)) && !a.condemned() && a.validAt(now) && !now.Before(a.held)
 }
 
 func (a *authority) validAt(now time.Time) bool {
@@ -499,6 +500,7 @@ func (c *CA) checkChain(certs []*x509.Certificate) error {
 //
 //	authority_key  the key is there, and is the one that the row names
 func (c *CA) own(ctx context.Context, a *authority) error {
+	a.held = c.heldUntil(a)
 	if a.condemned() {
 		return nil // it signs nothing any more: its key may be gone
 	}

@@ -75,6 +75,7 @@ type CA struct {
 	verifierRoot  *ecdsa.PublicKey
 	checkpoint    crypto.Signer // signs the rows of this server's authorities
 	reading       bool          // Check: nothing is written
+	restored      time.Time     // when the database was put back to an older state
 
 	now          atomic.Pointer[snapshot]
 	document     atomic.Pointer[document] // the verifier keys
@@ -205,6 +206,9 @@ func prepare(ctx context.Context, cfg Config) (*CA, error) {
 		return nil, err
 	}
 	if c.used, err = readUsed(cfg.DataDir); err != nil {
+		return nil, err
+	}
+	if c.restored, err = readRestored(cfg.DataDir); err != nil {
 		return nil, err
 	}
 	return c, nil

@@ -60,7 +60,7 @@ const (
 // usable is from when on an authority may sign; false before it is published.
 func (c *CA) usable(a *authority) (time.Time, bool) {
 	at, ok := a.published()
-	return at.Add(c.cfg.Propagation), ok
+	return later(at.Add(c.cfg.Propagation), a.held), ok
 }
 
 // ready says that an authority of this server has been published for the
@@ -449,10 +449,13 @@ func (c *CA) warnOfAuthorities(s *snapshot, warn func(string, ...any)) {
 // notReady is why nothing is signed for a use.
 func (c *CA) notReady(s *snapshot, use store.Use, now time.Time) error {
 	var wait *authority
-	var ended *authority
+	var ended, held *authority
 	for _, a := range s.all {
 		if a.row.Use != use || a.row.Server != c.cfg.Chain {
 			continue
+		}
+		if now.Before(a.held) && !a.condemned() && a.said(store.Retired) == nil && a.validAt(now) {
+			held = a
 		}
 		if c.pending(a, now) {
 			wait = a
@@ -472,6 +475,8 @@ func (c *CA) notReady(s *snapshot, use store.Use, now time.Time) error {
 			return unavailable("authority_not_ready", "bring the verifier root's key to a server of the trust domain", "the %s authority %s is not published yet: no document of the verifier root names it", use, wait.row.ID)
 		}
 		return unavailable("authority_not_ready", "", "the %s authority %s signs from %s on: it must have been published for %v", use, wait.row.ID, from.Format(time.RFC3339), c.cfg.Propagation)
+	case held != nil:
+		return unavailable("authority_not_ready", "or taint it: its successor then signs as soon as it is known", "the %s authority %s may have retired in the time that the restored database has lost: it signs from %s on", use, held.row.ID, held.held.Format(time.RFC3339))
 	case ended != nil && !now.Before(ended.row.NotAfter):
 		return unavailable("authority_expired", "check the clock", "the %s authority %s ended at %s", use, ended.row.ID, ended.row.NotAfter.Format(time.RFC3339))
 	case ended != nil && ended.condemned():
@@ -591,6 +596,7 @@ func (c *CA) nextDue() time.Duration {
 		if from, ok := c.usable(a); ok {
 			at(from)
 		}
+		at(a.held)
 		if a == s.signing[a.row.Use] {
 			at(a.half())
 			at(a.row.NotAfter)

@@ -233,3 +233,42 @@ func TestADamagedListOfUsedKeysIsNoEmptyOne(t *testing.T) {
 	writeText(t, f.dir, usedFile, "# Keys\n../../etc/passwd\n")
 	wantCheck(t, f.open(t), "authority_used")
 }
+
+// The backup is of before a rotation, and the loss after it: relying parties have
+// fetched bundles without the authority that signs by the backup.
+func TestARestoredAuthorityThatMayHaveLeftTheBundleWaits(t *testing.T) {
+	o := newOffice(t, nil)
+	s := o.servers[0]
+	must(t, o.start(s))
+	first := s.ca.now.Load().signing[store.JWT]
+	backup, err := o.shared.AuthorityState(t.Context(), td)
+	must(t, err)
+	for range 20 { // its half is over after 15 days
+		o.clock = o.clock.Add(day)
+		o.turn()
+	}
+	if s.ca.Bundle().HasJWTAuthority(first.kid) {
+		t.Fatal("it has not left the bundle")
+	}
+	r := &restored{Store: unclosed{o.shared}, backup: backup}
+	o.change = func(c *Config) { c.Store = r }
+	cfg := o.config(s)
+	_, err = SetAside(t.Context(), s.dir, cfg.Keys, r, td)
+	must(t, err)
+	must(t, Restored(s.dir, o.clock))
+	s.ca, err = openAt(context.Background(), cfg, noStop)
+	must(t, err)
+	if _, err := s.ca.jwtAuthority(t.Context()); err == nil {
+		t.Error("it signs at once")
+	} else {
+		wantCheck(t, err, "authority_not_ready")
+	}
+	must(t, s.ca.Ready()) // the X.509 authority cannot have retired in the lost time
+	o.clock = o.clock.Add(day)
+	must(t, s.ca.maintain(t.Context(), noStop))
+	_, err = s.ca.jwtAuthority(t.Context())
+	must(t, err)
+	writeText(t, s.dir, restoredFile, "yesterday")
+	_, err = openAt(context.Background(), cfg, noStop)
+	wantCheck(t, err, "authority_restored")
+}
