@@ -61,6 +61,7 @@ web:
   certificate: %s
   key: %s
 federation:
+  private_endpoints: [127.0.0.0/8]
   spiffe_listen: %s
   poll: 1s
 authorities:
