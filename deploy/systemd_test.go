@@ -94,7 +94,6 @@ func TestUnitsNameTheProgramsOwnDefaults(t *testing.T) {
 	has("assayd.service", "StateDirectory", strings.TrimPrefix(server.DataDir, "/var/lib/"))
 	has("assayd.service", "ReadWritePaths", filepath.Dir(server.AdminSocket))
 	has("assayd.service", "ExecStart", "/usr/bin/assayd run")
-	has("assayd.service", "ExecStartPre", "/usr/bin/assayd check")
 	has("assay-agent.service", "ConditionPathExists", agentconfig.DefaultPath)
 	has("assay-agent.service", "ReadWritePaths", filepath.Dir(agent.Socket))
 	has("assay-agent.service", "ExecStart", "/usr/bin/assay-agent run")
@@ -121,6 +120,21 @@ func TestUnitsNameTheProgramsOwnDefaults(t *testing.T) {
 		if !strings.Contains(rules, `KERNEL=="`+filepath.Base(device)+`", OWNER="assay-agent", GROUP="root", MODE="0600"`) {
 			t.Errorf("the udev rules do not give %s to the agent alone", device)
 		}
+	}
+}
+
+// The server starts without the tenants that are broken. What a unit runs before it
+// would not: one tenant's policy would decide whether all others are served.
+func TestNothingKeepsTheServerFromStartingForABrokenTenant(t *testing.T) {
+	t.Parallel()
+	u := parseUnit(t, "assayd.service")
+	for _, key := range []string{"ExecStartPre", "ExecCondition", "ExecStartPost", "AssertPathExists", "RequiresMountsFor", "Requires", "BindsTo"} {
+		if got := u[key]; len(got) > 0 {
+			t.Errorf("%s=%s has to succeed before all trust domains are served", key, got)
+		}
+	}
+	if got := u["ExecStart"]; !slices.Equal(got, []string{"/usr/bin/assayd run"}) {
+		t.Errorf("ExecStart is %q", got)
 	}
 }
 

@@ -70,6 +70,9 @@ func openData(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *dat
 	if err != nil {
 		return nil, err
 	}
+	if err := adoptKeys(cfg, log); err != nil {
+		return nil, err
+	}
 	signer, err := ca.CheckpointSigner(ctx, ring)
 	if err != nil {
 		return nil, err

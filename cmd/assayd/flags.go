@@ -39,3 +39,11 @@ func (f *configFlags) loadAll() ([]*config.Config, error) {
 	}
 	return config.LoadAll(f.path())
 }
+
+// loadStart is loadAll without the tenants whose files cannot be used.
+func (f *configFlags) loadStart() ([]*config.Config, []config.LeftOut, error) {
+	if f.path() == "" {
+		return nil, nil, cli.Usagef("leave the flag away for "+config.DefaultPath, "--config is empty")
+	}
+	return config.LoadStart(f.path())
+}

@@ -14,10 +14,14 @@ import (
 const maxUpstream = 64 << 10
 
 // openKeys opens the keys of the data directory, and those of the authorities
-// where they are elsewhere. A signer is not asked yet.
+// where they are elsewhere. Directories that hold another trust domain's are
+// refused. A signer is not asked yet.
 func openKeys(cfg *config.Config) (keys.Ring, error) {
 	files, err := keys.OpenDir(ca.KeysPath(cfg.DataDir))
 	if err != nil {
+		return nil, err
+	}
+	if err := ownKeys(cfg); err != nil {
 		return nil, err
 	}
 	if cfg.Keys.Location == "" {

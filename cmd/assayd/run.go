@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,17 +29,21 @@ func runCommand() *cobra.Command {
 		Long: `run serves until SIGTERM or SIGINT, then lets attestations in flight finish.
 SIGHUP reads policies and configuration again: what can be changed while it runs
 is (limits, the log's level, tenants), and what needs a restart is named in the
-log. The log goes to standard error.`,
+log. The log goes to standard error.
+
+A tenant whose configuration file has a mistake at the start is left out until the
+file is mended and SIGHUP sent; so is one that cannot be opened, which is tried
+again by itself.`,
 		Example: `  assayd run
   assayd run --data-dir ~/assay`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			all, err := flags.loadAll()
+			all, left, err := flags.loadStart()
 			if err != nil {
 				return err
 			}
 			level := new(slog.LevelVar)
-			p := &process{file: flags.path(), configs: all, level: level, log: newLogger(all[0], c.ErrOrStderr(), level), tenants: map[string]*supervised{}}
+			p := &process{file: flags.path(), configs: all, left: left, level: level, log: newLogger(all[0], c.ErrOrStderr(), level), tenants: map[string]*supervised{}}
 			return p.run(c.Context())
 		},
 	}
@@ -52,14 +58,19 @@ type process struct {
 	log     *slog.Logger
 	tracing *issuer.Tracing
 	front   *issuer.Front
-	address string // of the attestation service
-	metrics string // and of the metrics, or "off"
+	left    []config.LeftOut // tenants whose files could not be used at the start
+	address string           // of the attestation service
+	metrics string           // and of the metrics, or "off"
 
 	// Used by run and by reload, which do not overlap.
-	configs []*config.Config // in force, the first file's first
 	tenants map[string]*supervised
 	group   *errgroup.Group
-	ctx     context.Context //nolint:containedctx // of the group: tenants that a reload adds live as long
+
+	// Held while a configuration is put in force, from the look at what is open.
+	applying sync.Mutex
+	mu       sync.Mutex       // of configs, which every trust domain asks for
+	configs  []*config.Config // in force, the first file's first
+	ctx      context.Context  //nolint:containedctx // of the group: tenants that a reload adds live as long
 }
 
 // run serves until ctx ends.
@@ -74,10 +85,11 @@ func (p *process) run(ctx context.Context) (err error) {
 		return starting(err)
 	}
 	defer p.tracing.Close()
-	if p.front, err = issuer.NewFront(*first, issuer.FrontParts{TrustDomains: names(p.configs), Log: p.log, Now: time.Now}); err != nil {
+	if p.front, err = issuer.NewFront(*first, issuer.FrontParts{TrustDomains: p.announced(), Log: p.log, Now: time.Now}); err != nil {
 		return starting(err)
 	}
 	p.front.Counter("assay_trace_failures_total", "Batches of traces that the collector did not take.", func() float64 { return float64(p.tracing.Failures()) })
+	p.leaveOut(ctx)
 	opened, err := p.openAll(ctx)
 	if err != nil {
 		return err
@@ -104,6 +116,41 @@ func (p *process) run(ctx context.Context) (err error) {
 	}
 	p.log.InfoContext(context.WithoutCancel(ctx), "stopped")
 	return err
+}
+
+// inForce is the configuration of each trust domain, the first file's first.
+func (p *process) inForce() []*config.Config {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.configs
+}
+
+// alone reports whether the process serves one trust domain only.
+func (p *process) alone() bool { return len(p.inForce()) == 1 }
+
+// announced are the trust domains that the front answers for at the start: also
+// those that are left out, so that nobody else answers to their names.
+func (p *process) announced() []string {
+	out := names(p.configs)
+	for _, l := range p.left {
+		if l.TrustDomain != "" && !slices.Contains(out, l.TrustDomain) {
+			out = append(out, l.TrustDomain)
+		}
+	}
+	return out
+}
+
+// leaveOut says which tenants are not served for a mistake in their files. A reload
+// takes all files or none, and so adds them when they are mended.
+func (p *process) leaveOut(ctx context.Context) {
+	served := names(p.configs)
+	for _, l := range p.left {
+		if l.TrustDomain != "" && !slices.Contains(served, l.TrustDomain) {
+			p.front.Absent(l.TrustDomain, l.Err)
+		}
+		p.log.ErrorContext(ctx, "a tenant's configuration cannot be used, and it is not served", "file", l.File, "trust_domain", l.TrustDomain, "error", l.Err,
+			"hint", "mend it (`assayd check` names every mistake), then send SIGHUP")
+	}
 }
 
 // listenFront opens what belongs to the process.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"reflect"
 	"sync"
 	"syscall"
 	"time"
@@ -36,7 +37,7 @@ type tenant struct {
 // openTenant opens everything of a trust domain. On an error nothing stays open.
 func (p *process) openTenant(ctx context.Context, cfg *config.Config) (_ *tenant, err error) {
 	log := p.log
-	if len(p.configs) > 1 {
+	if !p.alone() {
 		log = log.With("trust_domain", cfg.TrustDomain)
 	}
 	level := slog.LevelInfo
@@ -282,11 +283,25 @@ func (s *supervised) set(t *tenant) {
 	s.open = t
 }
 
-// configure is what it will be opened with the next time.
+// configure is what it will be opened with the next time, or runs with.
 func (s *supervised) configure(cfg *config.Config) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cfg = cfg
+}
+
+// opened takes what was opened with a configuration, if that is still the one in
+// force.
+func (p *process) opened(s *supervised, t *tenant, with *config.Config) bool {
+	p.applying.Lock() // either it is open when a reload looks, or it sees what the reload left
+	defer p.applying.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !reflect.DeepEqual(s.cfg, with) {
+		return false
+	}
+	s.open = t
+	return true
 }
 
 // asked has policies read again, and what is not open tried.
@@ -314,12 +329,12 @@ const (
 
 // supervise serves a trust domain for as long as the process runs, or until it is
 // removed. t is nil when it could not be opened. When it fails it is opened
-// again; alone, its end is the process's, for whatever supervises that to see.
+// again; alone, as it is at that moment, its end is the process's, for whatever
+// supervises that to see.
 func (p *process) supervise(cfg *config.Config, t *tenant) {
 	ctx, stop := context.WithCancel(p.ctx)
 	s := &supervised{cfg: cfg, open: t, stop: stop, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	p.tenants[cfg.TrustDomain] = s
-	alone := len(p.configs) == 1
 	p.group.Go(func() error {
 		defer close(s.done)
 		defer stop()
@@ -330,40 +345,62 @@ func (p *process) supervise(cfg *config.Config, t *tenant) {
 				err := p.serve(ctx, t)
 				s.set(nil)
 				err = errors.Join(err, t.close())
-				if ctx.Err() != nil || alone {
+				if ctx.Err() != nil {
 					return err
 				}
 				if err == nil {
 					err = errors.New("it ended by itself")
+				}
+				if p.alone() {
+					return err
 				}
 				p.notServed(ctx, cfg.TrustDomain, err)
 				if time.Since(began) > lastRetry {
 					retry = firstRetry
 				}
 			}
-			timer := time.NewTimer(retry)
-			select {
-			case <-ctx.Done():
-				timer.Stop()
+			if !s.waits(ctx, retry) {
 				return nil
-			case <-s.wake:
-				timer.Stop()
-			case <-timer.C:
 			}
 			retry = min(2*retry, lastRetry)
-			_, next := s.now()
-			opened, err := p.openTenant(ctx, next)
-			if err != nil {
-				t = nil
-				if ctx.Err() == nil {
-					p.notServed(ctx, next.TrustDomain, err)
-				}
-				continue
-			}
-			t = opened
-			s.set(t)
+			t = p.reopen(ctx, s)
 		}
 	})
+}
+
+// waits waits until it is time to try again, or to end.
+func (s *supervised) waits(ctx context.Context, retry time.Duration) bool {
+	timer := time.NewTimer(retry)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-s.wake:
+	case <-timer.C:
+	}
+	return true
+}
+
+// reopen tries to open it, with the configuration that is in force when it is open;
+// nil where it cannot be.
+func (p *process) reopen(ctx context.Context, s *supervised) *tenant {
+	for ctx.Err() == nil {
+		_, with := s.now()
+		t, err := p.openTenant(ctx, with)
+		if err != nil {
+			if ctx.Err() == nil {
+				p.notServed(ctx, with.TrustDomain, err)
+			}
+			return nil
+		}
+		if p.opened(s, t, with) {
+			return t
+		}
+		if err := t.close(); err != nil { // another configuration has come meanwhile
+			p.log.WarnContext(ctx, "closing what was opened with an older configuration", "trust_domain", with.TrustDomain, "error", err)
+		}
+	}
+	return nil
 }
 
 // serve runs a trust domain that is open.

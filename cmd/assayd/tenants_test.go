@@ -66,15 +66,7 @@ func serveInside(t *testing.T, names ...string) *running {
 	write(rootFile, string(hw.RootPEM()))
 	var files []string
 	for _, name := range names {
-		data := filepath.Join(dir, name)
-		c := root()
-		c.SetArgs([]string{"init", "--trust-domain", name, "--data-dir", data, "--simulated-root", rootFile, "--tenant"})
-		c.SetOut(io.Discard)
-		c.SetErr(io.Discard)
-		if err := c.Execute(); err != nil {
-			t.Fatal(err)
-		}
-		files = append(files, filepath.Join(data, config.FileName))
+		files = append(files, newTenant(t, dir, name))
 	}
 	first, err := os.ReadFile(files[0])
 	if err != nil {
@@ -108,6 +100,39 @@ func serveInside(t *testing.T, names ...string) *running {
 		r.until(t, name+" is ready", func() bool { return r.get(metrics, "/ready/"+name) == "ok\n" })
 	}
 	return r
+}
+
+// newTenant makes the data of a trust domain, and returns its configuration file.
+func newTenant(t *testing.T, dir, name string) string {
+	t.Helper()
+	data := filepath.Join(dir, name)
+	c := root()
+	c.SetArgs([]string{"init", "--trust-domain", name, "--data-dir", data, "--simulated-root", filepath.Join(dir, "root.pem"), "--tenant"})
+	c.SetOut(io.Discard)
+	c.SetErr(io.Discard)
+	if err := c.Execute(); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(data, config.FileName)
+}
+
+// change replaces a word in a file, or adds text where the word is "".
+func change(t *testing.T, path, from, to string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b) + to
+	if from != "" {
+		text = strings.Replace(string(b), from, to, 1)
+	}
+	if text == string(b) {
+		t.Fatalf("%q is not in %s", from, b)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (r *running) get(address, path string) string {

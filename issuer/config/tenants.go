@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/assay-project/assay/internal/cli"
 	"github.com/assay-project/assay/internal/strictyaml"
 )
 
@@ -19,44 +20,90 @@ const maxTenants = 64
 // first result is the file's own; it says what belongs to the process. Everything
 // wrong inside the files is in one [strictyaml.Errors].
 func LoadAll(path string) ([]*Config, error) {
-	first, doc, err := load(path, false)
-	if err != nil {
+	all, left, err := LoadStart(path)
+	if err == nil && len(left) == 0 {
+		return all, nil
+	}
+	var wrong strictyaml.Errors
+	if err != nil && !errors.As(err, &wrong) {
 		return nil, err
 	}
-	all, docs := []*Config{first}, []*strictyaml.Document{doc}
-	var wrong strictyaml.Errors
+	for _, l := range left {
+		var es strictyaml.Errors
+		if !errors.As(l.Err, &es) {
+			return nil, fmt.Errorf("a tenant's configuration: %w", l.Err)
+		}
+		wrong = append(wrong, es...)
+	}
+	return nil, wrong
+}
+
+// LeftOut is a tenant whose configuration file cannot be used.
+type LeftOut struct {
+	File        string
+	TrustDomain string // "" where the file does not say it
+	Err         error
+}
+
+// LoadStart is [LoadAll] for the start of a server. It leaves out the tenants whose
+// files cannot be read, or have a mistake: that is no reason to serve nobody after a
+// reboot. What is wrong with the first file is an error; the others' mistakes come with
+// it.
+func LoadStart(path string) (all []*Config, left []LeftOut, err error) {
+	first, doc, err := load(path, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	all = []*Config{first}
+	docs, files := map[*Config]*strictyaml.Document{first: doc}, map[*Config]string{first: path}
 	for _, file := range first.Tenants {
 		c, doc, err := load(file, true)
-		var es strictyaml.Errors
-		if errors.As(err, &es) {
-			wrong = append(wrong, es...)
+		if err != nil {
+			left = append(left, LeftOut{file, trustDomainIn(file), err})
 			continue
 		}
-		if err != nil {
-			return nil, fmt.Errorf("a tenant's configuration: %w", err)
-		}
 		c.inherit(first)
-		all, docs = append(all, c), append(docs, doc)
+		all = append(all, c)
+		docs[c], files[c] = doc, file
 	}
-	for i, c := range all {
-		v := validator{docs[i], c}
-		for _, other := range all[:i] {
+	var wrong error // in the first file
+	loaded := all
+	all = nil
+	for i, c := range loaded {
+		v := validator{docs[c], c}
+		for _, other := range loaded[:i] {
 			v.beside(other, other == first)
 		}
-		for _, other := range all {
+		for _, other := range loaded {
 			if other != c && c.Administration.TrustDomain != "" && c.Administration.TrustDomain == other.TrustDomain {
 				v.report("administration.trust_domain is one that this process issues for", "its policy could make administrators of "+c.TrustDomain+"; give them a trust domain of their own", "administration", "trust_domain")
 			}
 		}
-		var es strictyaml.Errors
-		if errors.As(docs[i].Err(), &es) {
-			wrong = append(wrong, es...)
+		switch err := docs[c].Err(); {
+		case err == nil:
+			all = append(all, c)
+		case c == first:
+			wrong = err
+		default:
+			left = append(left, LeftOut{files[c], c.TrustDomain, err})
 		}
 	}
-	if len(wrong) > 0 {
-		return nil, wrong
+	if wrong != nil {
+		return nil, left, wrong
 	}
-	return all, nil
+	return all, left, nil
+}
+
+// trustDomainIn is the trust domain that a file with mistakes is for, or "".
+func trustDomainIn(file string) string {
+	src, err := cli.ReadFile(file, maxConfig)
+	if err != nil {
+		return ""
+	}
+	if n := strictyaml.Open(file, src).Root().Get("trust_domain"); n != nil && CheckTrustDomain(n.Value) == nil {
+		return n.Value
+	}
+	return ""
 }
 
 // tenants checks the list itself.
@@ -147,22 +194,10 @@ func (v validator) beside(other *Config, first bool) {
 	if v.c.TrustDomain == other.TrustDomain {
 		v.report("trust domain "+v.c.TrustDomain+" is served by another file", "each file is one trust domain's", "trust_domain")
 	}
-	for _, x := range []struct {
-		mine, theirs string
-		path         []string
-	}{
-		{v.c.DataDir, other.DataDir, []string{"data_dir"}},
-		{v.c.AdminSocket, other.AdminSocket, []string{"admin_socket"}},
-		{v.c.CheckpointSink, other.CheckpointSink, []string{"checkpoint_sink"}},
-		{v.c.Policy, other.Policy, []string{"policy"}},
-		{v.c.SEVSNP.Collateral, other.SEVSNP.Collateral, []string{"sevsnp", "collateral"}},
-		{v.c.Keys.Location, other.Keys.Location, []string{"keys", "location"}},
-		{v.c.JWT.Issuer, other.JWT.Issuer, []string{"jwt", "issuer"}},
-	} {
-		if x.mine != "" && x.theirs != "" && filepath.Clean(x.mine) == filepath.Clean(x.theirs) {
-			v.report(fmt.Sprintf("%s is also that of %s", joined(x.path), other.TrustDomain), "each trust domain has its own", x.path...)
-		}
+	if v.c.JWT.Issuer != "" && v.c.JWT.Issuer == other.JWT.Issuer { // written in the one way: see checkIssuer
+		v.report("jwt.issuer is also that of "+other.TrustDomain, "each trust domain has its own", "jwt", "issuer")
 	}
+	v.elsewhere(other)
 	theirs := map[string]string{}
 	listeners := other.ownListeners()
 	if first {
