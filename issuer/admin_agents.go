@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +33,8 @@ const (
 	maxReason   = 512
 	maxBanValue = 4096
 	maxSerials  = 1000 // of one request
+	maxBans     = 1000 // not lifted
+	maxDenied   = 1000 // policies
 )
 
 // invalid is a request that cannot be understood.
@@ -270,13 +273,27 @@ func (a *agents) Ban(ctx context.Context, req *assayv1.BanRequest) (*assayv1.Ban
 		}
 		out := rule.Ban
 		out.ID = ""
-		return banResponse(out, found), nil
+		r := banResponse(out, found)
+		r.Omitted = a.overflow(found.rows)
+		return r, nil
 	}
 	if set := a.bans.current.Load(); set != nil {
 		for i := range set.rules {
 			if b := &set.rules[i]; b.Kind == rule.Kind && b.Value == rule.Value && b.Stands(a.now()) && b.Until.Equal(rule.Until) {
 				return nil, status.Errorf(codes.AlreadyExists, "%s says the same since %s", b.ID, b.Since.Format(time.RFC3339))
 			}
+		}
+		if len(set.rules) >= maxBans {
+			return nil, status.Errorf(codes.FailedPrecondition, "%d bans were never lifted, which is as many as there may be: every call asks them all\nhint: lift those that have ended, or ban by an expression", len(set.rules))
+		}
+	}
+	if !req.GetForce() {
+		found, err := a.holders(ctx, []*banRule{rule}, live)
+		if err != nil {
+			return nil, adminError(err)
+		}
+		if omitted := a.overflow(found.rows); omitted > 0 {
+			return nil, errOverflow(omitted, len(found.rows))
 		}
 	}
 	if err := a.bans.st.AddBan(ctx, rule.Ban); err != nil {
@@ -405,6 +422,9 @@ func (a *agents) RevokeSVIDs(ctx context.Context, req *assayv1.RevokeSVIDsReques
 			Reason: req.GetReason(), Actor: actorOf(ctx), At: now,
 		})
 	}
+	if omitted := a.overflow(rows); omitted > 0 && !req.GetForce() {
+		return nil, errOverflow(omitted, len(rows))
+	}
 	added, err := a.bans.st.AddRevocations(ctx, rows)
 	if err != nil {
 		return nil, adminError(err)
@@ -426,7 +446,14 @@ func (a *agents) DenyPolicy(ctx context.Context, req *assayv1.DenyPolicyRequest)
 	if a.policy.Current().Digest() == digest {
 		return nil, status.Error(codes.FailedPrecondition, "that is the policy in force: every SVID would be denied as soon as it is issued; push another first")
 	}
-	err := a.bans.st.DenyPolicy(ctx, store.DeniedPolicy{TrustDomain: a.td.Name(), Digest: digest, Reason: req.GetReason(), Actor: actorOf(ctx), At: a.now()})
+	denied, err := a.bans.st.DeniedPolicies(ctx, a.td.Name())
+	if err != nil {
+		return nil, adminError(err)
+	}
+	if len(denied) >= maxDenied && !slices.ContainsFunc(denied, func(p store.DeniedPolicy) bool { return p.Digest == digest }) {
+		return nil, status.Errorf(codes.FailedPrecondition, "%d policies are denied, which is as many as the deny-list may name", len(denied))
+	}
+	err = a.bans.st.DenyPolicy(ctx, store.DeniedPolicy{TrustDomain: a.td.Name(), Digest: digest, Reason: req.GetReason(), Actor: actorOf(ctx), At: a.now()})
 	if err != nil {
 		return nil, adminError(err)
 	}

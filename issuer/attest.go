@@ -126,10 +126,15 @@ func (a *attestation) run(ctx context.Context) error {
 	}
 
 	// 8. On record, durably, before any signature.
+	undo, err := a.makeRoom(verified, grant)
+	if err != nil {
+		return err
+	}
 	done = a.step("record")
 	recorded, err := a.ledger.Record(ctx, grant, ledger.Origin{Peer: address.String(), Reference: a.reference})
 	done()
 	if err != nil {
+		undo()
 		return err
 	}
 	if a.policy.Current() != decides {

@@ -38,10 +38,12 @@ type bans struct {
 	keep    chan struct{} // one: see to the deny-list
 	reading sync.Mutex
 	current atomic.Pointer[banSet]
+	signed  atomic.Pointer[time.Time] // when this server last signed the deny-list
+	live    *live
 }
 
 func newBans(st store.Store, td string, now func() time.Time, log *slog.Logger) *bans {
-	return &bans{st: st, td: td, now: now, log: log, changes: make(chan struct{}, 1), keep: make(chan struct{}, 1)}
+	return &bans{st: st, td: td, now: now, log: log, changes: make(chan struct{}, 1), keep: make(chan struct{}, 1), live: newLive()}
 }
 
 // banSet is one reading of the store. It never changes.

@@ -3,16 +3,20 @@ package issuer_test
 import (
 	"context"
 	"fmt"
+	"net"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
-
 	"google.golang.org/grpc/status"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/issuer"
 	"github.com/assay-project/assay/issuer/config"
 	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
 	"github.com/assay-project/assay/issuer/ledger"
+	"github.com/assay-project/assay/svid"
 )
 
 func serialNumber(h identity) string { return fmt.Sprintf("%032x", h.leaf.SerialNumber) }
@@ -83,5 +87,114 @@ func TestWhoIsBannedAttestsNoMoreOftenThanOthers(t *testing.T) {
 		if banned != want || denied != want {
 			t.Errorf("attempt %d: banned: %v, not granted: %v, want %v", i+1, banned, denied, want)
 		}
+	}
+}
+
+// asIfIssued has an instance hold so many SVIDs more, as if it had attested at several
+// servers as often as it may.
+func (o *office) asIfIssued(own identity, n int) {
+	o.t.Helper()
+	must(o.t, o.stop())
+	o.write(fmt.Sprintf(`WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n WHERE x < %d)
+		INSERT INTO identities (trust_domain, serial, chain, sequence, position, spiffe_id, key_thumbprint, not_after)
+		SELECT i.trust_domain, printf('%%032x', n.x), i.chain, i.sequence, n.x, i.spiffe_id, randomblob(32), i.not_after FROM identities i, n WHERE i.serial = '%s'`, n, serialNumber(own)))
+	o.start()
+}
+
+// A ban is the operator's answer to one rogue: it must not be what stops everybody.
+func TestABanThatTheDenyListHasNoRoomForNeedsForce(t *testing.T) {
+	o := open(t)
+	own := o.agentOf(payments(), moduleA)
+	o.asIfIssued(own, 17_000)
+	ask := func(dry, force bool) (*assayv1.BanResponse, error) {
+		r := ofInstance(moduleA)
+		r.Reason, r.DryRun, r.Force = "rogue", dry, force
+		return o.agents().Ban(t.Context(), r)
+	}
+	follows := func() error {
+		list, err := svid.NewDenyList(o.td(), o.verifierRoot())
+		must(t, err)
+		g, err := o.agents().GetDenyList(t.Context(), &assayv1.GetDenyListRequest{})
+		must(t, err)
+		must(t, list.Update(g.GetDenyList(), o.clock.Now()))
+		_, err = list.Denials(o.clock.Now())
+		return err
+	}
+	want := uint64(17_001 - svid.DenyListRoom(0))
+	if r, err := ask(true, false); err != nil || r.GetOmitted() != want || r.GetSvids() != 17_001 {
+		t.Errorf("a dry run: %v omitted, want %d; %v", r.GetOmitted(), want, err)
+	}
+	if _, err := ask(false, false); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("the ban: %v", err)
+	}
+	_, err := o.agents().RevokeSVIDs(t.Context(), &assayv1.RevokeSVIDsRequest{SpiffeId: own.leaf.URIs[0].String(), Reason: "rogue"})
+	if status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("a revocation of all: %v", err)
+	}
+	if err := follows(); err != nil || len(o.denyList().Serials) != 0 {
+		t.Errorf("what was refused is in the deny-list: %v", err)
+	}
+	must(t, o.tryBoot(moduleA)) // and it does not stand
+	// Who insists gets what was said.
+	if _, err := ask(false, true); err != nil {
+		t.Error(err)
+	}
+	if err := follows(); err == nil {
+		t.Error("a list that names some of the banned speaks for others")
+	}
+	// And when they have ended it is good again.
+	o.clock.Advance(2 * time.Hour)
+	o.server.BansChanged()
+	eventually(t, "the list is good again", func() bool {
+		d, err := svid.ParseDenyList(func() []byte { doc, _, _, _ := o.server.DenyList(); return doc }(), o.verifierRoot(), o.td(), o.clock.Now())
+		return err == nil && d.Omitted == 0
+	})
+}
+
+// Two servers whose clocks differ do not sign against each other.
+func TestServersWhoseClocksDifferShareOneDenyList(t *testing.T) {
+	o := open(t)
+	cfg := o.cfg
+	cfg.AdminSocket = filepath.Join(t.TempDir(), "second.sock")
+	second, err := issuer.New(cfg, issuer.Parts{
+		Set: o.set, Policy: o.policy, Ledger: o.ledger, CA: o.ca, Store: o.store, Metrics: issuer.NewMetrics(o.domain()), Log: o.logger,
+		Now: func() time.Time { return o.clock.Now().Add(2 * time.Second) }, Version: "second",
+	})
+	must(t, err)
+	var l issuer.Listeners
+	l.Attestation, err = net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	l.Admin, err = issuer.ListenAdmin(cfg.AdminSocket)
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- second.Run(ctx, l) }()
+	defer func() { cancel(); <-served }()
+	own := o.agentOf(payments(), moduleA)
+	o.ban(ofInstance(moduleA))
+	if o.denyList().Certificate(own.leaf) == "" {
+		t.Fatal("it is not denied")
+	}
+	newest := func() uint64 {
+		_, a, _, _ := o.server.DenyList()
+		_, b, _, _ := second.DenyList()
+		return max(a, b)
+	}
+	// Ended by the second's clock, and not by the first's.
+	o.clock.Advance(own.leaf.NotAfter.Sub(o.clock.Now()) - time.Second)
+	lists, last := 0, newest()
+	for start := time.Now(); time.Since(start) < time.Second; time.Sleep(2 * time.Millisecond) {
+		o.server.BansChanged() // as the database tells both of each new list
+		second.BansChanged()
+		if n := newest(); n != last {
+			last = n
+			lists++
+		}
+	}
+	if lists > 2 {
+		t.Errorf("%d new lists in a second, while one SVID ended", lists)
+	}
+	if o.denyList().Certificate(own.leaf) == "" {
+		t.Error("the first server's clock says that it is alive, and its list does not name it")
 	}
 }

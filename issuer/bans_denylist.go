@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/issuer/ca"
 	"github.com/assay-project/assay/issuer/store"
 	"github.com/assay-project/assay/svid"
@@ -41,8 +42,9 @@ func (s *Server) denials(set *banSet, now time.Time) *svid.Denials {
 	// Those that live longest come first, where there is no room for all.
 	rows := slices.Clone(set.rows)
 	slices.SortStableFunc(rows, func(a, b store.Revocation) int { return b.NotAfter.Compare(a.NotAfter) })
+	listed := map[string]bool{} // one may fall under several bans
 	for _, r := range rows {
-		if !r.NotAfter.After(now) {
+		if !r.NotAfter.After(now) || listed[r.Serial] {
 			continue
 		}
 		if _, revoked := set.revocation(now, r.Serial); !revoked {
@@ -52,6 +54,7 @@ func (s *Server) denials(set *banSet, now time.Time) *svid.Denials {
 		if err != nil || len(serial) != svid.SerialSize {
 			continue // no certificate of ours has it
 		}
+		listed[r.Serial] = true
 		d.Serials = append(d.Serials, [svid.SerialSize]byte(serial))
 		d.Keys = append(d.Keys, r.KeyThumbprint)
 	}
@@ -70,13 +73,24 @@ func (s *Server) renewDenyList(ctx context.Context) error {
 	}
 	for range 5 { // others may be at it too
 		set, now := s.bans.current.Load(), s.now()
+		if set == nil {
+			return &attest.Error{Kind: attest.Unavailable, Check: "bans", Err: errors.New("who is banned has not been read from the database yet")}
+		}
 		want := s.denials(set, now)
 		if set.list.Sequence > 0 {
 			have, err := svid.ParseDenyList(set.list.Body, root, s.td, now)
 			if err != nil {
 				s.log.DebugContext(ctx, "the stored deny-list does not hold", "error", err)
-			} else if s.publish(set.list.Body, have); now.Sub(have.IssuedAt) < denyListLife/2 && sameDenials(want, have) {
-				return nil
+				if !s.renewalDue(now) {
+					return fmt.Errorf("the deny-list of another server does not hold here: %w", err)
+				}
+			} else {
+				s.publish(set.list.Body, have)
+				switch {
+				case !s.says(set, want, have, now): // now
+				case now.Sub(have.IssuedAt) < denyListLife/2, !s.renewalDue(now):
+					return nil
+				}
 			}
 		}
 		key, keys, err := s.ca.DenyListSigner()
@@ -106,6 +120,7 @@ func (s *Server) renewDenyList(ctx context.Context) error {
 			if signed.Omitted > 0 {
 				s.log.ErrorContext(ctx, "the deny-list has no room for all that is denied: who follows it accepts nobody", "omitted", signed.Omitted)
 			}
+			s.bans.signed.Store(&now)
 			s.publish(doc, signed)
 			return nil
 		}
@@ -113,26 +128,49 @@ func (s *Server) renewDenyList(ctx context.Context) error {
 	return errors.New("the deny-list changes too fast: other servers sign it all the time")
 }
 
-// sameDenials compares what two lists deny.
-func sameDenials(want, have *svid.Denials) bool {
-	same := func(n int, has func(i int) bool) bool {
-		for i := range n {
-			if !has(i) {
-				return false
-			}
+// renewEvery is how often one server signs a list that says nothing new: servers
+// whose clocks disagree must not sign against each other all the time.
+const renewEvery = time.Minute
+
+// renewalDue reports whether this server may sign a list anew that says nothing new.
+func (s *Server) renewalDue(now time.Time) bool {
+	last := s.bans.signed.Load()
+	return last == nil || now.Sub(*last) >= renewEvery || now.Before(*last)
+}
+
+// says reports whether a list says what is wanted: it names all of that, and beside
+// it nothing but what has ended. Taking off what has ended is for the next renewal:
+// every list goes to everybody who watches, and when an SVID ends is a matter of
+// whose clock is asked.
+func (s *Server) says(set *banSet, want, have *svid.Denials, now time.Time) bool {
+	wanted := map[[svid.SerialSize]byte]bool{}
+	for _, x := range want.Serials {
+		wanted[x] = true
+	}
+	if len(want.Policies) != len(have.Policies) || slices.ContainsFunc(want.Policies, func(p [32]byte) bool { return !have.Policy(p[:]) }) {
+		return false
+	}
+	if have.Omitted > 0 { // it names some, counts the others, and speaks for nobody
+		return len(wanted) > svid.DenyListRoom(len(want.Policies)) && uint64(len(wanted)) <= uint64(len(have.Serials))+have.Omitted
+	}
+	for x := range wanted {
+		if !have.Serial(x) {
+			return false
 		}
+	}
+	if len(have.Serials) == len(wanted) {
 		return true
 	}
-	distinct := map[[svid.SerialSize]byte]bool{}
-	for _, x := range want.Serials {
-		distinct[x] = true
+	for _, r := range set.rows { // what was given back must go at once
+		serial, err := hex.DecodeString(r.Serial)
+		if err != nil || len(serial) != svid.SerialSize || !r.NotAfter.After(now) || wanted[[svid.SerialSize]byte(serial)] {
+			continue
+		}
+		if have.Serial([svid.SerialSize]byte(serial)) {
+			return false
+		}
 	}
-	if have.Omitted > 0 { // it names some, and counts the others
-		return uint64(len(distinct)) == uint64(len(have.Serials))+have.Omitted
-	}
-	return len(distinct) == len(have.Serials) && len(want.Policies) == len(have.Policies) &&
-		same(len(want.Serials), func(i int) bool { return have.Serial(want.Serials[i]) }) &&
-		same(len(want.Policies), func(i int) bool { return have.Policy(want.Policies[i][:]) })
+	return true
 }
 
 // publish serves a list that is newer than the one before, and has those who watch

@@ -70,6 +70,11 @@ type denyListDocument struct {
 	SigningKeys []byte `cbor:"9,keyasint"` // an assay.deny-list-keys.v1 document
 }
 
+// DenyListRoom is how many SVIDs a deny-list has room for beside so many policies.
+func DenyListRoom(policies int) int {
+	return max(denyListRoom-policies*sha256.Size, 0) / SerialSize
+}
+
 // SignDenyListKeys writes the document that says which keys sign deny-lists. It
 // has the form of the verifier-keys document and is signed by the verifier root
 // too, under a type of its own: neither key can be passed off as the other.

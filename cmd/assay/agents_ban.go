@@ -43,6 +43,7 @@ type banMade struct {
 	Instances []string `json:"instances"`
 	SVIDs     uint32   `json:"svids"`
 	DryRun    bool     `json:"dry_run"`
+	Omitted   uint64   `json:"omitted"` // SVIDs that the deny-list would have no room for
 }
 
 func agentsBanCommand() *cobra.Command {
@@ -60,7 +61,11 @@ func agentsBanCommand() *cobra.Command {
 It stands when the command returns: at boot, at renewal and for tokens, on every
 server. What the banned hold is taken back and goes into the deny-list; those who
 watch are told. The banned hear what every denial by policy says. With --dry-run
-nothing changes, and whom it would hit is shown.`,
+nothing changes, and whom it would hit is shown.
+
+A ban that hits more live SVIDs than the deny-list has room for is refused: whoever
+follows a list that cannot name all accepts nobody. Deny the policy or taint the
+authority instead, or insist with --force.`,
 		Example: `  assay agents ban aws-nitro:i-0123456789abcdef0-enc0123456789abcdef --reason "incident 41"
   assay agents ban --hardware i-0123456789abcdef0 --reason "the host was broken into" --for 72h
   assay agents ban --expr "snp.guest_svn < 3" --reason "CVE-2026-0001" --dry-run`,
@@ -74,11 +79,12 @@ nothing changes, and whom it would hit is shown.`,
 	until := c.Flags().String("until", "", "the ban ends at this `TIME` (RFC 3339); without, when it is lifted")
 	lasts := c.Flags().Duration("for", 0, "the ban ends after this `DURATION`")
 	dry := c.Flags().Bool("dry-run", false, "show whom it would hit, and change nothing")
+	force := c.Flags().Bool("force", false, "even where the deny-list has no room for all that it hits")
 	output := cli.OutputFlag(c)
 	c.MarkFlagsMutuallyExclusive("hardware", "expr", "id")
 	c.MarkFlagsMutuallyExclusive("until", "for")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		req := &assayv1.BanRequest{Reason: *why, DryRun: *dry}
+		req := &assayv1.BanRequest{Reason: *why, DryRun: *dry, Force: *force}
 		named := 0
 		if len(args) == 1 {
 			req.Who, named = &assayv1.BanRequest_Instance{Instance: args[0]}, named+1
@@ -119,7 +125,7 @@ nothing changes, and whom it would hit is shown.`,
 		}
 		b := banOf(r.GetBan())
 		if *output == cli.JSON {
-			return cli.PrintJSON(c.OutOrStdout(), banMade{Ban: b, Instances: append([]string{}, r.GetInstances()...), SVIDs: r.GetSvids(), DryRun: *dry})
+			return cli.PrintJSON(c.OutOrStdout(), banMade{Ban: b, Instances: append([]string{}, r.GetInstances()...), SVIDs: r.GetSvids(), DryRun: *dry, Omitted: r.GetOmitted()})
 		}
 		p := cli.NewPage(c.OutOrStdout())
 		hits := fmt.Sprintf("%s with %s", cli.Count(len(r.GetInstances()), "instance"), cli.Count(uint64(r.GetSvids()), "live SVID"))
@@ -130,6 +136,9 @@ nothing changes, and whom it would hit is shown.`,
 		}
 		for _, i := range r.GetInstances() {
 			p.Linef("  %s", i)
+		}
+		if n := r.GetOmitted(); n > 0 {
+			p.Linef("the deny-list would have no room for %d of them, and whoever follows it would accept nobody: it needs --force", n)
 		}
 		return p.Err()
 	}

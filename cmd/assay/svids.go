@@ -98,6 +98,7 @@ on record is exit code 2.`,
 	target := adminFlag(c)
 	id := c.Flags().String("id", "", "all that are live and have this `SPIFFE-ID`")
 	why := c.Flags().String("reason", "", "why, for the record; required")
+	force := c.Flags().Bool("force", false, "even where the deny-list has no room for all of them: whoever follows it accepts nobody then")
 	output := cli.OutputFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		switch {
@@ -111,7 +112,7 @@ on record is exit code 2.`,
 			return err
 		}
 		defer func() { _ = a.Close() }() // what was written is durable when the call returns
-		r, err := a.RevokeSVIDs(c.Context(), &assayv1.RevokeSVIDsRequest{Serials: args, SpiffeId: *id, Reason: *why})
+		r, err := a.RevokeSVIDs(c.Context(), &assayv1.RevokeSVIDsRequest{Serials: args, SpiffeId: *id, Reason: *why, Force: *force})
 		if err != nil {
 			return a.missing(err, "`assay svids list` shows what is on record")
 		}

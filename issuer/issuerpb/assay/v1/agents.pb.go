@@ -359,7 +359,10 @@ type BanRequest struct {
 	// When it ends by itself; 0 is never.
 	UntilUnixMs int64 `protobuf:"varint,5,opt,name=until_unix_ms,json=untilUnixMs,proto3" json:"until_unix_ms,omitempty"`
 	// Tell whom it would hit, and change nothing.
-	DryRun        bool `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	DryRun bool `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Even where the deny-list has no room for all that it hits: whoever follows the
+	// list accepts nobody until enough of it has ended. Without, FAILED_PRECONDITION.
+	Force         bool `protobuf:"varint,8,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -454,6 +457,13 @@ func (x *BanRequest) GetUntilUnixMs() int64 {
 func (x *BanRequest) GetDryRun() bool {
 	if x != nil {
 		return x.DryRun
+	}
+	return false
+}
+
+func (x *BanRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
 	}
 	return false
 }
@@ -588,8 +598,10 @@ type BanResponse struct {
 	Ban   *BanRecord             `protobuf:"bytes,1,opt,name=ban,proto3" json:"ban,omitempty"`
 	// Instances with a live SVID that it hits, and how many SVIDs of theirs went
 	// into the deny-list.
-	Instances     []string `protobuf:"bytes,2,rep,name=instances,proto3" json:"instances,omitempty"`
-	Svids         uint32   `protobuf:"varint,3,opt,name=svids,proto3" json:"svids,omitempty"`
+	Instances []string `protobuf:"bytes,2,rep,name=instances,proto3" json:"instances,omitempty"`
+	Svids     uint32   `protobuf:"varint,3,opt,name=svids,proto3" json:"svids,omitempty"`
+	// How many SVIDs the deny-list would have no room for: see force.
+	Omitted       uint64 `protobuf:"varint,4,opt,name=omitted,proto3" json:"omitted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -641,6 +653,13 @@ func (x *BanResponse) GetInstances() []string {
 func (x *BanResponse) GetSvids() uint32 {
 	if x != nil {
 		return x.Svids
+	}
+	return 0
+}
+
+func (x *BanResponse) GetOmitted() uint64 {
+	if x != nil {
+		return x.Omitted
 	}
 	return 0
 }
@@ -978,8 +997,10 @@ type RevokeSVIDsRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Serials []string               `protobuf:"bytes,1,rep,name=serials,proto3" json:"serials,omitempty"`
 	// All that are live and have this SPIFFE ID.
-	SpiffeId      string `protobuf:"bytes,2,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
-	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	SpiffeId string `protobuf:"bytes,2,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	Reason   string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// As of BanRequest.
+	Force         bool `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1033,6 +1054,13 @@ func (x *RevokeSVIDsRequest) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *RevokeSVIDsRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 type RevokeSVIDsResponse struct {
@@ -1288,7 +1316,7 @@ const file_assay_v1_agents_proto_rawDesc = "" +
 	"\x10GetAgentResponse\x12%\n" +
 	"\x05agent\x18\x01 \x01(\v2\x0f.assay.v1.AgentR\x05agent\x12\x14\n" +
 	"\x05entry\x18\x02 \x01(\fR\x05entry\x12*\n" +
-	"\x05svids\x18\x03 \x03(\v2\x14.assay.v1.SVIDRecordR\x05svids\"\xd9\x01\n" +
+	"\x05svids\x18\x03 \x03(\v2\x14.assay.v1.SVIDRecordR\x05svids\"\xef\x01\n" +
 	"\n" +
 	"BanRequest\x12\x1c\n" +
 	"\binstance\x18\x01 \x01(\tH\x00R\binstance\x12\x1c\n" +
@@ -1297,7 +1325,8 @@ const file_assay_v1_agents_proto_rawDesc = "" +
 	"\tspiffe_id\x18\a \x01(\tH\x00R\bspiffeId\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\"\n" +
 	"\runtil_unix_ms\x18\x05 \x01(\x03R\vuntilUnixMs\x12\x17\n" +
-	"\adry_run\x18\x06 \x01(\bR\x06dryRunB\x05\n" +
+	"\adry_run\x18\x06 \x01(\bR\x06dryRun\x12\x14\n" +
+	"\x05force\x18\b \x01(\bR\x05forceB\x05\n" +
 	"\x03who\"\xbb\x01\n" +
 	"\tBanRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
@@ -1306,11 +1335,12 @@ const file_assay_v1_agents_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05actor\x18\x05 \x01(\tR\x05actor\x12\"\n" +
 	"\rsince_unix_ms\x18\x06 \x01(\x03R\vsinceUnixMs\x12\"\n" +
-	"\runtil_unix_ms\x18\a \x01(\x03R\vuntilUnixMs\"h\n" +
+	"\runtil_unix_ms\x18\a \x01(\x03R\vuntilUnixMs\"\x82\x01\n" +
 	"\vBanResponse\x12%\n" +
 	"\x03ban\x18\x01 \x01(\v2\x13.assay.v1.BanRecordR\x03ban\x12\x1c\n" +
 	"\tinstances\x18\x02 \x03(\tR\tinstances\x12\x14\n" +
-	"\x05svids\x18\x03 \x01(\rR\x05svids\"6\n" +
+	"\x05svids\x18\x03 \x01(\rR\x05svids\x12\x18\n" +
+	"\aomitted\x18\x04 \x01(\x04R\aomitted\"6\n" +
 	"\fUnbanRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x0f\n" +
@@ -1331,11 +1361,12 @@ const file_assay_v1_agents_proto_rawDesc = "" +
 	"\x0eissued_unix_ms\x18\x04 \x01(\x03R\fissuedUnixMs\x12)\n" +
 	"\x11not_after_unix_ms\x18\x05 \x01(\x03R\x0enotAfterUnixMs\x12\x1c\n" +
 	"\treference\x18\x06 \x01(\tR\treference\x12\x18\n" +
-	"\arevoked\x18\a \x01(\bR\arevoked\"c\n" +
+	"\arevoked\x18\a \x01(\bR\arevoked\"y\n" +
 	"\x12RevokeSVIDsRequest\x12\x18\n" +
 	"\aserials\x18\x01 \x03(\tR\aserials\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"/\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\"/\n" +
 	"\x13RevokeSVIDsResponse\x12\x18\n" +
 	"\arevoked\x18\x01 \x01(\rR\arevoked\"C\n" +
 	"\x11DenyPolicyRequest\x12\x16\n" +
