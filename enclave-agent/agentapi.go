@@ -74,6 +74,9 @@ func (s *agentAPI) Sign(ctx context.Context, r *agentv1.SignRequest) (*agentv1.S
 	case len(r.GetSpkiSha256()) != 0 && len(r.GetSpkiSha256()) != sha256.Size:
 		return nil, status.Errorf(codes.InvalidArgument, "spki_sha256 has %d bytes, want %d", len(r.GetSpkiSha256()), sha256.Size)
 	}
+	if _, _, err := s.workload.view(ctx); err != nil {
+		return nil, notServing(err) // to whom nothing is served there are no keys either
+	}
 	v, err := s.workload.state.signer(r.GetSpiffeId(), r.GetSpkiSha256())
 	if err != nil {
 		return nil, notServing(err)
