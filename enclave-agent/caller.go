@@ -59,33 +59,48 @@ func (c *caller) once(what string) bool {
 }
 
 // callerCredentials pin the process of each connection as it is accepted. They
-// refuse nobody: who may have what is decided for each message.
+// refuse those for whom there is no room, and nobody else: who may have what is
+// decided for each message.
 type callerCredentials struct {
 	credentials.TransportCredentials
+	crowd *crowd
 }
 
-func newCallerCredentials() callerCredentials { return callerCredentials{insecure.NewCredentials()} }
+func newCallerCredentials(c *crowd) callerCredentials {
+	return callerCredentials{insecure.NewCredentials(), c}
+}
 
 // ServerHandshake implements credentials.TransportCredentials.
-func (callerCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (cc callerCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	c := &caller{conn: conn, err: errors.New("not a unix socket")}
 	if u, ok := conn.(*net.UnixConn); ok {
 		c.process, c.err = process.OfPeer(u)
 	}
-	return &callerConn{conn, c.process}, c, nil
+	leave, err := cc.crowd.connect(c.user())
+	if err != nil {
+		if c.process != nil {
+			c.process.Close()
+		}
+		return nil, nil, err
+	}
+	return &callerConn{conn, c.process, leave}, c, nil
 }
 
 // Clone implements credentials.TransportCredentials.
-func (callerCredentials) Clone() credentials.TransportCredentials { return newCallerCredentials() }
+func (cc callerCredentials) Clone() credentials.TransportCredentials {
+	return newCallerCredentials(cc.crowd)
+}
 
 // callerConn lets go of the process with the connection.
 type callerConn struct {
 	net.Conn
 	process *process.Process
+	leave   func()
 }
 
 // Close implements net.Conn.
 func (c *callerConn) Close() error {
+	c.leave()
 	if c.process != nil {
 		c.process.Close()
 	}

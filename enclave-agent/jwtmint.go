@@ -27,6 +27,9 @@ const (
 // mintTimeout is how long the server may take for one token.
 const mintTimeout = 10 * time.Second
 
+// maxMinting is how many tokens the server is asked for at once.
+const maxMinting = 64
+
 // maxTokens bounds the tokens that are kept; further ones are minted each time.
 const maxTokens = 1024
 
@@ -59,7 +62,9 @@ type minter struct {
 	minting map[tokenKey]*minting
 	links   map[string]*tokenLink // by SPIFFE ID
 	closed  bool
-	era     uint64 // how often all tokens were forgotten
+	// underway is how many requests are: those that were forgotten count too.
+	underway int
+	era      uint64 // how often all tokens were forgotten
 }
 
 // minting is a request that is under way; others who want the same wait for it.
@@ -94,7 +99,13 @@ func (m *minter) get(ctx context.Context, own *svid, b *trustBundle, audiences [
 		return kept.text, nil
 	}
 	call := m.minting[key]
-	if call == nil || call.era != m.era {
+	switch {
+	case call != nil && call.era == m.era:
+	case m.underway >= maxMinting: // as if the server were away: what is kept serves
+		call = &minting{done: make(chan struct{}), away: true, err: status.Error(codes.ResourceExhausted, "too many tokens are being minted")}
+		close(call.done)
+	default:
+		m.underway++
 		call = &minting{done: make(chan struct{}), era: m.era}
 		m.minting[key] = call
 		// Its own life: the workload that asked first may leave, others wait.
@@ -156,6 +167,7 @@ func (m *minter) fetch(ctx context.Context, key tokenKey, call *minting, own *sv
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.underway--
 	if m.minting[key] == call {
 		delete(m.minting, key)
 	}

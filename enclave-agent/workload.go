@@ -158,11 +158,13 @@ func errDenied(d *Refusal) error {
 // serve answers on the listener until ctx ends.
 func (a *Agent) serve(ctx context.Context, l *socketListener) error {
 	stopping := make(chan struct{})
+	crowd := newCrowd()
 	s := grpc.NewServer(
-		grpc.Creds(newCallerCredentials()),
+		grpc.Creds(newCallerCredentials(crowd)),
+		grpc.MaxConcurrentStreams(maxCallsPerConnection),
 		grpc.MaxRecvMsgSize(maxWorkloadMessage),
-		grpc.ChainUnaryInterceptor(recoverUnary(a.log), headerUnary),
-		grpc.ChainStreamInterceptor(recoverStream(a.log), headerStream),
+		grpc.ChainUnaryInterceptor(recoverUnary(a.log), crowd.unary, headerUnary),
+		grpc.ChainStreamInterceptor(recoverStream(a.log), crowd.stream, headerStream),
 	)
 	api := &workloadAPI{state: a.state, gate: &gatekeeper{a.cfg.Processes, a.log}, tokens: a.tokens, stopping: stopping}
 	workload.RegisterSpiffeWorkloadAPIServer(s, api)

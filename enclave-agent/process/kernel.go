@@ -32,7 +32,14 @@ const maxProgram = 1 << 30 // bytes
 const rememberedPrograms = 256
 
 // kernel is what /proc says.
-type kernel struct{ digests *lru.Cache[version, string] }
+type kernel struct {
+	digests *lru.Cache[version, string]
+	reading chan struct{} // whoever reads a program holds a place
+}
+
+// maxReading is how many programs are read at once: whoever runs a large one, and
+// another each time, is not to take the machine's time from everybody.
+const maxReading = 2
 
 // version is one content of a file: every write changes its times.
 type version struct {
@@ -42,7 +49,9 @@ type version struct {
 }
 
 // NewKernel is the source of the kind "unix".
-func NewKernel() Source { return &kernel{lru.New[version, string](rememberedPrograms)} }
+func NewKernel() Source {
+	return &kernel{lru.New[version, string](rememberedPrograms), make(chan struct{}, maxReading)}
+}
 
 // Kind implements [Source].
 func (*kernel) Kind() string { return "unix" }
@@ -123,6 +132,15 @@ func (k *kernel) digest(ctx context.Context, p *Process) (string, error) {
 		return "", ErrChanged
 	}
 	if sum, ok := k.digests.Get(before); ok {
+		return sum, nil
+	}
+	select {
+	case k.reading <- struct{}{}:
+		defer func() { <-k.reading }()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	if sum, ok := k.digests.Get(before); ok { // another has read it meanwhile
 		return sum, nil
 	}
 	if before.size > maxProgram {
