@@ -19,7 +19,7 @@ demo: ## simulated enclaves, a guest and a machine attest; others are refused, a
 
 build: ## the binaries, into bin/
 	@mkdir -p $(BIN)
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w" -o $(BIN)/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -tags=grpcnotrace -ldflags="-s -w" -o $(BIN)/ ./cmd/...
 
 signer: ## bin/assay-signer, a module of its own (needs a C compiler)
 	@mkdir -p $(BIN)

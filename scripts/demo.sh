@@ -9,7 +9,7 @@ command -v "$GO" >/dev/null || { echo "error: no Go toolchain found" >&2; echo "
 mkdir -p bin
 begin=$SECONDS
 build() {
-  CGO_ENABLED=0 "$GO" build -trimpath -ldflags="-s -w" -o bin/ ./cmd/assayd ./cmd/assay-agent ./cmd/assay ./cmd/teesim ./examples/orders ./examples/inventory ./examples/demo
+  CGO_ENABLED=0 "$GO" build -trimpath -tags=grpcnotrace -ldflags="-s -w" -o bin/ ./cmd/assayd ./cmd/assay-agent ./cmd/assay ./cmd/teesim ./examples/orders ./examples/inventory ./examples/demo
 }
 echo "Building the server, the agent, the command and the simulator (some minutes the first time, a second after that) …"
 build &

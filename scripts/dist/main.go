@@ -118,7 +118,7 @@ func (r *release) architecture(arch string, debs bool) error {
 func (r *release) build(arch string) (dir string, err error) {
 	dir = filepath.Join(r.work, arch)
 	flags := []string{
-		"build", "-mod=readonly", "-trimpath", "-buildvcs=false",
+		"build", "-mod=readonly", "-trimpath", "-tags=grpcnotrace", "-buildvcs=false",
 		"-ldflags=-s -w -buildid= -X github.com/assay-project/assay/internal/cli.release=" + r.version, "-o", dir + string(filepath.Separator),
 	}
 	for _, m := range []struct {
