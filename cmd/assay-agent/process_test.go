@@ -65,7 +65,7 @@ workloads:
     issue:
       - spiffe_id: "spiffe://{td}/orders"
         attributes: {release: "%[1]d"}
-        jwt: {audiences: [reports]}
+        jwt: {ttl: 30s, audiences: [reports]}
 `
 
 // newSite starts both, and writes an agent's configuration into agent/.
@@ -199,6 +199,10 @@ func TestAReaderNeverSeesHalfARenewal(t *testing.T) {
 	for _, name := range []string{"svid.pem", "svid.key", "bundle.pem", "token"} {
 		s.until(name, func() bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil })
 	}
+	token, err := os.ReadFile(filepath.Join(dir, "token"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	stop := make(chan struct{})
 	var mu sync.Mutex
 	seen := map[string]bool{}
@@ -229,6 +233,11 @@ func TestAReaderNeverSeesHalfARenewal(t *testing.T) {
 			return t.Failed() || len(seen) >= revision
 		})
 	}
+	// A token lives for 30 seconds, and is replaced after 15.
+	s.until("another token", func() bool {
+		b, err := os.ReadFile(filepath.Join(dir, "token"))
+		return t.Failed() || err == nil && !bytes.Equal(b, token)
+	})
 	close(stop)
 	reader.Wait()
 	s.until("five signals", func() bool { b, _ := os.ReadFile(heard); return bytes.Count(b, []byte("HUP")) >= 5 })
