@@ -132,15 +132,15 @@ type TPM struct {
 // Limits bound what strangers can make the server hold. There is none on
 // attestations per address: a NAT is many agents.
 type Limits struct {
-	// TLS handshakes in flight, all together; where there are several trust domains, each has an equal share. Beyond it new connections are closed.
+	// TLS handshakes in flight, all together; where there are several trust domains, each has an equal share of those in which the client has named it. Beyond it the next one takes the place of the one that has kept the server waiting longest, at the address that holds most; where the server waits for none, it is closed.
 	Handshakes int `yaml:"handshakes"`
-	// TLS handshakes in flight from one address (IPv4) or /64 (IPv6).
+	// TLS handshakes in flight from one address (IPv4) or /64 (IPv6). Beyond it the next one takes the place of the address's own that has kept the server waiting longest.
 	HandshakesPerAddress int `yaml:"handshakes_per_address"`
 	// How long a TLS handshake may take.
 	HandshakeTimeout time.Duration `yaml:"handshake_timeout"`
-	// Open connections, all together; where there are several trust domains, each has an equal share.
+	// Open connections, all together; where there are several trust domains, each has an equal share. Beyond it the next one takes the place of the oldest on which neither evidence nor an SVID has been verified, at the address that holds most of those; where there is none, it is closed. One instance keeps up to 48 in this way; its further ones make room like strangers'.
 	Connections int `yaml:"connections"`
-	// Open connections from one address (IPv4) or /64 (IPv6) on which neither evidence nor an SVID has been verified yet.
+	// Open connections from one address (IPv4) or /64 (IPv6) on which neither evidence nor an SVID has been verified yet. Beyond it new ones are closed.
 	StrangersPerAddress int `yaml:"strangers_per_address"`
 	// Attestations that have not presented evidence that verifies, all together. Beyond it the next one takes the place of one that waits for its client, at the address that holds most.
 	Unverified int `yaml:"unverified"`

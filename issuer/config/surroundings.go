@@ -12,7 +12,7 @@ type JWT struct {
 
 // Web serves what the world may read.
 type Web struct {
-	// The address of the HTTPS server. Empty turns it off.
+	// The address of the HTTPS server. Empty turns it off. It holds 1024 connections, 64 from one address (IPv4) or /64 (IPv6); beyond that the next one takes the place of the oldest at the address that holds most. What more should be able to read, a CDN or balancer in front can serve: every answer has an ETag.
 	Listen string `yaml:"listen"`
 	// A PEM file with the server's certificate chain of the web's PKI, for `jwt.issuer` and the bundle endpoint's https_web profile. Read again when it changes.
 	Certificate string `yaml:"certificate"`
