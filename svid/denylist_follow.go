@@ -11,9 +11,9 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -158,7 +158,7 @@ func (l *DenyList) UpdateURL(ctx context.Context, client *http.Client, address s
 // still stands.
 func get(ctx context.Context, client *http.Client, address, held string, limit int64) (doc []byte, etag string, err error) {
 	if client == nil {
-		client = &http.Client{Timeout: 30 * time.Second}
+		client = &http.Client{Timeout: 30 * time.Second, CheckRedirect: onlyWhereAsked}
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
@@ -185,14 +185,25 @@ func get(ctx context.Context, client *http.Client, address, held string, limit i
 	return doc, resp.Header.Get("ETag"), err
 }
 
+// onlyWhereAsked keeps a redirect to what could have been asked in the first place.
+func onlyWhereAsked(req *http.Request, via []*http.Request) error {
+	if len(via) >= 10 {
+		return errors.New("more than 10 redirects")
+	}
+	if err := checkURL("", req.URL.String()); err != nil {
+		return fmt.Errorf("a redirect to %.200s, which is not https", req.URL.Redacted())
+	}
+	return nil
+}
+
 func checkURL(check, address string) error {
 	u, err := url.Parse(address)
 	if err == nil && u.Host == "" {
 		err = errors.New("it names no host")
 	}
 	if err == nil {
-		host := u.Hostname()
-		loopback := host == "localhost" || host == "::1" || strings.HasPrefix(host, "127.")
+		ip, perr := netip.ParseAddr(u.Hostname())
+		loopback := u.Hostname() == "localhost" || perr == nil && ip.IsLoopback()
 		if u.Scheme != "https" && (u.Scheme != "http" || !loopback) {
 			err = fmt.Errorf("scheme %q, want https", u.Scheme)
 		}
