@@ -24,9 +24,17 @@ type audit struct {
 	log    *slog.Logger
 
 	mu      sync.Mutex
-	again   map[auditKey]int // calls of this minute beyond the first
-	budget  *rate.Limiter    // entries about refused calls
-	dropped int              // refused calls of this minute that have none
+	again   map[auditKey]*repeated // calls of this minute
+	owed    map[auditKey]int       // of minutes before, that could not be recorded
+	budget  *rate.Limiter          // entries about refused calls
+	dropped int                    // refused calls of this minute that have none
+}
+
+// repeated is how often a call of one kind came again, after the first.
+type repeated struct {
+	n     int
+	first chan struct{} // closed when err says whether the first is on record
+	err   error
 }
 
 type auditKey struct{ actor, role, method, outcome string }
@@ -48,7 +56,7 @@ const (
 
 func newAudit(l *ledger.Ledger, now func() time.Time, log *slog.Logger) *audit {
 	return &audit{
-		ledger: l, now: now, log: log, again: map[auditKey]int{},
+		ledger: l, now: now, log: log, again: map[auditKey]*repeated{}, owed: map[auditKey]int{},
 		budget: rate.NewLimiter(rate.Limit(float64(refusedPerHour)/3600), refusedAtOnce),
 	}
 }
@@ -66,43 +74,70 @@ func (a *audit) record(ctx context.Context, x ledger.Action) error {
 	return err
 }
 
-// read notes a call that changes nothing. The first of its kind in a minute is on
-// record when read returns.
+// read notes a call that changes nothing. When it returns nil, the first of its kind
+// in this minute is on record.
 func (a *audit) read(ctx context.Context, x ledger.Action) error {
-	if !a.first(auditKey{x.Actor, x.Role, x.Method, x.Outcome}) {
-		return nil
+	k := auditKey{x.Actor, x.Role, x.Method, x.Outcome}
+	r, mine := a.count(k)
+	if mine {
+		err := a.record(ctx, x)
+		a.recorded(k, r, err)
+		return err
 	}
-	return a.record(ctx, x)
+	select { // the first may be on its way, and fail
+	case <-r.first:
+		return r.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
-// refused notes a call that was refused, best effort.
+// refused notes a call that was refused, best effort and within the budget.
 func (a *audit) refused(ctx context.Context, x ledger.Action) {
-	if !a.first(auditKey{x.Actor, x.Role, x.Method, x.Outcome}) {
+	k := auditKey{x.Actor, x.Role, x.Method, x.Outcome}
+	r, mine := a.count(k)
+	if !mine {
 		return
 	}
+	defer a.recorded(k, r, nil) // what could not be recorded is in the log
 	if !a.budget.AllowN(time.Now(), 1) {
-		a.mu.Lock()
-		a.dropped++
-		a.mu.Unlock()
+		a.drop(1)
 		return
 	}
 	_ = a.record(ctx, x) // it is refused, and the log says that this failed
 }
 
-// first counts a call, and reports whether it is the first of its kind in this
-// minute.
-func (a *audit) first(k auditKey) bool {
+func (a *audit) drop(n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if n, ok := a.again[k]; ok {
-		a.again[k] = n + 1
-		return false
+	a.dropped += n
+}
+
+// count counts a call, and reports whether it is the first of its kind in this
+// minute: then the caller puts it on record, and says so with recorded.
+func (a *audit) count(k auditKey) (r *repeated, first bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if r := a.again[k]; r != nil {
+		r.n++
+		return r, false
 	}
-	if len(a.again) >= maxAuditKeys {
-		return true // nobody is left out because others are many
+	r = &repeated{first: make(chan struct{})}
+	if len(a.again) < maxAuditKeys { // nobody is left out because others are many
+		a.again[k] = r
 	}
-	a.again[k] = 0
-	return true
+	return r, true
+}
+
+// recorded says what became of the first. Where it is not on record, the next call of
+// its kind is the first.
+func (a *audit) recorded(k auditKey, r *repeated, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if r.err = err; err != nil && a.again[k] == r {
+		delete(a.again, k)
+	}
+	close(r.first)
 }
 
 // run puts on record, each minute, how often calls came again. It returns nil when
@@ -121,17 +156,35 @@ func (a *audit) run(ctx context.Context) error {
 	}
 }
 
+// flush puts on record how often calls came again. Those that were refused have an
+// entry of their own within the budget only, and are one number otherwise. What could
+// not be recorded is told the next time.
 func (a *audit) flush(ctx context.Context) {
 	a.mu.Lock()
-	again, dropped := a.again, a.dropped
-	a.again, a.dropped = map[auditKey]int{}, 0
+	times, dropped := a.owed, a.dropped
+	for k, r := range a.again {
+		if r.n > 0 {
+			times[k] += r.n
+		}
+	}
+	a.again, a.owed, a.dropped = map[auditKey]*repeated{}, map[auditKey]int{}, 0
 	a.mu.Unlock()
-	for k, n := range again {
-		if n > 0 {
-			_ = a.record(ctx, ledger.Action{Actor: k.actor, Role: k.role, Method: k.method, Outcome: k.outcome, Detail: fmt.Sprintf("%d times more within a minute", n)})
+	for k, n := range times {
+		if k.outcome == outcomeRefused && !a.budget.AllowN(time.Now(), 1) {
+			dropped += n
+			continue
+		}
+		err := a.record(ctx, ledger.Action{Actor: k.actor, Role: k.role, Method: k.method, Outcome: k.outcome, Detail: fmt.Sprintf("%d times more within a minute", n)})
+		if err != nil {
+			a.mu.Lock()
+			a.owed[k] += n
+			a.mu.Unlock()
 		}
 	}
 	if dropped > 0 {
-		_ = a.record(ctx, ledger.Action{Actor: "others", Method: "various", Outcome: outcomeRefused, Detail: fmt.Sprintf("%d further calls were refused that have no entry of their own", dropped)})
+		err := a.record(ctx, ledger.Action{Actor: "others", Method: "various", Outcome: outcomeRefused, Detail: fmt.Sprintf("%d further calls were refused that have no entry of their own", dropped)})
+		if err != nil {
+			a.drop(dropped)
+		}
 	}
 }

@@ -76,7 +76,11 @@ func (s *Server) admitCall(ctx context.Context, rules map[string]methodRule, met
 	case c.role < rule.role:
 		return refuse(codes.PermissionDenied, "it needs "+rule.role.String(), fmt.Sprintf("%s is %s, and this needs %s", c.name, c.role, rule.role))
 	}
-	if err := s.allowAdminCall(c.name); err != nil {
+	bucket := c.name
+	if rule.writes { // whoever only looks must not keep others of that name from acting
+		bucket += " (writes)"
+	}
+	if err := s.allowAdminCall(bucket); err != nil {
 		return refuse(codes.ResourceExhausted, "too many calls", fmt.Sprintf("too many calls of %s: try again in %s", c.name, retryOf(err)))
 	}
 	action.Outcome = outcomeAllowed

@@ -72,6 +72,9 @@ type MethodForTest struct {
 	ClientStreams, ServerStreams bool
 }
 
+// FlushAuditForTest ends a minute of the administrators' record.
+func (s *Server) FlushAuditForTest() { s.audit.flush(context.Background()) }
+
 // AdminMethodsForTest lists what is registered, in no order.
 func AdminMethodsForTest(s *Server) (out []MethodForTest) {
 	g := grpc.NewServer()
