@@ -118,6 +118,9 @@ const certificateNotice = 7 * 24 * time.Hour
 // federations.
 func (s *Server) publicWarnings() []string {
 	var out []string
+	if s.cfg.JWT.Issuer != "" {
+		out = append(out, oidc.Advice(s.cfg.JWT.Issuer)...)
+	}
 	if cert := s.webCertificate.Load(); cert != nil {
 		if end := cert.NotAfter(); end.Sub(s.now()) < certificateNotice {
 			out = append(out, "web.certificate ends at "+end.UTC().Format(time.RFC3339)+": relying parties will fetch nothing then")

@@ -144,6 +144,17 @@ func TestAnIssuerWithAPathHasItsDocumentsThere(t *testing.T) {
 	}
 }
 
+func TestAnOperatorIsToldWhatCloudsDoNotTakeOfAnIssuer(t *testing.T) {
+	for issuer, want := range map[string]bool{"https://oidc.example.org": false, "https://oidc.example.org:8443/a": true} {
+		o := open(t, func(c *config.Config) { c.JWT.Issuer = issuer })
+		st, err := o.admin().Status(t.Context(), &assayv1.StatusRequest{})
+		must(t, err)
+		if got := slices.Contains(st.GetWarnings(), "jwt.issuer has a port: AWS takes none"); got != want {
+			t.Errorf("%s: warnings %q", issuer, st.GetWarnings())
+		}
+	}
+}
+
 // What a peer got a minute ago must get it what comes next, whatever became of the
 // authority since.
 func TestAPeerByHTTPSSPIFFESurvivesAForcedRotation(t *testing.T) {

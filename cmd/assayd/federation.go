@@ -18,11 +18,25 @@ import (
 // checkWeb reads the certificate that the public documents are served with, so that
 // one that cannot be used is an error before anything runs.
 func checkWeb(cfg *config.Config, log *slog.Logger) error {
-	if cfg.Web.Listen == "" || cfg.Web.PlainHTTP {
-		return nil
+	c, err := openWeb(cfg, log)
+	if err == nil && c != nil {
+		err = c.Ended()
 	}
-	_, err := web.OpenCertificate(cfg.Web.Certificate, cfg.Web.Key, time.Now, log)
 	return starting(err)
+}
+
+// startWeb is checkWeb for a server that starts: one that has ended keeps nobody from
+// attesting.
+func startWeb(cfg *config.Config, log *slog.Logger) error {
+	_, err := openWeb(cfg, log)
+	return starting(err)
+}
+
+func openWeb(cfg *config.Config, log *slog.Logger) (*web.Certificate, error) {
+	if cfg.Web.Listen == "" || cfg.Web.PlainHTTP {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	return web.OpenCertificate(cfg.Web.Certificate, cfg.Web.Key, time.Now, log)
 }
 
 // federations opens the foreign trust domains of a trust domain. What is stored of

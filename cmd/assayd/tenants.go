@@ -89,7 +89,7 @@ func (p *process) openTenant(ctx context.Context, cfg *config.Config) (_ *tenant
 	if err := t.policy.Resume(ctx, t.data.store); err != nil {
 		return nil, starting(err)
 	}
-	if err := checkWeb(cfg, log); err != nil {
+	if err := startWeb(cfg, log); err != nil {
 		return nil, err
 	}
 	federations, err := t.data.federations(ctx, cfg, log)

@@ -50,8 +50,11 @@ func (s stamp) same(o stamp) bool {
 
 // OpenCertificate reads the files. The checks:
 //
-//	web_certificate  both can be read, belong together, and the certificate has not ended
+//	web_certificate  both can be read and belong together
 //	web_key          nobody but the owner and the group can read the key
+//
+// A certificate that has ended is served, loudly, until there is another: attestation
+// must not wait for whoever renews it. [Certificate.Ended] tells.
 func OpenCertificate(certFile, keyFile string, now func() time.Time, log *slog.Logger) (*Certificate, error) {
 	c := &Certificate{certFile: certFile, keyFile: keyFile, now: now, log: log}
 	at, err := c.look()
@@ -61,8 +64,25 @@ func OpenCertificate(certFile, keyFile string, now func() time.Time, log *slog.L
 	if c.current, err = c.read(); err != nil {
 		return nil, err
 	}
+	if err := c.ended(c.current); err != nil {
+		log.Error("web: the certificate has ended: nobody fetches anything until it is renewed", "error", err)
+	}
 	c.stamp, c.looked = at, now()
 	return c, nil
+}
+
+// Ended is an error, by the check web_certificate, where the certificate in use is over.
+func (c *Certificate) Ended() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended(c.current)
+}
+
+func (c *Certificate) ended(cert *tls.Certificate) error {
+	if c.now().Before(cert.Leaf.NotAfter) {
+		return nil
+	}
+	return fault("web_certificate", fmt.Errorf("%s ended at %s", c.certFile, cert.Leaf.NotAfter.UTC().Format(time.RFC3339)), "renew it")
 }
 
 // Get is for tls.Config.GetCertificate.
@@ -92,6 +112,9 @@ func (c *Certificate) reload() {
 	var next *tls.Certificate
 	if err == nil {
 		next, err = c.read()
+	}
+	if err == nil {
+		err = c.ended(next)
 	}
 	if err != nil {
 		if c.failed != err.Error() { // once, and not in every handshake
@@ -129,9 +152,6 @@ func (c *Certificate) read() (*tls.Certificate, error) {
 	cert, err := tls.X509KeyPair(pem[0], pem[1])
 	if err != nil {
 		return nil, fault("web_certificate", fmt.Errorf("%s and %s: %w", c.certFile, c.keyFile, err), "the first holds the chain, leaf first; the second the leaf's private key")
-	}
-	if !c.now().Before(cert.Leaf.NotAfter) {
-		return nil, fault("web_certificate", fmt.Errorf("%s ended at %s", c.certFile, cert.Leaf.NotAfter.UTC().Format(time.RFC3339)), "renew it")
 	}
 	return &cert, nil
 }

@@ -261,7 +261,6 @@ func TestACertificateThatCannotBeUsedIsRefusedAtStart(t *testing.T) {
 		spoil func(cert, key string)
 		check string
 	}{
-		"ended":    {func(cert, key string) { pair(t, filepath.Dir(cert), "x", time.Now().Add(-time.Minute)) }, "web_certificate"},
 		"open key": {func(cert, key string) { must(t, os.Chmod(key, 0o644)) }, "web_key"},
 		"no key":   {func(cert, key string) { must(t, os.Remove(key)) }, "web_certificate"},
 		"not a pair": {func(cert, key string) {
@@ -280,6 +279,29 @@ func TestACertificateThatCannotBeUsedIsRefusedAtStart(t *testing.T) {
 				t.Errorf("%v, want check %s", err, c.check)
 			}
 		})
+	}
+}
+
+// Attestation does not wait for whoever renews a certificate for the web.
+func TestACertificateThatHasEndedIsServedUntilThereIsAnother(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Now()
+	certFile, keyFile, _ := pair(t, dir, "over", now.Add(-time.Minute))
+	c, err := web.OpenCertificate(certFile, keyFile, func() time.Time { return now }, quiet())
+	must(t, err)
+	served := func() string {
+		t.Helper()
+		now = now.Add(10 * time.Second)
+		cert, err := c.Get(nil)
+		must(t, err)
+		return cert.Leaf.Subject.CommonName
+	}
+	if err := c.Ended(); served() != "over" || attest.CheckOf(err) != "web_certificate" {
+		t.Errorf("ended: %v", err)
+	}
+	pair(t, dir, "renewed", now.Add(time.Hour))
+	if got, err := served(), c.Ended(); got != "renewed" || err != nil {
+		t.Errorf("serves %s: %v", got, err)
 	}
 }
 
