@@ -268,3 +268,24 @@ func TestHalfOfALifeCountsFromWhenItWasMade(t *testing.T) {
 		t.Errorf("%d X.509 authorities after the half", n)
 	}
 }
+
+// Keys that live for minutes, as in a test of a whole system, are in the document.
+func TestTheDocumentNamesAKeyThatLivesForMinutes(t *testing.T) {
+	o := newOffice(t, func(c *Config) {
+		c.Propagation, c.VerifierKeyTTL = 25*time.Second, 150*time.Second
+	})
+	must(t, o.start(o.servers[0]))
+	second := o.join(false)
+	must(t, o.start(second))
+	o.turn()
+	for range 20 {
+		o.clock = o.clock.Add(15 * time.Second)
+		o.turn()
+		for _, a := range o.servers[0].ca.now.Load().all {
+			if _, published := a.published(); byDocument(a.row.Use) && a.row.Server == second.name && !published && o.clock.Sub(a.row.CreatedAt) > 30*time.Second {
+				t.Fatalf("%s of %s is not published, %s after it was made", a.row.KeyName, a.row.Server, o.clock.Sub(a.row.CreatedAt))
+			}
+		}
+	}
+	must(t, second.ca.Ready())
+}

@@ -148,10 +148,10 @@ func (c *CA) storedDocument(ctx context.Context, kind documentKind, now time.Tim
 	return &document{d.Body, keys, ahead, c.cfg.Now()}, nil
 }
 
-// settling is how long a key may stay in a document, or out of it, because servers
-// do not agree on whether it has ended: each goes by its own clock. Otherwise two
-// servers whose clocks differ by a second would sign documents against each other
-// for that second, without a pause.
+// settling is how long a key that has ended stays in a document, because servers do
+// not agree on whether it has: each goes by its own clock. Otherwise two servers
+// whose clocks differ by a second would sign documents against each other for that
+// second, without a pause.
 const settling = 10 * time.Minute
 
 // wanted are the keys that the document should name: of all servers, those that
@@ -166,13 +166,13 @@ func (s *snapshot) wanted(kind documentKind, now time.Time) (out []*authority) {
 }
 
 // differs says why a document is not the one that is wanted: "" if it is. A key
-// whose end is near is not brought back, and one that has only ended stays in it
+// that has ended, and is wanted for clocks that are behind, is not brought back; one that has only ended stays in it
 // until its own time is over, or until this process has seen the document for a
 // while. What an operator has withdrawn goes at once.
 func (d *document) differs(s *snapshot, kind documentKind, now time.Time) string {
 	wanted := s.wanted(kind, now)
 	for _, a := range wanted {
-		if !d.names(a) && !a.over(now.Add(settling)) {
+		if !d.names(a) && now.Before(a.ends()) {
 			return fmt.Sprintf("it does not name the key %s of the server %s", a.row.KeyName, a.row.Server)
 		}
 	}
