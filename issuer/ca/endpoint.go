@@ -75,7 +75,7 @@ func (c *CA) renewEndpoint() error {
 		NotBefore:             later(now.UTC().Add(-c.cfg.Backdate), a.cert.NotBefore).Truncate(time.Second),
 		NotAfter:              notAfter.Truncate(time.Second),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
 		URIs:                  []*url.URL{c.BundleID().URL()},
 	}
