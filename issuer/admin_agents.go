@@ -70,7 +70,7 @@ func (a *agents) ListAgents(req *assayv1.ListAgentsRequest, stream assayv1.Agent
 	if err != nil {
 		return adminError(err)
 	}
-	watching := a.watchingInstances(ctx)
+	watching := a.watchers.watching()
 	var sent uint32
 	for _, h := range holders {
 		out, _, err := a.agent(ctx, h, watching)
@@ -88,17 +88,6 @@ func (a *agents) ListAgents(req *assayv1.ListAgentsRequest, stream assayv1.Agent
 		}
 	}
 	return nil
-}
-
-// watchingInstances are those that watch this server.
-func (a *agents) watchingInstances(ctx context.Context) map[attest.Instance]bool {
-	out := map[attest.Instance]bool{}
-	for serial := range a.watchers.watching() {
-		if f, err := a.held.of(ctx, a.ledger, serial); err == nil {
-			out[f.instance] = true
-		}
-	}
-	return out
 }
 
 // agent tells of one instance, with the newest record of it.
@@ -140,7 +129,7 @@ func (a *agents) GetAgent(ctx context.Context, req *assayv1.GetAgentRequest) (*a
 	if len(holders) == 0 {
 		return nil, status.Errorf(codes.NotFound, "no instance %s holds or held an identity", clip(req.GetInstance(), 256))
 	}
-	agent, item, err := a.agent(ctx, holders[0], a.watchingInstances(ctx))
+	agent, item, err := a.agent(ctx, holders[0], a.watchers.watching())
 	if err != nil {
 		return nil, adminError(err)
 	}

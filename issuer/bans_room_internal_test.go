@@ -44,3 +44,18 @@ func TestOneInstanceHoldsOnlySoManyLiveSVIDs(t *testing.T) {
 		}
 	}
 }
+
+func TestOneInstanceBeginsToWatchOnlySoOften(t *testing.T) {
+	var w watchers
+	for i := range watchesPerMinute {
+		if wait := w.opens("a"); wait != 0 {
+			t.Fatalf("watch %d waits for %s", i+1, wait)
+		}
+	}
+	if w.opens("a") == 0 {
+		t.Error("there is no end")
+	}
+	if w.opens("b") != 0 {
+		t.Error("another waits too")
+	}
+}

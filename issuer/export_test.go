@@ -22,7 +22,7 @@ func (s *Server) AllJudgedForTest() bool {
 
 // WatchForTest has an agent watch, without a stream.
 func (s *Server) WatchForTest(serial, spiffeID string) (leave func()) {
-	_, leave = s.watchers.join(serial, spiffeID)
+	_, leave = s.watchers.join(serial, spiffeID, "")
 	s.judgeSoon()
 	return leave
 }

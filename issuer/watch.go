@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/assay-project/assay/attest"
 	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
 )
 
@@ -29,7 +30,11 @@ func (s *Server) Watch(_ *assayv1.WatchRequest, stream assayv1.Attestation_Watch
 	if err != nil {
 		return err
 	}
-	w, leave := s.watchers.join(p.serial, p.ID.String())
+	if wait := s.watchers.opens(p.instance.Guest()); wait > 0 {
+		s.metrics.limited.WithLabelValues("watch", "instance").Inc()
+		return status.Errorf(codes.Unavailable, "too many watches of this instance: try again in %s", wait.Round(time.Millisecond))
+	}
+	w, leave := s.watchers.join(p.serial, p.ID.String(), p.instance)
 	defer leave()
 	s.judgeSoon() // the policy may have changed since its SVID was issued
 
@@ -122,6 +127,22 @@ type watchers struct {
 	mu      sync.Mutex
 	next    uint64
 	waiting map[uint64]*watcher
+	opened  *rates // by guest
+}
+
+// watchesPerMinute is how often one instance may begin to watch: each time it is sent
+// the whole bundle. An agent does so once an hour, and when its connection breaks.
+const watchesPerMinute = 120
+
+// opens takes one opening of a guest's, or says how long to wait.
+func (w *watchers) opens(guest string) (wait time.Duration) {
+	w.mu.Lock()
+	if w.opened == nil {
+		w.opened = newRates(watchesPerMinute)
+	}
+	opened := w.opened
+	w.mu.Unlock()
+	return opened.take(guest, time.Now())
 }
 
 // watcher is one agent that watches. What it holds is in the ledger, under the
@@ -131,6 +152,7 @@ type watcher struct {
 	nudge    chan struct{} // one: look at the bundle, and at the SVID
 	serial   string
 	spiffeID string
+	instance attest.Instance
 
 	bundleDue atomic.Bool
 
@@ -145,14 +167,14 @@ type watcher struct {
 // many before it will attest again in any case, so further ones are dropped.
 const pending = 8
 
-func (w *watchers) join(serial, spiffeID string) (*watcher, func()) {
+func (w *watchers) join(serial, spiffeID string, instance attest.Instance) (*watcher, func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.waiting == nil {
 		w.waiting = map[uint64]*watcher{}
 	}
 	key := w.next
-	x := &watcher{events: make(chan *assayv1.WatchEvent, pending), nudge: make(chan struct{}, 1), serial: serial, spiffeID: spiffeID}
+	x := &watcher{events: make(chan *assayv1.WatchEvent, pending), nudge: make(chan struct{}, 1), serial: serial, spiffeID: spiffeID, instance: instance}
 	w.next++
 	w.waiting[key] = x
 	return x, func() {
@@ -188,13 +210,13 @@ func (w *watchers) lookAgain(bundle bool) {
 	}
 }
 
-// watching are the serial numbers that are watched with.
-func (w *watchers) watching() map[string]bool {
+// watching are the instances that watch.
+func (w *watchers) watching() map[attest.Instance]bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	out := make(map[string]bool, len(w.waiting))
+	out := make(map[attest.Instance]bool, len(w.waiting))
 	for _, x := range w.waiting {
-		out[x.serial] = true
+		out[x.instance] = true
 	}
 	return out
 }
