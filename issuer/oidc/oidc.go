@@ -85,9 +85,7 @@ func CheckIssuer(issuer string) error {
 // section 6.2.2).
 func plainPath(path string) bool {
 	for _, segment := range strings.Split(path, "/")[1:] {
-		if strings.Trim(segment, ".") == "" || strings.ContainsFunc(segment, func(c rune) bool {
-			return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune("-._~", c))
-		}) {
+		if strings.Trim(segment, ".") == "" || strings.Trim(segment, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~") != "" {
 			return false
 		}
 	}
