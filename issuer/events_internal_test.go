@@ -83,6 +83,8 @@ func TestWhatFailsIsRepeatedUntilItSucceeds(t *testing.T) {
 			return nil
 		}, store.TopicPolicies)
 		following(t, e)
+		source <- store.Event{Topic: store.TopicHeard}
+		source <- store.Event{Topic: store.TopicHeard} // until then everything is read again and again
 		source <- store.Event{TrustDomain: "td", Topic: store.TopicPolicies}
 		time.Sleep(time.Minute)
 		if n := calls.Load(); n != 4 {
@@ -99,6 +101,8 @@ func TestNewsThatComesDuringARunIsTakenTogether(t *testing.T) {
 		var calls atomic.Int64
 		e.Soon("x", func(context.Context) error { calls.Add(1); time.Sleep(time.Second); return nil }, store.TopicPolicies)
 		following(t, e)
+		source <- store.Event{Topic: store.TopicHeard}
+		source <- store.Event{Topic: store.TopicHeard}
 		for range 100 {
 			source <- store.Event{TrustDomain: "td", Topic: store.TopicPolicies}
 		}
