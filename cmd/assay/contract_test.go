@@ -118,7 +118,7 @@ func TestJSONFieldNamesAreThoseOfTheContract(t *testing.T) {
 		{agentShown{}, "agent svids entry"},
 		{svidJSON{}, "serial spiffe_id instance issued not_after reference revoked"},
 		{banJSON{}, "id kind value reason actor since until"},
-		{banMade{}, "ban instances svids dry_run"},
+		{banMade{}, "ban instances svids dry_run omitted"},
 		{denialsJSON{}, "trust_domain sequence issued_at next_update serials keys policies omitted"},
 	} {
 		doc := reference(t)
