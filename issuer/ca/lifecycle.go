@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/issuer/ledger"
 	"github.com/assay-project/assay/issuer/store"
 	"github.com/assay-project/assay/policy"
 )
@@ -306,8 +307,9 @@ func (c *CA) create(ctx context.Context, s *snapshot, use store.Use, at stops, w
 		return noAuthority(head.Sequence, use)
 	}
 	// Nobody has a bundle: of JWT and deny-list keys, which came later, only while
-	// no server has a record of anything.
-	if !others && head.Sequence == 0 && len(chains) == 0 {
+	// no other server has a record of anything either.
+	joins := slices.ContainsFunc(chains, func(chain string) bool { return ledger.ChainOwner(chain) != c.cfg.Chain })
+	if !others && head.Sequence == 0 && !joins {
 		begin = store.Active
 	}
 	current := pickFrom(s.all, use, c.cfg.Chain, c.cfg.Now())
