@@ -155,7 +155,7 @@ func program(t *testing.T) string {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "payments")
-	if err := os.WriteFile(path, b, 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(path, b, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return path

@@ -108,7 +108,7 @@ func (s *Server) overflow(rows []store.Revocation) uint64 {
 		}
 	}
 	if room := svid.DenyListRoom(policies); len(listed) > before && len(listed) > room {
-		return uint64(len(listed) - room) //nolint:gosec // positive
+		return uint64(len(listed) - room)
 	}
 	return 0
 }

@@ -137,7 +137,7 @@ func (c *handshakeConn) join(s *Server) (limit string) {
 
 // enter takes a place in a room for handshakes, perhaps that of another.
 func (c *handshakeConn) enter(room *waitingRoom) (displaced, limit string) {
-	p, displaced, limit := room.enter(addressOf(c.Conn.RemoteAddr()), func() { _ = c.Conn.Close() })
+	p, displaced, limit := room.enter(addressOf(c.RemoteAddr()), func() { _ = c.Conn.Close() })
 	if p != nil {
 		c.places = append(c.places, p)
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -29,7 +28,7 @@ func TestADirectoryOfKeysRemembersWhoseTheyAre(t *testing.T) {
 	if err := os.Mkdir(shared, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.DiscardHandler)
 
 	b := ownedBy(t, "file://"+shared)
 	if _, err := openKeys(b); err != nil {
@@ -80,7 +79,7 @@ func TestADirectoryOfKeysThatCannotBeWrittenToIsUsed(t *testing.T) {
 		t.Skip("root writes everywhere")
 	}
 	b := ownedBy(t, "")
-	if err := os.Chmod(ca.KeysPath(b.DataDir), 0o500); err != nil { //nolint:gosec // a directory
+	if err := os.Chmod(ca.KeysPath(b.DataDir), 0o500); err != nil {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer

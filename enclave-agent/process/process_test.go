@@ -293,7 +293,7 @@ func TestAProcessThatTakesAnotherGroupMustConnectAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	program := filepath.Join(dir, "setgid")
-	if err := os.WriteFile(program, b, 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(program, b, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Chown(program, 0, 4242); err != nil {
@@ -354,7 +354,7 @@ func TestAPathInAFileSystemOfItsOwnDoesNotCount(t *testing.T) {
 	}
 	script := fmt.Sprintf("mount --make-rprivate / && mount --bind %s %s/api && exec %s/api", decoy, dir, dir)
 	sh := filepath.Join(dir, "start.sh")
-	if err := os.WriteFile(sh, []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(sh, []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	c := connect(t, sh, &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS})

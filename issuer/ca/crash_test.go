@@ -48,7 +48,7 @@ func TestAServerKilledAtAnyStepOfARotationGoesOn(t *testing.T) {
 		kinds[seen[n-1]] = true
 		for _, use := range uses() {
 			states := s.states(use)
-			if len(states) != 2 && !(len(states) == 3 && use != store.X509) || states[1] != store.Active {
+			if len(states) != 2 && (len(states) != 3 || use == store.X509) || states[1] != store.Active {
 				t.Errorf("killed after %q: the %s authorities are %v", seen[n-1], use, states)
 			}
 		}

@@ -84,7 +84,7 @@ func (c *CA) pending(a *authority, now time.Time) bool {
 		return false
 	}
 	published, ok := a.published()
-	return a.validAt(now) && !(ok && published.After(now)) && (!byDocument(a.row.Use) || !ok || c.inDocument(a))
+	return a.validAt(now) && (!ok || !published.After(now)) && (!byDocument(a.row.Use) || !ok || c.inDocument(a))
 }
 
 // forced are the authorities of this server that somebody has tainted and wants
