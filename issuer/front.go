@@ -56,6 +56,7 @@ type Front struct {
 	names    []string // the trust domains, the first one first
 	servers  map[string]*Server
 	absent   map[string]error // why one is not served
+	changed  chan struct{}    // closed when one begins to be served, or to be absent
 	stopping chan struct{}
 	stopped  bool
 }
@@ -79,7 +80,7 @@ func NewFront(cfg config.Config, p FrontParts) (*Front, error) {
 		log: p.Log, now: p.Now, started: cfg, registry: prometheus.NewRegistry(),
 		handshakes: newWaitingRoom(0, 0, 0), connections: newGate(0, 0), strangers: newGate(0, 0),
 		turns:   newTurns(),
-		servers: map[string]*Server{}, absent: map[string]error{}, stopping: make(chan struct{}),
+		servers: map[string]*Server{}, absent: map[string]error{}, changed: make(chan struct{}), stopping: make(chan struct{}),
 	}
 	f.listener = newLimitedListener(f.connections, f.strangers, func(limit string) { f.refused("connection", limit) })
 	f.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), served{f})
@@ -146,6 +147,7 @@ func (f *Front) attach(s *Server) error {
 	f.share(s)
 	f.servers[name] = s
 	delete(f.absent, name)
+	f.tell()
 	s.front.Store(f)
 	return nil
 }
@@ -175,6 +177,13 @@ func (f *Front) Absent(trustDomain string, why error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.absent[trustDomain] = why
+	f.tell()
+}
+
+// tell wakes those who wait for a trust domain. The caller holds the lock.
+func (f *Front) tell() {
+	close(f.changed)
+	f.changed = make(chan struct{})
 }
 
 // home is the first trust domain's server, or nil while it is not served.
@@ -184,15 +193,45 @@ func (f *Front) home() *Server {
 	return f.servers[f.names[0]]
 }
 
+// openingTime is how long a client waits for a trust domain that is being opened:
+// the listener is there before the first server is.
+const openingTime = 2 * time.Second
+
 // serverFor is who answers to a name in SNI; nil when it cannot be answered. A
 // name that is served here and is not open at the moment is nobody else's.
 func (f *Front) serverFor(name string) *Server {
+	var timer *time.Timer
+	for {
+		s, changed := f.lookUp(name)
+		if s != nil || changed == nil {
+			return s
+		}
+		if timer == nil {
+			timer = time.NewTimer(openingTime)
+			defer timer.Stop()
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return nil
+		case <-f.stopping:
+			return nil
+		}
+	}
+}
+
+// lookUp is serverFor at this moment; changed is what to wait for where the trust
+// domain is about to be opened, and nil otherwise.
+func (f *Front) lookUp(name string) (s *Server, changed <-chan struct{}) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	if name = strings.ToLower(name); slices.Contains(f.names, name) {
-		return f.servers[name]
+	if name = strings.ToLower(name); !slices.Contains(f.names, name) {
+		name = f.names[0]
 	}
-	return f.servers[f.names[0]]
+	if s = f.servers[name]; s == nil && f.absent[name] == nil {
+		return nil, f.changed
+	}
+	return s, nil
 }
 
 // all are the servers, in the order of their names in the configuration.

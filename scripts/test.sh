@@ -63,14 +63,20 @@ run "vet" "$GO" vet ./...
 # code that those run is the packages'. Nor do the policy compiler and its YAML,
 # which compute for long and share nothing but what the tests named below share.
 plain='/(cmd|docs|examples|deploy)(/|$)|/policy$|/internal/(strictyaml|fleet|recovery|compat|soak)$'
-# So do those that play years, kill at every step, or run a thousand agents: what
-# they share, their neighbours share under the detector too.
-long='TwoYears|WhateverHappens|AtAnyStep|SeveralServersRotate|Thousand|IsSmall'
+# So do those that play years, kill at every step, start processes, or run a
+# thousand agents: what they share, their neighbours share under the detector too.
+# Of the service and the CA, whose tests take longest, the detector sees those in
+# which something meets.
+plain="$plain|/issuer$|/issuer/(ca|federation)$"
+long='Thousand|IsSmall'
+meets='AtOnce|InTime|Exchanged|Watch|Ban|Turn|Reload|Event|News|Front|Handshake|Connection|Concurrent|Goroutines|Follow|Herd|Race'
 packages=$("$GO" list ./... | grep -vE "$plain")
 commands=$("$GO" list ./... | grep -E "$plain")
 run "unit and negative tests${race:+, with the race detector}" \
   env CGO_ENABLED=$([ ${#race[@]} -gt 0 ] && echo 1 || echo 0) "$GO" test "${race[@]}" -timeout 9m -skip "$long" $packages
-run "years, kills at every step, a thousand agents" env CGO_ENABLED=0 "$GO" test -timeout 9m -run "$long" ./issuer/... ./enclave-agent
+[ ${#race[@]} -gt 0 ] && run "what meets in the service, with the race detector" \
+  env CGO_ENABLED=1 "$GO" test -race -timeout 9m -run "$meets" ./issuer ./issuer/ca ./issuer/federation
+run "a thousand agents, and one's size" env CGO_ENABLED=0 "$GO" test -timeout 9m -run "$long" ./enclave-agent
 [ ${#race[@]} -gt 0 ] && run "what goroutines share of a policy, with the race detector" \
   env CGO_ENABLED=1 "$GO" test -race -timeout 9m -run 'Goroutines|Shared|Concurrent' ./policy
 run "policy, commands, sessions and guides, over real processes and sockets" \
