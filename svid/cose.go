@@ -145,10 +145,10 @@ func (s *sign1) header(b []byte, typ any) error {
 		}
 	}
 	if alg, ok := h[cose.HeaderLabelAlgorithm].(int64); !ok || alg != int64(cose.AlgorithmES256) {
-		return mismatch(attest.Malformed, "cose_alg", "wrong signature algorithm", "ES256 (-7)", fmt.Sprint(h[cose.HeaderLabelAlgorithm]))
+		return mismatch(attest.Malformed, "cose_alg", "wrong signature algorithm", "ES256 (-7)", fmt.Sprintf("%.80q", fmt.Sprint(h[cose.HeaderLabelAlgorithm])))
 	}
 	if !reflect.DeepEqual(h[cose.HeaderLabelType], typ) {
-		return mismatch(attest.Malformed, "cose_type", "signed as something else", fmt.Sprint(typ), fmt.Sprint(h[cose.HeaderLabelType]))
+		return mismatch(attest.Malformed, "cose_type", "signed as something else", fmt.Sprint(typ), fmt.Sprintf("%.80q", fmt.Sprint(h[cose.HeaderLabelType])))
 	}
 	kid, ok := h[cose.HeaderLabelKeyID].([]byte)
 	if !ok || len(kid) != len(s.keyID) {
