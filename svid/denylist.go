@@ -219,6 +219,9 @@ func decodeDenyList(payload []byte) (*Denials, []byte, error) {
 	if raw.IssuedAt <= 0 || raw.IssuedAt >= raw.NextUpdate || raw.NextUpdate > maxTime {
 		return bad("issued at %d, next update at %d", raw.IssuedAt, raw.NextUpdate)
 	}
+	if len(raw.SigningKeys) == 0 {
+		return bad("without the document of the keys that sign deny-lists")
+	}
 	d := &Denials{TrustDomain: td, Sequence: raw.Sequence, IssuedAt: unix(raw.IssuedAt), NextUpdate: unix(raw.NextUpdate), Omitted: raw.Omitted}
 	var ok bool
 	if d.Serials, ok = unpacked[[SerialSize]byte](raw.Serials); !ok {
