@@ -263,18 +263,3 @@ func BenchmarkBootToFirstSVID(b *testing.B) {
 	b.ReportMetric(float64(floor)/float64(b.N)/1e6, "floor-ms")
 	b.ReportMetric(float64(best)/1e6, "best-ms")
 }
-
-// The best of some: what others do on this machine meanwhile is not the agent's.
-func TestAnAgentHasItsFirstSVIDWithinATenthOfASecond(t *testing.T) {
-	s := newRealServer(t, ordersID)
-	best := time.Hour
-	for range 10 {
-		if best = min(best, boot(t, s.enclave(orders()))); best < 50*time.Millisecond {
-			break
-		}
-	}
-	t.Logf("%s", best)
-	if best >= 100*time.Millisecond {
-		t.Errorf("the first SVID after %s, want it within 100ms", best)
-	}
-}
