@@ -60,7 +60,11 @@ func TestTarballBillAndSumsAreTheSameTwice(t *testing.T) {
 		}
 		before = all
 	}
-	for _, leak := range []string{os.TempDir() + "/", "/root/", "/home/"} {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, leak := range []string{os.TempDir() + "/", home + "/"} {
 		if bytes.Contains(before["assay-1.2.0-linux-amd64.cdx.json"], []byte(leak)) {
 			t.Errorf("the bill of materials names a path below %s", leak)
 		}
