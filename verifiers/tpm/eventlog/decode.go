@@ -264,11 +264,14 @@ func (l *log) checkLocality() error {
 }
 
 // view is the log as go-eventlog can read it: without events of no PCR, which it
-// takes for padding, and without the header of an old log. Neither extends a PCR.
+// takes for padding, and without the information in an old log, of which it takes
+// whatever comes first for the header of a crypto-agile one. Neither extends a PCR;
+// what PCR 0 begins with stays.
 func (l *log) view() []byte {
 	odd := func(i int) bool {
 		e := &l.events[i]
-		return e.pcr < 0 || !l.agile && i == 0 && e.kind == tcg.NoAction && bytes.HasPrefix(e.data, []byte(specID))
+		_, begins := e.locality()
+		return e.pcr < 0 || !l.agile && !e.extends() && !begins
 	}
 	start := 0
 	if l.agile {

@@ -3,6 +3,7 @@ package eventlog_test
 import (
 	"bytes"
 	"crypto"
+	"crypto/sha1" //nolint:gosec // the bank of old logs
 	"encoding/json"
 	"runtime"
 	"slices"
@@ -269,5 +270,35 @@ func TestALogOfCountlessEventsIsRefused(t *testing.T) {
 		if err == nil && len(l.Events) > limit/16 {
 			t.Errorf("%s: %d events are near the limit", name, len(l.Events))
 		}
+	}
+}
+
+// go-eventlog takes whatever an old log begins with for the header of a newer one;
+// the firmware of TPM 1.2 machines may say what it likes there.
+func TestAnOldLogMayBeginWithAnyInformation(t *testing.T) {
+	old := func(pcr int, kind tcg.EventType, digest, data []byte) []byte {
+		return slices.Concat(le32(pcr), le32(int(kind)), digest, le32(len(data)), data)
+	}
+	measured := sha1.Sum([]byte("a loader")) //nolint:gosec // the only bank of such a log
+	nothing := make([]byte, sha1.Size)
+	extended := sha1.Sum(slices.Concat(nothing, measured[:])) //nolint:gosec // likewise
+	for name, information := range map[string]string{
+		"a vendor's":        "information of a vendor, longer than a header would be",
+		"nearly the header": "Spe\x00 ID Event03\x00 and what a header would hold",
+		"short":             "nothing",
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := slices.Concat(
+				old(0, tcg.NoAction, nothing, []byte(information)),
+				old(0, tcg.NoAction, nothing, []byte(information)),
+				old(4, tcg.Ipl, measured[:], []byte("a loader")),
+			)
+			if _, err := eventlog.Replay(log, crypto.SHA1, map[int]attest.Bytes{4: extended[:]}); err != nil {
+				t.Error(err)
+			}
+			extended := slices.Clone(extended[:])
+			extended[0] ^= 1
+			_ = refused(t, log, crypto.SHA1, map[int]attest.Bytes{4: extended}, eventlog.CheckReplay)
+		})
 	}
 }
