@@ -248,7 +248,12 @@ func (l *log) checkLocality() error {
 			continue
 		}
 		measured = measured || e.extends()
-		if at, ok := e.locality(); ok {
+		at, ok := e.locality()
+		// go-eventlog takes it for a locality without the zero behind its name.
+		if !ok && !e.extends() && len(e.data) == len(startupLocality)+1 && bytes.HasPrefix(e.data, []byte(startupLocality[:len(startupLocality)-1])) {
+			return malformed(CheckStructure, "event %d: a StartupLocality whose name does not end", e.number)
+		}
+		if ok {
 			switch {
 			case seen:
 				return malformed(CheckStructure, "event %d: a second StartupLocality", e.number)

@@ -57,6 +57,7 @@ func hostile() map[string][]byte {
 		"a second locality":               logOf(locality(3), locality(3)),
 		"a late locality":                 logOf(separator(0), locality(3)),
 		"locality 5":                      logOf(locality(5)),
+		"a locality without its zero":     logOf(step{kind: tcg.NoAction, data: []byte("StartupLocality\x03\x03")}, separator(0)),
 	}
 }
 
