@@ -13,6 +13,7 @@ import (
 	"github.com/hf/nsm/response"
 
 	"github.com/assay-project/assay/attest"
+	"github.com/assay-project/assay/enclave-agent/entropy"
 )
 
 // NitroDevice is where a Nitro Enclave's kernel puts the Nitro Security Module.
@@ -182,3 +183,21 @@ func (n *Nitro) deviceError(err error) error {
 
 // String is the path of the device or socket.
 func (n *Nitro) String() string { return n.name }
+
+// maxNSMRandom is what one GetRandom of an NSM answers with.
+const maxNSMRandom = 256
+
+// Entropy asks the NSM for size random bytes, with as many GetRandom as it takes.
+// Errors are those of Evidence, and those of [entropy.Gather].
+func (n *Nitro) Entropy(ctx context.Context, size int) ([]byte, error) {
+	return entropy.Gather(size, maxNSMRandom, func() ([]byte, error) {
+		res, err := n.ask(ctx, &request.GetRandom{})
+		if err != nil {
+			return nil, err
+		}
+		if res.GetRandom == nil {
+			return nil, &attest.Error{Kind: attest.Internal, Check: "nsm", Err: fmt.Errorf("%s did not answer a request for random bytes with some", n.name)}
+		}
+		return res.GetRandom.Random, nil
+	})
+}
