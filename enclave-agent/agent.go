@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,7 +12,6 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/enclave-agent/process"
 )
 
@@ -51,16 +49,10 @@ type Config struct {
 
 // Agent holds the identities of one TEE. Make one with [New].
 type Agent struct {
-	cfg    Config
-	log    *slog.Logger
-	time   *timekeeper
-	server *serverTrust
-	state  *state
-	tokens *minter
-	holder KeyHolder // nil for keys in memory
-	plan   *schedule
-	health *healthState
-	ids    []string // one for each key of the next attestation; used by the renewal alone
+	cfg     Config
+	log     *slog.Logger
+	members []*member
+	health  *healthState
 }
 
 // New checks the configuration. It touches neither network nor device. Errors
@@ -71,11 +63,6 @@ func New(cfg Config) (*Agent, error) {
 		return nil, errors.New("agent: no trust domain")
 	case cfg.Attester == nil:
 		return nil, errors.New("agent: no attester")
-	case len(cfg.Identities) > attest.MaxKeys:
-		return nil, fmt.Errorf("agent: %d identities, at most %d", len(cfg.Identities), attest.MaxKeys)
-	}
-	if _, _, err := net.SplitHostPort(cfg.Server); err != nil {
-		return nil, fmt.Errorf("agent: server address: %w", err)
 	}
 	if err := CheckSocketPath(cfg.Socket); err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
@@ -104,26 +91,12 @@ func New(cfg Config) (*Agent, error) {
 			return nil, fmt.Errorf("agent: %w", err)
 		}
 	}
-	if td, err := cfg.BootstrapRoots.TrustDomain(); err == nil && td != cfg.TrustDomain {
-		return nil, fmt.Errorf("agent: the bootstrap root is that of trust domain %s, not of %s", td, cfg.TrustDomain)
-	}
-	a := &Agent{cfg: cfg, log: cfg.Log, time: &timekeeper{clock: cfg.Clock}, plan: newSchedule(), health: newHealthState(cfg.Attester.Platform()), ids: []string{""}, holder: holder}
-	for i, id := range cfg.Identities {
-		if id.TrustDomain() != cfg.TrustDomain {
-			return nil, fmt.Errorf("agent: %s is not in the trust domain %s", id, cfg.TrustDomain)
-		}
-		if i == 0 {
-			a.ids = nil
-		}
-		a.ids = append(a.ids, id.String())
-	}
-	if a.server, err = newServerTrust(cfg.TrustDomain, cfg.BootstrapRoots, a.time.now); err != nil {
+	a := &Agent{cfg: cfg, log: cfg.Log, health: newHealthState(cfg.Attester.Platform())}
+	m, err := newMember(Membership{cfg.TrustDomain, cfg.Server, cfg.BootstrapRoots, cfg.Identities}, cfg, holder, a.health)
+	if err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
-	a.state = newState(a.time.now)
-	a.tokens = newMinter(a.time.now, a.log, a.state.denial, func(certificate func() *tls.Certificate) (*link, error) {
-		return a.server.dial(a.cfg.Server, a.cfg.Dial, certificate)
-	})
+	a.members = []*member{m}
 	return a, nil
 }
 
@@ -163,53 +136,21 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.serve(ctx, listener) })
-	g.Go(func() error { return a.renewal(ctx) })
-	g.Go(func() error { return a.watch(ctx) })
 	g.Go(func() error { return a.ticks(ctx) })
-	g.Go(func() error { return a.forgetTokens(ctx) })
+	for _, m := range a.members {
+		m.run(ctx, g)
+	}
 	return g.Wait()
 }
 
 // ticks looks at the clocks once a second.
 func (a *Agent) ticks(ctx context.Context) error {
 	for {
-		a.watchClock()
-		a.state.tick()
-		a.reportHealth()
+		for _, m := range a.members {
+			m.tick()
+		}
 		if sleep(ctx, tickEvery) != nil {
 			return nil
 		}
-	}
-}
-
-// reportHealth says whether a workload would get an SVID now.
-func (a *Agent) reportHealth() {
-	_, _, err := a.state.view()
-	a.health.set(HealthOverall, err == nil)
-	a.health.set(HealthIdentity, a.state.renewable() != nil)
-}
-
-// errClock is the reason of a halt: certificates would be checked by a clock
-// that cannot be right.
-var errClock = fmt.Errorf("the wall clock departs from the server's time by more than %s", MaxDeparture)
-
-// watchClock stops serving when the wall clock departs from the agent's time,
-// and resumes when it is back. Departing, the agent asks a server for the time
-// again by attesting: it may be its own notion that fell behind.
-func (a *Agent) watchClock() {
-	by, tooFar := a.time.departure()
-	a.health.set(HealthClock, !tooFar)
-	var why error
-	if tooFar {
-		why = errClock
-	}
-	if !a.state.halt(why) {
-		return
-	}
-	if tooFar {
-		a.log.Error("the wall clock departs from the server's time: serving stops", "ahead_by", by.Round(time.Millisecond).String(), "limit", MaxDeparture.String())
-		a.plan.advance(a.time.now())
-	} else {
-		a.log.Info("the wall clock agrees with the server's time again: serving resumes")
 	}
 }

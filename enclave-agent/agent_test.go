@@ -88,10 +88,10 @@ func TestARenewalHasNewKeysAndProvesTheOldOne(t *testing.T) {
 			cfg := s.config(t)
 			cfg.KeyType = kt
 			a := must(New(cfg))
-			l := must(a.server.dial(s.address, nil, nil))
+			l := must(a.members[0].server.dial(s.address, nil, nil))
 			defer func() { _ = l.Close() }()
 			for range 2 {
-				if err := a.attestAll(context.Background(), l); err != nil {
+				if err := a.members[0].attestAll(context.Background(), l); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -179,10 +179,10 @@ func TestARefusedRenewalProofFallsBackToBoot(t *testing.T) {
 	s.unproved = &assayv1.Denied{Kind: "untrusted", Check: "renewal_proof"}
 	s.start()
 	a := must(New(s.config(t)))
-	l := must(a.server.dial(s.address, nil, nil))
+	l := must(a.members[0].server.dial(s.address, nil, nil))
 	defer func() { _ = l.Close() }()
 	for range 2 {
-		if err := a.attestAll(context.Background(), l); err != nil {
+		if err := a.members[0].attestAll(context.Background(), l); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -201,12 +201,12 @@ func TestADenialOfARenewalIsNotTriedAsABoot(t *testing.T) {
 	s.unproved = &assayv1.Denied{Kind: "denied", Check: "policy"}
 	s.start()
 	a := must(New(s.config(t)))
-	l := must(a.server.dial(s.address, nil, nil))
+	l := must(a.members[0].server.dial(s.address, nil, nil))
 	defer func() { _ = l.Close() }()
-	if err := a.attestAll(context.Background(), l); err != nil {
+	if err := a.members[0].attestAll(context.Background(), l); err != nil {
 		t.Fatal(err)
 	}
-	wantCheck(t, a.attestAll(context.Background(), l), attest.Denied, "policy")
+	wantCheck(t, a.members[0].attestAll(context.Background(), l), attest.Denied, "policy")
 	if n := len(s.heard()); n != 2 {
 		t.Errorf("%d attestations, want 2", n)
 	}
@@ -218,10 +218,10 @@ func TestFurtherIdentitiesAreAskedForOnTheSameConnectionAndRemembered(t *testing
 	s.ids = []string{"spiffe://simulated.example.org/a", "spiffe://simulated.example.org/b", "spiffe://simulated.example.org/c"}
 	s.start()
 	a := must(New(s.config(t)))
-	l := must(a.server.dial(s.address, nil, nil))
+	l := must(a.members[0].server.dial(s.address, nil, nil))
 	defer func() { _ = l.Close() }()
 	for range 2 {
-		if err := a.attestAll(context.Background(), l); err != nil {
+		if err := a.members[0].attestAll(context.Background(), l); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -236,14 +236,14 @@ func TestFurtherIdentitiesAreAskedForOnTheSameConnectionAndRemembered(t *testing
 	if want := []int{1, 3, 3}; !slices.Equal(keys, want) {
 		t.Errorf("%v keys, want %v", keys, want)
 	}
-	snap, _, err := a.state.view()
+	snap, _, err := a.members[0].state.view()
 	if err != nil || len(snap.svids) != 3 {
 		t.Fatalf("%v, %v", snap, err)
 	}
 	// Policy takes two of them back: their keys are not made again.
 	s.with(func() { s.ids = s.ids[:1] })
 	for range 2 {
-		if err := a.attestAll(context.Background(), l); err != nil {
+		if err := a.members[0].attestAll(context.Background(), l); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -261,9 +261,9 @@ func TestAnAgentWithNamesOfItsOwnAsksForThoseAlone(t *testing.T) {
 	cfg := s.config(t)
 	cfg.Identities = append(cfg.Identities, must(idFrom(s.ids[0])))
 	a := must(New(cfg))
-	l := must(a.server.dial(s.address, nil, nil))
+	l := must(a.members[0].server.dial(s.address, nil, nil))
 	defer func() { _ = l.Close() }()
-	if err := a.attestAll(context.Background(), l); err != nil {
+	if err := a.members[0].attestAll(context.Background(), l); err != nil {
 		t.Fatal(err)
 	}
 	h := s.heard()
@@ -279,7 +279,7 @@ func TestNonsenseAtARenewalLeavesTheOldSVIDInUse(t *testing.T) {
 	a, _ := runAgent(t, s.config(t))
 	before := served(t, a)
 	s.with(func() { s.issue = func(m *assayv1.AttestResponse) { m.GetIssued().Bundle = nil } })
-	a.plan.advance(a.time.now())
+	a.members[0].plan.advance(a.members[0].time.now())
 	eventually(t, "the agent tried to renew twice", func() bool { return len(s.heard()) >= 3 })
 	if now := served(t, a); now != before {
 		t.Error("another SVID")

@@ -41,7 +41,7 @@ func TestAWorkloadOfABannedAgentHearsThatItIsDenied(t *testing.T) {
 		}
 	})
 	s.events <- &assayv1.WatchEvent{Event: &assayv1.WatchEvent_Reattest{Reattest: &assayv1.Reattest{Reason: assayv1.Reattest_REASON_BANNED}}}
-	eventually(t, "the agent has heard it", func() bool { return a.state.denial() != nil })
+	eventually(t, "the agent has heard it", func() bool { return a.members[0].state.denial() != nil })
 
 	denied := func(what string, err error) {
 		t.Helper()
@@ -56,7 +56,7 @@ func TestAWorkloadOfABannedAgentHearsThatItIsDenied(t *testing.T) {
 	if _, err := current(t, a); err != nil {
 		t.Errorf("the X.509-SVID is good until it ends: %v", err)
 	}
-	eventually(t, "it has ended", func() bool { return a.state.renewable() == nil })
+	eventually(t, "it has ended", func() bool { return a.members[0].state.renewable() == nil })
 	err = first(withHeader(context.Background(), "true"), func(ctx context.Context) (grpc.ServerStreamingClient[workload.X509SVIDResponse], error) {
 		return c.FetchX509SVID(ctx, &workload.X509SVIDRequest{})
 	})
@@ -65,9 +65,9 @@ func TestAWorkloadOfABannedAgentHearsThatItIsDenied(t *testing.T) {
 	// Lifted, it is as if it had not been.
 	m.fail(nil)
 	s.with(func() { s.refuse = nil })
-	a.plan.advance(a.time.now())
+	a.members[0].plan.advance(a.members[0].time.now())
 	eventuallyWithin(t, deniedCap, "the agent serves again", func() bool { _, err := current(t, a); return err == nil })
-	if _, err := fetchToken(c, "", "reports"); err != nil || a.state.denial() != nil {
+	if _, err := fetchToken(c, "", "reports"); err != nil || a.members[0].state.denial() != nil {
 		t.Errorf("a token afterwards: %v", err)
 	}
 }

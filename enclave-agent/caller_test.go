@@ -224,7 +224,7 @@ func TestAProcessWithoutTheRightSelectorsIsDenied(t *testing.T) {
 	}
 	s.start()
 	a, _ := runAgent(t, s.config(t))
-	eventually(t, "the agent holds an SVID", func() bool { return a.state.renewable() != nil })
+	eventually(t, "the agent holds an SVID", func() bool { return a.members[0].state.renewable() != nil })
 	conn, c := callAgent(t, a)
 	if got, err := fetched(t.Context(), conn); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("X.509-SVIDs: %v, %v; want PermissionDenied", got, err)
@@ -264,7 +264,7 @@ func TestAProcessThatExecsAfterConnectingGetsNothingMore(t *testing.T) {
 		t.Fatalf("%v %v", r, err)
 	}
 	c.exec(t, "/bin/sleep")
-	a.plan.advance(a.time.now()) // a renewal has something new for everybody
+	a.members[0].plan.advance(a.members[0].time.now()) // a renewal has something new for everybody
 	if r, err := stream.Recv(); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("a renewal came through: %v, %v", r, err)
 	}

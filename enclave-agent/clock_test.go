@@ -145,9 +145,9 @@ func TestTheServersCertificateIsCheckedByTheAgentsTime(t *testing.T) {
 	cfg.Clock = clock
 	a := must(New(cfg))
 	attest := func() error {
-		l := must(a.server.dial(s.address, nil, nil)) // a handshake of its own
+		l := must(a.members[0].server.dial(s.address, nil, nil)) // a handshake of its own
 		defer func() { _ = l.Close() }()
-		_, err := a.attestOnce(context.Background(), l)
+		_, err := a.members[0].attestOnce(context.Background(), l)
 		return err
 	}
 	clock.set(3 * time.Hour)

@@ -163,11 +163,11 @@ func TestTokensThatAreMintedAtOnceAreBounded(t *testing.T) {
 	if _, err := fetchToken(c, "", "reports"); err != nil {
 		t.Fatal(err)
 	}
-	real := a.tokens.now
-	a.tokens.now = func() time.Time { return real().Add(200 * time.Second) }
-	a.tokens.mu.Lock()
-	a.tokens.underway = maxMinting
-	a.tokens.mu.Unlock()
+	real := a.members[0].tokens.now
+	a.members[0].tokens.now = func() time.Time { return real().Add(200 * time.Second) }
+	a.members[0].tokens.mu.Lock()
+	a.members[0].tokens.underway = maxMinting
+	a.members[0].tokens.mu.Unlock()
 	for i := range 10 {
 		if _, err := fetchToken(c, "", fmt.Sprint("other", i)); status.Code(err) != codes.ResourceExhausted {
 			t.Errorf("one more: %v", err)
@@ -179,15 +179,15 @@ func TestTokensThatAreMintedAtOnceAreBounded(t *testing.T) {
 	if n := m.calls.Load(); n != 1 {
 		t.Errorf("the server was asked %d times", n)
 	}
-	a.tokens.mu.Lock()
-	a.tokens.underway = 0
-	a.tokens.mu.Unlock()
+	a.members[0].tokens.mu.Lock()
+	a.members[0].tokens.underway = 0
+	a.members[0].tokens.mu.Unlock()
 	if _, err := fetchToken(c, "", "other"); err != nil {
 		t.Errorf("with room again: %v", err)
 	}
-	a.tokens.mu.Lock()
-	defer a.tokens.mu.Unlock()
-	if a.tokens.underway != 0 {
-		t.Errorf("%d are still counted", a.tokens.underway)
+	a.members[0].tokens.mu.Lock()
+	defer a.members[0].tokens.mu.Unlock()
+	if a.members[0].tokens.underway != 0 {
+		t.Errorf("%d are still counted", a.members[0].tokens.underway)
 	}
 }

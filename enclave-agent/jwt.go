@@ -116,8 +116,8 @@ func (s jwtSource) GetJWTBundleForTrustDomain(td spiffeid.TrustDomain) (*jwtbund
 var errUnknownDomain = errors.New("this agent has no bundle of that trust domain")
 
 // forgetTokens closes the minter's connections when the agent stops.
-func (a *Agent) forgetTokens(ctx context.Context) error {
+func (m *member) forgetTokens(ctx context.Context) error {
 	<-ctx.Done()
-	a.tokens.close()
+	m.tokens.close()
 	return nil
 }

@@ -154,8 +154,8 @@ func TestATokenIsMintedOnceForAllWhoAskUntilHalfOfItsLife(t *testing.T) {
 		t.Errorf("other audiences are another token: %v, %d", err, m.calls.Load())
 	}
 	// Half of its life is over.
-	real := a.tokens.now
-	a.tokens.now = func() time.Time { return real().Add(151 * time.Second) }
+	real := a.members[0].tokens.now
+	a.members[0].tokens.now = func() time.Time { return real().Add(151 * time.Second) }
 	r, err := fetchToken(c, "", "reports")
 	if err != nil || r.GetSvids()[0].GetSvid() == texts[0] || m.calls.Load() != 3 {
 		t.Errorf("%v after %d questions", err, m.calls.Load())
@@ -169,8 +169,8 @@ func TestWhileTheServerIsAwayWhatIsLeftOfATokenServes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	real := a.tokens.now
-	a.tokens.now = func() time.Time { return real().Add(200 * time.Second) }
+	real := a.members[0].tokens.now
+	a.members[0].tokens.now = func() time.Time { return real().Add(200 * time.Second) }
 	m.fail(status.Error(codes.Unavailable, "the database is away"))
 	again, err := fetchToken(c, "", "reports")
 	if err != nil || again.GetSvids()[0].GetSvid() != first.GetSvids()[0].GetSvid() {
@@ -181,7 +181,7 @@ func TestWhileTheServerIsAwayWhatIsLeftOfATokenServes(t *testing.T) {
 		t.Errorf("a denial is none: %v", err)
 	}
 	m.fail(status.Error(codes.Unavailable, "the database is away"))
-	a.tokens.now = func() time.Time { return real().Add(295 * time.Second) }
+	a.members[0].tokens.now = func() time.Time { return real().Add(295 * time.Second) }
 	if _, err := fetchToken(c, "", "reports"); status.Code(err) != codes.Unavailable {
 		t.Errorf("next to nothing is left of it: %v", err)
 	}
@@ -201,8 +201,8 @@ func TestNothingIsLeftOfATokenOnceTheServerRefusesAnother(t *testing.T) {
 			if _, err := fetchToken(c, "", "reports"); err != nil {
 				t.Fatal(err)
 			}
-			real := a.tokens.now
-			a.tokens.now = func() time.Time { return real().Add(200 * time.Second) }
+			real := a.members[0].tokens.now
+			a.members[0].tokens.now = func() time.Time { return real().Add(200 * time.Second) }
 			m.fail(refusal)
 			if r, err := fetchToken(c, "", "reports"); err == nil {
 				t.Errorf("refused, and handed out: %v", r)
@@ -222,8 +222,8 @@ func TestAFaultOfTheServerIsNoOutage(t *testing.T) {
 	if _, err := fetchToken(c, "", "reports"); err != nil {
 		t.Fatal(err)
 	}
-	real := a.tokens.now
-	a.tokens.now = func() time.Time { return real().Add(200 * time.Second) }
+	real := a.members[0].tokens.now
+	a.members[0].tokens.now = func() time.Time { return real().Add(200 * time.Second) }
 	for code, serves := range map[codes.Code]bool{
 		codes.Unavailable: true, codes.DeadlineExceeded: true, codes.ResourceExhausted: true, codes.Internal: false, codes.Aborted: false, codes.Unknown: false,
 	} {
@@ -245,7 +245,7 @@ func TestATokenOfARevokedAuthorityIsNotHandedOut(t *testing.T) {
 	if _, err := fetchToken(c, "", "reports"); err != nil {
 		t.Fatal(err)
 	}
-	before, _, err := a.state.view()
+	before, _, err := a.members[0].state.view()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +264,7 @@ func TestATokenOfARevokedAuthorityIsNotHandedOut(t *testing.T) {
 	if b.JwtAuthorities, err = json.Marshal(map[string]any{"keys": []any{jwk}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.heed(&assayv1.WatchEvent{Event: &assayv1.WatchEvent_Bundle{Bundle: b}}); err != nil {
+	if err := a.members[0].heed(&assayv1.WatchEvent{Event: &assayv1.WatchEvent_Bundle{Bundle: b}}); err != nil {
 		t.Fatal(err)
 	}
 	m.fail(status.Error(codes.Unavailable, "away"))
@@ -282,7 +282,7 @@ func TestATokenOfARevokedAuthorityIsNotHandedOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	now, _, err := a.state.view()
+	now, _, err := a.members[0].state.view()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,11 +319,11 @@ func TestATokenThatIsNotWhatWasAskedForIsNotHandedOut(t *testing.T) {
 			t.Parallel()
 			m, a, _ := tokenAgent(t)
 			c.change(m)
-			now, _, err := a.state.view()
+			now, _, err := a.members[0].state.view()
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := a.tokens.mint(context.Background(), now.svids[0], now.bundle, []string{"reports"}); attest.CheckOf(err) != c.check {
+			if _, err := a.members[0].tokens.mint(context.Background(), now.svids[0], now.bundle, []string{"reports"}); attest.CheckOf(err) != c.check {
 				t.Errorf("got %v, want %s", err, c.check)
 			}
 			_, client := callAgent(t, a)
@@ -415,7 +415,7 @@ func TestTokensAreForgottenWhenTheServerAsksForANewAttestation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.heed(&assayv1.WatchEvent{Event: &assayv1.WatchEvent_Reattest{Reattest: &assayv1.Reattest{Reason: assayv1.Reattest_REASON_BANNED}}}); err != nil {
+	if err := a.members[0].heed(&assayv1.WatchEvent{Event: &assayv1.WatchEvent_Reattest{Reattest: &assayv1.Reattest{Reason: assayv1.Reattest_REASON_BANNED}}}); err != nil {
 		t.Fatal(err)
 	}
 	m.fail(status.Error(codes.Unauthenticated, "not a live SVID"))
@@ -455,9 +455,9 @@ func TestEachSVIDHasAConnectionOfItsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	link := func() *tokenLink {
-		a.tokens.mu.Lock()
-		defer a.tokens.mu.Unlock()
-		for _, l := range a.tokens.links {
+		a.members[0].tokens.mu.Lock()
+		defer a.members[0].tokens.mu.Unlock()
+		for _, l := range a.members[0].tokens.links {
 			return l
 		}
 		return nil
@@ -467,7 +467,7 @@ func TestEachSVIDHasAConnectionOfItsOwn(t *testing.T) {
 		t.Errorf("the connection is not used again: %v", err)
 	}
 	serial := served(t, a)
-	a.plan.advance(a.time.now())
+	a.members[0].plan.advance(a.members[0].time.now())
 	eventually(t, "a renewal", func() bool { return served(t, a) != serial })
 	if _, err := fetchToken(c, "", "another"); err != nil {
 		t.Fatal(err)
@@ -478,11 +478,11 @@ func TestEachSVIDHasAConnectionOfItsOwn(t *testing.T) {
 	if m.calls.Load() != 3 {
 		t.Errorf("%d tokens", m.calls.Load())
 	}
-	a.tokens.close()
+	a.members[0].tokens.close()
 	if l := link(); l != nil {
 		t.Error("a connection is left after the stop")
 	}
-	if _, err := a.tokens.connect(before.svid); err == nil {
+	if _, err := a.members[0].tokens.connect(before.svid); err == nil {
 		t.Error("and one can be made")
 	}
 }

@@ -125,20 +125,20 @@ func between(after, before time.Time) time.Time {
 
 // renewal keeps the agent's identities fresh for as long as ctx lasts. Nothing
 // that a server does or fails to do ends it.
-func (a *Agent) renewal(ctx context.Context) error {
-	l, err := a.server.dial(a.cfg.Server, a.cfg.Dial, nil)
+func (m *member) renewal(ctx context.Context) error {
+	l, err := m.dial(nil)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = l.Close() }()
 	var pause backoff
 	for {
-		if err := a.plan.wait(ctx, a.time.now); err != nil {
+		if err := m.plan.wait(ctx, m.time.now); err != nil {
 			return nil // the agent is stopping
 		}
-		a.plan.begin()
-		err := a.attestAll(ctx, l)
-		a.plan.end()
+		m.plan.begin()
+		err := m.attestAll(ctx, l)
+		m.plan.end()
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -147,17 +147,17 @@ func (a *Agent) renewal(ctx context.Context) error {
 			continue
 		}
 		wait := retryAfter(err, &pause)
-		if v := a.state.renewable(); v != nil && !told(err) {
-			wait = hurry(wait, v.notAfter().Sub(a.time.now()))
+		if v := m.state.renewable(); v != nil && !told(err) {
+			wait = hurry(wait, v.notAfter().Sub(m.time.now()))
 		}
-		a.health.failed(err)
-		a.state.deny(err)
-		a.logFailure(ctx, err, wait)
+		m.health.failed(err)
+		m.state.deny(err)
+		m.logFailure(ctx, err, wait)
 		if !answered(err) {
 			// gRPC would try on by itself, once a second, for as long as the connection is
 			// kept: a thousand agents would meet a server that comes back within one.
 			_ = l.Close()
-			if l, err = a.server.dial(a.cfg.Server, a.cfg.Dial, nil); err != nil {
+			if l, err = m.dial(nil); err != nil {
 				return err
 			}
 		}
@@ -166,52 +166,52 @@ func (a *Agent) renewal(ctx context.Context) error {
 		if sleep(ctx, wait) != nil {
 			return nil
 		}
-		a.plan.set(a.time.now(), time.Time{})
+		m.plan.set(m.time.now(), time.Time{})
 	}
 }
 
 // attestAll attests until there is one key for each identity that policy
 // grants: the agent learns their number from the first answer and remembers it.
-func (a *Agent) attestAll(ctx context.Context, l *link) error {
+func (m *member) attestAll(ctx context.Context, l *link) error {
 	for {
-		issued, err := a.attestOnce(ctx, l)
+		issued, err := m.attestOnce(ctx, l)
 		if err != nil {
 			return err
 		}
-		a.adopt(issued)
-		asked := len(a.ids)
-		if len(a.cfg.Identities) > 0 || issued.more == 0 || asked == attest.MaxKeys {
+		m.adopt(issued)
+		asked := len(m.ids)
+		if len(m.of.Identities) > 0 || issued.more == 0 || asked == attest.MaxKeys {
 			// Keys that received nothing are not made again.
-			if len(a.cfg.Identities) == 0 {
-				a.ids = a.ids[:len(issued.svids)]
+			if len(m.of.Identities) == 0 {
+				m.ids = m.ids[:len(issued.svids)]
 			}
 			if issued.more > 0 {
-				a.log.Warn("policy grants more identities than this agent asks for", "more", issued.more, "asked", asked, "reference", issued.reference)
+				m.log.Warn("policy grants more identities than this agent asks for", "more", issued.more, "asked", asked, "reference", issued.reference)
 			}
 			return nil
 		}
-		a.ids = make([]string, min(asked+issued.more, attest.MaxKeys))
-		a.log.Debug("policy grants further identities, attesting again with a key for each", "keys", len(a.ids))
+		m.ids = make([]string, min(asked+issued.more, attest.MaxKeys))
+		m.log.Debug("policy grants further identities, attesting again with a key for each", "keys", len(m.ids))
 	}
 }
 
 // attestOnce renews where there is a live SVID, and attests as at boot where
 // there is none or where the server does not accept the renewal.
-func (a *Agent) attestOnce(ctx context.Context, l *link) (*issuance, error) {
+func (m *member) attestOnce(ctx context.Context, l *link) (*issuance, error) {
 	try := &attestation{
-		td: a.cfg.TrustDomain, serverID: a.server.id, attester: a.cfg.Attester, time: a.time,
-		keyType: a.cfg.KeyType, holder: a.holder, ids: a.ids, previous: a.state.renewable(),
+		td: m.of.TrustDomain, serverID: m.server.id, attester: m.cfg.Attester, time: m.time,
+		keyType: m.cfg.KeyType, holder: m.holder, ids: m.ids, previous: m.state.renewable(),
 	}
 	issued, err := guard(func() (*issuance, error) { return try.run(ctx, l) })
 	if try.previous != nil && attest.CheckOf(err) == checkKeyGone {
-		a.log.Warn("the TPM was reset, and the keys in it are gone: attesting as at boot")
-		a.state.dropResident()
+		m.log.Warn("the TPM was reset, and the keys in it are gone: attesting as at boot")
+		m.state.dropResident()
 		try.previous = nil
 		issued, err = guard(func() (*issuance, error) { return try.run(ctx, l) })
 	}
 	var refused *Refusal
 	if try.previous != nil && errors.As(err, &refused) && refused.ofRenewal() {
-		a.log.Warn("the server does not accept the renewal proof, attesting as at boot", "kind", refused.Kind.String(), "check", refused.Check, "reference", refused.Reference)
+		m.log.Warn("the server does not accept the renewal proof, attesting as at boot", "kind", refused.Kind.String(), "check", refused.Check, "reference", refused.Reference)
 		try.previous = nil
 		issued, err = guard(func() (*issuance, error) { return try.run(ctx, l) })
 	}
@@ -220,36 +220,36 @@ func (a *Agent) attestOnce(ctx context.Context, l *link) (*issuance, error) {
 
 // keysGone lets go of identities whose keys ended with a reset of the TPM, and
 // attests again.
-func (a *Agent) keysGone() {
-	a.state.dropResident()
-	a.plan.advance(a.time.now())
+func (m *member) keysGone() {
+	m.state.dropResident()
+	m.plan.advance(m.time.now())
 }
 
 // adopt takes what was issued into use, and draws the moment of the next
 // renewal.
-func (a *Agent) adopt(is *issuance) {
-	a.watchClock() // the challenge anchored the time: a clock that departs must halt before there is more to serve
-	a.state.adopt(is.svids, is.bundle)
-	a.warnOfDropped(is.bundle)
+func (m *member) adopt(is *issuance) {
+	m.watchClock() // the challenge anchored the time: a clock that departs must halt before there is more to serve
+	m.state.adopt(is.svids, is.bundle)
+	m.warnOfDropped(is.bundle)
 	next := between(is.renewAfter, is.renewBefore)
-	if _, tooFar := a.time.departure(); tooFar {
+	if _, tooFar := m.time.departure(); tooFar {
 		// It may be that server's clock which is wrong: ask again, perhaps another.
-		if again := a.time.now().Add(haltedRetry); again.Before(next) {
+		if again := m.time.now().Add(haltedRetry); again.Before(next) {
 			next = between(again, again.Add(haltedRetry))
 		}
 	}
-	soonest := a.time.now().Add(minInterval)
+	soonest := m.time.now().Add(minInterval)
 	if next.Before(soonest) {
 		next = soonest
 	}
-	next = a.plan.set(next, soonest)
-	a.health.succeeded()
-	a.reportHealth()
+	next = m.plan.set(next, soonest)
+	m.health.succeeded()
+	m.reportHealth()
 	names := make([]string, len(is.svids))
 	for i, v := range is.svids {
 		names[i] = v.id.String()
 	}
-	a.log.Info("attested", "identities", names, "not_after", stamp(is.svids[0].notAfter()), "renew_at", stamp(next), "reference", is.reference)
+	m.log.Info("attested", "identities", names, "not_after", stamp(is.svids[0].notAfter()), "renew_at", stamp(next), "reference", is.reference)
 }
 
 // retryAfter is how long to wait after a failure.
@@ -292,9 +292,9 @@ func hurry(wait, left time.Duration) time.Duration {
 
 // logFailure says what failed, where to look, and whether anything is still
 // served.
-func (a *Agent) logFailure(ctx context.Context, err error, wait time.Duration) {
+func (m *member) logFailure(ctx context.Context, err error, wait time.Duration) {
 	left := "no identity is served"
-	if v := a.state.renewable(); v != nil {
+	if v := m.state.renewable(); v != nil {
 		left = "identities held stay valid until " + stamp(v.notAfter())
 	}
 	attrs := []any{"kind", attest.KindOf(err).String(), "check", attest.CheckOf(err), "error", err.Error(), "retry_in", wait.Round(time.Millisecond).String(), "meanwhile", left}
@@ -310,7 +310,7 @@ func (a *Agent) logFailure(ctx context.Context, err error, wait time.Duration) {
 	if attest.KindOf(err) == attest.Denied {
 		msg = "attestation denied by policy; the server's ledger explains it under the reference"
 	}
-	a.log.WarnContext(ctx, msg, attrs...)
+	m.log.WarnContext(ctx, msg, attrs...)
 }
 
 // guard turns a panic in a library that reads bytes from elsewhere into an

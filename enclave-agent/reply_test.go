@@ -19,12 +19,12 @@ func attestWith(t *testing.T, s *faultyServer, change func(*attestation)) (*issu
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := a.server.dial(s.address, nil, nil)
+	l, err := a.members[0].server.dial(s.address, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = l.Close() }()
-	try := &attestation{td: testDomain, serverID: a.server.id, attester: a.cfg.Attester, time: a.time, keyType: P256, ids: []string{""}}
+	try := &attestation{td: testDomain, serverID: a.members[0].server.id, attester: a.cfg.Attester, time: a.members[0].time, keyType: P256, ids: []string{""}}
 	if change != nil {
 		change(try)
 	}
@@ -223,9 +223,9 @@ func TestTheNextBootstrapRootIsAccepted(t *testing.T) {
 	cfg := s.config(t)
 	cfg.BootstrapRoots = must(newAuthority(t, "current").roots(t).Add(s.bootstrap.roots(t)))
 	a := must(New(cfg))
-	l := must(a.server.dial(s.address, nil, nil))
+	l := must(a.members[0].server.dial(s.address, nil, nil))
 	defer func() { _ = l.Close() }()
-	if _, err := a.attestOnce(context.Background(), l); err != nil {
+	if _, err := a.members[0].attestOnce(context.Background(), l); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -295,13 +295,13 @@ func TestAnErrorIsOfTheAttemptThatFailed(t *testing.T) {
 	s.leaf = newAuthority(t, "bootstrap").serverLeaf(t, nil)
 	s.start()
 	a := must(New(s.config(t)))
-	l := must(a.server.dial(s.address, nil, nil))
+	l := must(a.members[0].server.dial(s.address, nil, nil))
 	defer func() { _ = l.Close() }()
-	_, err := a.attestOnce(context.Background(), l)
+	_, err := a.members[0].attestOnce(context.Background(), l)
 	wantCheck(t, err, attest.Untrusted, "server_chain")
 	s.stop()
 	eventually(t, "the absence of the server is what is reported", func() bool {
-		_, err := a.attestOnce(context.Background(), l)
+		_, err := a.members[0].attestOnce(context.Background(), l)
 		return attest.KindOf(err) == attest.Unavailable && attest.CheckOf(err) == "server"
 	})
 }

@@ -139,7 +139,7 @@ func (f *fleet) run() (end func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	for _, a := range f.agents {
-		for _, loop := range []func(context.Context) error{a.renewal, a.watch, a.ticks, a.forgetTokens} {
+		for _, loop := range []func(context.Context) error{a.members[0].renewal, a.members[0].watch, a.ticks, a.members[0].forgetTokens} {
 			wg.Go(func() {
 				err := loop(ctx)
 				if ctx.Err() == nil {
@@ -155,7 +155,7 @@ func (f *fleet) run() (end func()) {
 // serving is how many agents have an SVID for their workloads now.
 func (f *fleet) serving() (n int) {
 	for _, a := range f.agents {
-		if _, _, err := a.state.view(); err == nil {
+		if _, _, err := a.members[0].state.view(); err == nil {
 			n++
 		}
 	}

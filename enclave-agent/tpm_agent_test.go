@@ -125,7 +125,7 @@ func TestAnAgentEnrolsItsTPMInTwoRoundsAndRenewsInOne(t *testing.T) {
 	}
 	a, stop := runAgent(t, s.agent(t, m.attester(TPMOptions{EventLog: log}), SoftwareKeys))
 	first := served(t, a)
-	a.plan.advance(a.time.now())
+	a.members[0].plan.advance(a.members[0].time.now())
 	eventually(t, "it renewed", func() bool { return served(t, a) != first })
 	stop()
 	b, _ := runAgent(t, s.agent(t, m.attester(TPMOptions{EventLog: log}), SoftwareKeys)) // starts again
@@ -187,9 +187,9 @@ func TestAServerThatAsksForOtherRegistersIsNotAnswered(t *testing.T) {
 func attestOnce(t testing.TB, s *faultyServer, tpm Attester) (*issuance, error) {
 	t.Helper()
 	a := must(New(Config{TrustDomain: testDomain, Server: s.address, BootstrapRoots: s.bootstrap.roots(t), Attester: tpm, Socket: "/x"}))
-	l := must(a.server.dial(s.address, nil, nil))
+	l := must(a.members[0].server.dial(s.address, nil, nil))
 	defer func() { _ = l.Close() }()
-	try := &attestation{td: testDomain, serverID: a.server.id, attester: tpm, time: a.time, keyType: P256, ids: []string{""}}
+	try := &attestation{td: testDomain, serverID: a.members[0].server.id, attester: tpm, time: a.members[0].time, keyType: P256, ids: []string{""}}
 	return try.run(t.Context(), l)
 }
 

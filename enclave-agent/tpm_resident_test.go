@@ -62,7 +62,7 @@ func TestAKeyInTheTPMServesTLSAndIsNeverHandedOut(t *testing.T) {
 
 	// A renewal changes the key; who is in the middle of a handshake still signs.
 	updated := src.Updated()
-	a.plan.advance(a.time.now())
+	a.members[0].plan.advance(a.members[0].time.now())
 	select {
 	case <-updated:
 	case <-ctx.Done():
@@ -179,10 +179,10 @@ func TestSignRefusesWhatItDoesNotSign(t *testing.T) {
 		t.Errorf("GetIdentities without the header: %v", err)
 	}
 	// Policy may give one SVID to some processes only.
-	a.state.mu.Lock()
-	a.state.svids[0].selectors = []*assayv1.Selector{{Type: "unix:uid", Value: "1"}}
-	a.state.publish()
-	a.state.mu.Unlock()
+	a.members[0].state.mu.Lock()
+	a.members[0].state.svids[0].selectors = []*assayv1.Selector{{Type: "unix:uid", Value: "1"}}
+	a.members[0].state.publish()
+	a.members[0].state.mu.Unlock()
 	if _, err := c.Sign(withHeader(t.Context(), "true"), &agentv1.SignRequest{SpiffeId: id, HashAlgorithm: sha, Digest: digest}); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("an identity for some processes: %v", err)
 	}
@@ -251,12 +251,12 @@ func TestKeysInTheTPMEndWithItsResetAndTheAgentAttestsAsAtBoot(t *testing.T) {
 	m, s := newTPM2(t), newTPMServer(t)
 	a, _ := runAgent(t, s.agent(t, m.attester(TPMOptions{}), TPMKeys))
 	before := identitiesOf(t, a).GetIdentities()[0]
-	key := a.state.renewable().key
+	key := a.members[0].state.renewable().key
 	m.reset()
 	sum := sha256.Sum256(nil)
 	_, err := key.Sign(nil, sum[:], crypto.SHA256)
 	wantCheck(t, err, attest.Stale, checkKeyGone)
-	a.plan.advance(a.time.now())
+	a.members[0].plan.advance(a.members[0].time.now())
 	eventually(t, "there is another identity", func() bool {
 		return !bytes.Equal(identitiesOf(t, a).GetIdentities()[0].GetChain()[0], before.GetChain()[0])
 	})

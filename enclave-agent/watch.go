@@ -27,26 +27,26 @@ const maxWithin = time.Hour
 
 // watch listens for the server's word that this agent should attest again, and
 // for changes of the bundle. It needs a live SVID; it never ends before ctx.
-func (a *Agent) watch(ctx context.Context) error {
+func (m *member) watch(ctx context.Context) error {
 	var pause backoff
 	for {
-		own, err := a.waitForIdentity(ctx)
+		own, err := m.waitForIdentity(ctx)
 		if err != nil {
 			return nil // the agent is stopping
 		}
-		began := a.time.clock.Boot()
-		_, err = guard(func() (struct{}, error) { return struct{}{}, a.watchOnce(ctx, own) })
+		began := m.time.clock.Boot()
+		_, err = guard(func() (struct{}, error) { return struct{}{}, m.watchOnce(ctx, own) })
 		if ctx.Err() != nil {
 			return nil
 		}
-		if a.time.clock.Boot()-began >= watchStable {
+		if m.time.clock.Boot()-began >= watchStable {
 			pause.reset()
 		}
 		wait := pause.next(watchBase, watchCap)
 		if status.Code(err) == codes.Unimplemented {
 			wait = watchCap
 		}
-		a.log.Debug("watch ended", "error", errorText(err), "retry_in", wait.Round(time.Millisecond).String())
+		m.log.Debug("watch ended", "error", errorText(err), "retry_in", wait.Round(time.Millisecond).String())
 		if sleep(ctx, wait) != nil {
 			return nil
 		}
@@ -54,10 +54,10 @@ func (a *Agent) watch(ctx context.Context) error {
 }
 
 // waitForIdentity blocks until there is a live SVID to authenticate with.
-func (a *Agent) waitForIdentity(ctx context.Context) (*svid, error) {
+func (m *member) waitForIdentity(ctx context.Context) (*svid, error) {
 	for {
-		_, changed, _ := a.state.view() // a halt does not keep the agent from talking to its server
-		if own := a.state.renewable(); own != nil {
+		_, changed, _ := m.state.view() // a halt does not keep the agent from talking to its server
+		if own := m.state.renewable(); own != nil {
 			return own, nil
 		}
 		select {
@@ -70,9 +70,9 @@ func (a *Agent) waitForIdentity(ctx context.Context) (*svid, error) {
 
 // watchOnce holds one watch, on a connection of its own that shows the SVID.
 // Renewals do not disturb it: the server ends it with the SVID it began with.
-func (a *Agent) watchOnce(ctx context.Context, own *svid) error {
+func (m *member) watchOnce(ctx context.Context, own *svid) error {
 	cert := own.certificate()
-	l, err := a.server.dial(a.cfg.Server, a.cfg.Dial, func() *tls.Certificate { return cert })
+	l, err := m.dial(func() *tls.Certificate { return cert })
 	if err != nil {
 		return err
 	}
@@ -89,46 +89,46 @@ func (a *Agent) watchOnce(ctx context.Context, own *svid) error {
 		case err != nil:
 			return err
 		}
-		if err := a.heed(ev); err != nil {
+		if err := m.heed(ev); err != nil {
 			return err
 		}
 	}
 }
 
 // heed acts on one event.
-func (a *Agent) heed(ev *assayv1.WatchEvent) error {
+func (m *member) heed(ev *assayv1.WatchEvent) error {
 	switch e := ev.GetEvent().(type) {
 	case *assayv1.WatchEvent_Reattest:
 		within := min(max(time.Duration(min(e.Reattest.GetWithinMs(), maxWithin.Milliseconds()))*time.Millisecond, 0), maxWithin)
-		now := a.time.now()
-		a.plan.advance(between(now, now.Add(within)))
-		a.tokens.forget() // whatever changed: the server is asked about the next one
-		a.log.Info("the server asks for a new attestation", "reason", e.Reattest.GetReason().String(), "within", within.String())
+		now := m.time.now()
+		m.plan.advance(between(now, now.Add(within)))
+		m.tokens.forget() // whatever changed: the server is asked about the next one
+		m.log.Info("the server asks for a new attestation", "reason", e.Reattest.GetReason().String(), "within", within.String())
 	case *assayv1.WatchEvent_Bundle:
-		b, err := checkBundle(e.Bundle, a.cfg.TrustDomain)
+		b, err := checkBundle(e.Bundle, m.of.TrustDomain)
 		if err != nil {
-			a.log.Warn("the server sent a trust bundle that is not accepted", "check", attest.CheckOf(err), "error", err.Error())
+			m.log.Warn("the server sent a trust bundle that is not accepted", "check", attest.CheckOf(err), "error", err.Error())
 			return err
 		}
-		newer, vouches := a.state.adoptBundle(b)
+		newer, vouches := m.state.adoptBundle(b)
 		if newer {
-			a.log.Info("new trust bundle", "sequence", b.sequence, "revision", b.revision, "authorities", len(b.authorities), "federated", len(b.federated))
-			a.warnOfDropped(b)
+			m.log.Info("new trust bundle", "sequence", b.sequence, "revision", b.revision, "authorities", len(b.authorities), "federated", len(b.federated))
+			m.warnOfDropped(b)
 		}
 		if !vouches {
 			// An authority is gone that signed what this agent holds.
-			a.plan.advance(a.time.now())
+			m.plan.advance(m.time.now())
 		}
 	default:
-		a.log.Debug("the server sent an event that this version does not know")
+		m.log.Debug("the server sent an event that this version does not know")
 	}
 	return nil
 }
 
 // warnOfDropped tells of foreign bundles that this agent cannot read.
-func (a *Agent) warnOfDropped(b *trustBundle) {
+func (m *member) warnOfDropped(b *trustBundle) {
 	for _, why := range b.dropped {
-		a.log.Warn("a foreign trust bundle cannot be read; that trust domain is not trusted", "why", why)
+		m.log.Warn("a foreign trust bundle cannot be read; that trust domain is not trusted", "why", why)
 	}
 }
 

@@ -166,9 +166,10 @@ func (a *Agent) serve(ctx context.Context, l *socketListener) error {
 		grpc.ChainUnaryInterceptor(recoverUnary(a.log), crowd.unary, headerUnary),
 		grpc.ChainStreamInterceptor(recoverStream(a.log), crowd.stream, headerStream),
 	)
-	api := &workloadAPI{state: a.state, gate: &gatekeeper{a.cfg.Processes, a.log}, tokens: a.tokens, stopping: stopping}
+	only := a.members[0]
+	api := &workloadAPI{state: only.state, gate: &gatekeeper{a.cfg.Processes, a.log}, tokens: only.tokens, stopping: stopping}
 	workload.RegisterSpiffeWorkloadAPIServer(s, api)
-	agentv1.RegisterAgentServer(s, newAgentAPI(api, a.cfg.Attester.Platform(), a.log, a.keysGone))
+	agentv1.RegisterAgentServer(s, newAgentAPI(api, a.cfg.Attester.Platform(), a.log, only.keysGone))
 	secretv3.RegisterSecretDiscoveryServiceServer(s, sds.New(api.secrets, stopping, a.log))
 	healthpb.RegisterHealthServer(s, a.health.server)
 	reflection.Register(s) // what is served here beside the Workload API (Workload Endpoint, section 7)

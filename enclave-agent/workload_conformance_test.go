@@ -216,7 +216,7 @@ func conformant(t *testing.T) (*faultyServer, *mints, *Agent, *assayv1.Federated
 	s.start()
 	a, _ := runAgent(t, s.config(t))
 	eventually(t, "the agent serves both identities", func() bool {
-		now, _, err := a.state.view()
+		now, _, err := a.members[0].state.view()
 		return err == nil && len(now.svids) == 2
 	})
 	return s, m, a, foreign
@@ -356,7 +356,7 @@ func TestEveryMessageOfAStreamIsTheFullState(t *testing.T) {
 			r.GetIssued().GetBundle().Federated, r.GetIssued().GetBundle().Revision = []*assayv1.FederatedBundle{other}, 6
 		}
 	})
-	a.plan.advance(a.time.now())
+	a.members[0].plan.advance(a.members[0].time.now())
 	m := next("SVIDs", svids)
 	after := p.svids(m)
 	if got := idsOf(after); !slices.Equal(got, s.ids) || after[0].leaf.Equal(before[0].leaf) {

@@ -227,6 +227,6 @@ func TestHealthTellsTheStateWithoutTheHeader(t *testing.T) {
 	clock.set(0)
 	eventually(t, "health is good again", is(HealthOverall, good))
 	s.stop()
-	a.plan.advance(a.time.now())
+	a.members[0].plan.advance(a.members[0].time.now())
 	eventually(t, "the server is reported", is(HealthServer, bad))
 }
