@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -421,49 +420,4 @@ func (a *agents) RevokeSVIDs(ctx context.Context, req *assayv1.RevokeSVIDsReques
 	a.log.WarnContext(ctx, "SVIDs were revoked", "svids", added, "reason", req.GetReason(), "actor", actorOf(ctx))
 	a.settleBans(context.WithoutCancel(ctx))
 	return &assayv1.RevokeSVIDsResponse{Revoked: uint32(added)}, nil
-}
-
-// DenyPolicy puts a policy's digest into the deny-list.
-func (a *agents) DenyPolicy(ctx context.Context, req *assayv1.DenyPolicyRequest) (*assayv1.DenyPolicyResponse, error) {
-	if err := reason(req.GetReason()); err != nil {
-		return nil, err
-	}
-	if len(req.GetDigest()) != 32 {
-		return nil, invalid("a policy's digest has 32 bytes, not %d", len(req.GetDigest()))
-	}
-	digest := [32]byte(req.GetDigest())
-	if a.policy.Current().Digest() == digest {
-		return nil, status.Error(codes.FailedPrecondition, "that is the policy in force: every SVID would be denied as soon as it is issued; push another first")
-	}
-	denied, err := a.bans.st.DeniedPolicies(ctx, a.td.Name())
-	if err != nil {
-		return nil, adminError(err)
-	}
-	if len(denied) >= maxDenied && !slices.ContainsFunc(denied, func(p store.DeniedPolicy) bool { return p.Digest == digest }) {
-		return nil, status.Errorf(codes.FailedPrecondition, "%d policies are denied, which is as many as the deny-list may name", len(denied))
-	}
-	err = a.bans.st.DenyPolicy(ctx, store.DeniedPolicy{TrustDomain: a.td.Name(), Digest: digest, Reason: req.GetReason(), Actor: actorOf(ctx), At: a.now()})
-	if err != nil {
-		return nil, adminError(err)
-	}
-	a.log.WarnContext(ctx, "a policy's results are denied", "policy_digest", hex.EncodeToString(digest[:]), "reason", req.GetReason(), "actor", actorOf(ctx))
-	a.settleBans(context.WithoutCancel(ctx))
-	return &assayv1.DenyPolicyResponse{}, nil
-}
-
-// GetDenyList returns the signed deny-list.
-func (a *agents) GetDenyList(context.Context, *assayv1.GetDenyListRequest) (*assayv1.GetDenyListResponse, error) {
-	doc, _, _, ok := a.DenyList()
-	if !ok {
-		text := "there is no deny-list yet"
-		if p := a.denyListProblem.Load(); p != nil && p.err != nil {
-			text += ": " + clip(p.err.Error(), 512)
-		}
-		return nil, status.Error(codes.FailedPrecondition, text)
-	}
-	b, err := a.trustBundle()
-	if err != nil {
-		return nil, adminError(err)
-	}
-	return &assayv1.GetDenyListResponse{DenyList: doc, Bundle: b}, nil
 }

@@ -165,6 +165,8 @@ func targetOf(req any) string {
 		return clip(strings.Join(r.GetSerials(), " "), 1024)
 	case *assayv1.DenyPolicyRequest:
 		return "policy " + clip(hex.EncodeToString(r.GetDigest()), 64)
+	case *assayv1.LiftPolicyRequest:
+		return "policy " + clip(hex.EncodeToString(r.GetDigest()), 64)
 	case *assayv1.SetFederationRequest:
 		return clip(r.GetFederation().GetTrustDomain(), 256)
 	case *assayv1.GetAgentRequest:

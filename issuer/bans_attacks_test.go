@@ -3,8 +3,6 @@ package issuer_test
 import (
 	"context"
 	"fmt"
-	"net"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -12,7 +10,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/assay-project/assay/attest"
-	"github.com/assay-project/assay/issuer"
 	"github.com/assay-project/assay/issuer/config"
 	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
 	"github.com/assay-project/assay/issuer/ledger"
@@ -154,22 +151,7 @@ func TestABanThatTheDenyListHasNoRoomForNeedsForce(t *testing.T) {
 // Two servers whose clocks differ do not sign against each other.
 func TestServersWhoseClocksDifferShareOneDenyList(t *testing.T) {
 	o := open(t)
-	cfg := o.cfg
-	cfg.AdminSocket = filepath.Join(t.TempDir(), "second.sock")
-	second, err := issuer.New(cfg, issuer.Parts{
-		Set: o.set, Policy: o.policy, Ledger: o.ledger, CA: o.ca, Store: o.store, Metrics: issuer.NewMetrics(o.domain()), Log: o.logger,
-		Now: func() time.Time { return o.clock.Now().Add(2 * time.Second) }, Version: "second",
-	})
-	must(t, err)
-	var l issuer.Listeners
-	l.Attestation, err = net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	l.Admin, err = issuer.ListenAdmin(cfg.AdminSocket)
-	must(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
-	served := make(chan error, 1)
-	go func() { served <- second.Run(ctx, l) }()
-	defer func() { cancel(); <-served }()
+	second := o.second(2 * time.Second)
 	own := o.agentOf(payments(), moduleA)
 	o.ban(ofInstance(moduleA))
 	if o.denyList().Certificate(own.leaf) == "" {

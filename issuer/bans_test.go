@@ -344,27 +344,6 @@ func TestARevokedSVIDIsTakenBackAndItsHolderAttestsAsAtBoot(t *testing.T) {
 	})
 }
 
-func TestAPolicyCanBeDeniedWhenItIsNoLongerInForce(t *testing.T) {
-	o := open(t)
-	s, err := o.admin().Status(t.Context(), &assayv1.StatusRequest{})
-	must(t, err)
-	digest := s.GetPolicyDigest()
-	if _, err := o.agents().DenyPolicy(t.Context(), &assayv1.DenyPolicyRequest{Digest: digest, Reason: "r"}); status.Code(err) != codes.FailedPrecondition {
-		t.Errorf("the policy in force: %v", err)
-	}
-	for _, bad := range [][]byte{nil, digest[:31]} {
-		if _, err := o.agents().DenyPolicy(t.Context(), &assayv1.DenyPolicyRequest{Digest: bad, Reason: "r"}); status.Code(err) != codes.InvalidArgument {
-			t.Errorf("%d bytes: %v", len(bad), err)
-		}
-	}
-	o.replacePolicy(strings.Replace(policyText(2), "30m", "31m", 1))
-	_, err = o.agents().DenyPolicy(t.Context(), &assayv1.DenyPolicyRequest{Digest: digest, Reason: "it granted too much"})
-	must(t, err)
-	if d := o.denyList(); !d.Policy(digest) {
-		t.Error("the deny-list lacks it")
-	}
-}
-
 func TestTheBundleBringsTheDenyListToThoseWhoWatch(t *testing.T) {
 	o := open(t)
 	own := o.agentOf(payments(), moduleA)

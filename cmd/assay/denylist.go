@@ -26,7 +26,7 @@ ban and revocation, and every half hour.`,
   assay denylist export --out deny-list.cose
   assay denylist verify deny-list.cose --trust-domain example.org --verifier-root verifier-root.pem`,
 	}
-	c.AddCommand(denylistShowCommand(), denylistExportCommand(), denylistVerifyCommand(now), denylistAddPolicyCommand())
+	c.AddCommand(denylistShowCommand(), denylistExportCommand(), denylistVerifyCommand(now), denylistPoliciesCommand(), denylistAddPolicyCommand(), denylistRemovePolicyCommand())
 	return c
 }
 
@@ -207,42 +207,6 @@ or an https URL, such as that of a server's web address with the path /deny-list
 			return err
 		}
 		return printDenials(c, d, *output)
-	}
-	return c
-}
-
-func denylistAddPolicyCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "add-policy DIGEST",
-		Short: "Have results of a policy refused, whoever holds them",
-		Long: `Put a policy's digest into the deny-list: no result that rests on it is accepted by
-relying parties who follow the list. One entry stands for any number of SVIDs. It
-cannot be the policy in force, and it cannot be taken back: push a policy with
-another revision first.`,
-		Example: `  assay denylist add-policy 9f3c… --reason "it granted too much"`,
-		Args:    cobra.ExactArgs(1),
-	}
-	target := adminFlag(c)
-	why := c.Flags().String("reason", "", "why, for the record; required")
-	c.RunE = func(c *cobra.Command, args []string) error {
-		digest, err := hex.DecodeString(args[0])
-		switch {
-		case err != nil || len(digest) != 32:
-			return cli.Usagef("`assay policy history --output json` shows digests", "%.80q is no policy's digest: want 64 hex digits", args[0])
-		case *why == "":
-			return cli.Usagef(`for example --reason "it granted too much"`, "--reason: say why; it goes on record")
-		}
-		a, err := openAgents(*target)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = a.Close() }() // what was written is durable when the call returns
-		if _, err := a.DenyPolicy(c.Context(), &assayv1.DenyPolicyRequest{Digest: digest, Reason: *why}); err != nil {
-			return a.explain(err)
-		}
-		p := cli.NewPage(c.OutOrStdout())
-		p.Linef("results of the policy %s are denied", args[0])
-		return p.Err()
 	}
 	return c
 }

@@ -26,9 +26,12 @@ type BanStore interface {
 	Revocations(ctx context.Context, trustDomain string, after time.Time) ([]Revocation, error)
 
 	// DenyPolicy stores that results of a policy are not to be accepted. The same
-	// digest again is no error, and changes nothing.
+	// digest again is no error, and changes nothing while it stands.
 	DenyPolicy(ctx context.Context, p DeniedPolicy) error
-	// DeniedPolicies lists them, oldest first.
+	// LiftPolicy ends that, once; ErrNotFound where the policy is not denied. It may
+	// be denied again.
+	LiftPolicy(ctx context.Context, trustDomain string, digest [32]byte, l Lifted) error
+	// DeniedPolicies lists those that are denied now, oldest first.
 	DeniedPolicies(ctx context.Context, trustDomain string) ([]DeniedPolicy, error)
 
 	// PutDenyList stores the newest list in place of the one before, whose sequence
@@ -68,7 +71,7 @@ type Ban struct {
 	Lifted                // zero while nobody lifted it
 }
 
-// Lifted is how a ban was ended.
+// Lifted is how a ban was ended, or the denial of a policy.
 type Lifted struct {
 	LiftedAt   time.Time
 	LiftedBy   string

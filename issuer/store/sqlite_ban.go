@@ -109,8 +109,9 @@ func (s *SQLite) Revocations(ctx context.Context, trustDomain string, after time
 // DenyPolicy implements [BanStore].
 func (s *SQLite) DenyPolicy(ctx context.Context, p DeniedPolicy) error {
 	return s.write(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO denied_policies (trust_domain, digest, reason, actor, at) VALUES (?,?,?,?,?)
-			ON CONFLICT DO NOTHING`, p.TrustDomain, p.Digest[:], p.Reason, p.Actor, micros(p.At))
+		_, err := tx.ExecContext(ctx, `INSERT INTO denied_policies (trust_domain, digest, turn, reason, actor, at, lifted_at, lifted_by, lift_reason)
+			VALUES (?1, ?2, (SELECT count(*) + 1 FROM denied_policies WHERE trust_domain = ?1 AND digest = ?2), ?3, ?4, ?5, 0, '', '') ON CONFLICT DO NOTHING`,
+			p.TrustDomain, p.Digest[:], p.Reason, p.Actor, micros(p.At))
 		if err != nil {
 			return fmt.Errorf("store: denied policy: %w", err)
 		}
@@ -118,9 +119,24 @@ func (s *SQLite) DenyPolicy(ctx context.Context, p DeniedPolicy) error {
 	})
 }
 
+// LiftPolicy implements [BanStore].
+func (s *SQLite) LiftPolicy(ctx context.Context, trustDomain string, digest [32]byte, l Lifted) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, `UPDATE denied_policies SET lifted_at = ?, lifted_by = ?, lift_reason = ? WHERE trust_domain = ? AND digest = ? AND lifted_at = 0`,
+			micros(l.LiftedAt), l.LiftedBy, l.LiftReason, trustDomain, digest[:])
+		if err != nil {
+			return fmt.Errorf("store: denied policy: %w", err)
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 0 {
+			return orNotFound(err)
+		}
+		return nil
+	})
+}
+
 // DeniedPolicies implements [BanStore].
 func (s *SQLite) DeniedPolicies(ctx context.Context, trustDomain string) ([]DeniedPolicy, error) {
-	return query(ctx, s.r, `SELECT trust_domain, digest, reason, actor, at FROM denied_policies WHERE trust_domain = ? ORDER BY at, digest`,
+	return query(ctx, s.r, `SELECT trust_domain, digest, reason, actor, at FROM denied_policies WHERE trust_domain = ? AND lifted_at = 0 ORDER BY at, digest`,
 		[]any{trustDomain}, func(scan func(...any) error) (p DeniedPolicy, err error) {
 			var sum []byte
 			var at int64

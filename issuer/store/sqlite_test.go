@@ -180,6 +180,14 @@ func TestTheLedgerRefusesUpdateAndDelete(t *testing.T) {
 	if err := s.PutDocument(t.Context(), store.Document{TrustDomain: b.TrustDomain, Kind: "k", Sequence: 1, Body: []byte{1}}); err != nil {
 		t.Fatal(err)
 	}
+	for _, digest := range [][32]byte{{1}, {2}} {
+		if err := s.DenyPolicy(t.Context(), store.DeniedPolicy{TrustDomain: b.TrustDomain, Digest: digest, Reason: "r", Actor: "a", At: time.Unix(1, 0)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.LiftPolicy(t.Context(), b.TrustDomain, [32]byte{2}, store.Lifted{LiftedAt: time.Unix(2, 0), LiftedBy: "a", LiftReason: "r"}); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -211,6 +219,11 @@ func TestTheLedgerRefusesUpdateAndDelete(t *testing.T) {
 		`UPDATE policy_changes SET actor = 'somebody else'`,
 		`UPDATE policy_changes SET refused = 1, document = NULL`,
 		`REPLACE INTO policy_changes SELECT id, trust_domain, at, source, 'x', note, name, revision, digest, signers, refused, detail, size, document, server, signature FROM policy_changes`,
+		`DELETE FROM denied_policies`,
+		`DELETE FROM denied_policies WHERE lifted_at <> 0`,
+		`UPDATE denied_policies SET reason = 'another', lifted_at = 1 WHERE lifted_at = 0`,
+		`UPDATE denied_policies SET lifted_at = 0 WHERE lifted_at <> 0`,
+		`UPDATE denied_policies SET lift_reason = 'another' WHERE lifted_at <> 0`,
 	} {
 		if _, err := db.ExecContext(t.Context(), stmt); err == nil || !strings.Contains(err.Error(), "append-only") {
 			t.Errorf("%s: %v, want it refused", stmt, err)

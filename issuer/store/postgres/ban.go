@@ -100,10 +100,12 @@ func (s *Store) Revocations(ctx context.Context, trustDomain string, after time.
 		})
 }
 
-// DenyPolicy implements [store.BanStore].
+// DenyPolicy implements [store.BanStore]. Of several who deny the same at once, one
+// writes: the index of those that stand lets no other in.
 func (s *Store) DenyPolicy(ctx context.Context, p store.DeniedPolicy) error {
 	return s.write(ctx, pgx.ReadCommitted, func(ctx context.Context, tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, `INSERT INTO denied_policies (trust_domain, digest, reason, actor, at) VALUES ($1,$2,$3,$4,$5)
+		tag, err := tx.Exec(ctx, `INSERT INTO denied_policies (trust_domain, digest, turn, reason, actor, at, lifted_at, lifted_by, lift_reason)
+			VALUES ($1, $2, (SELECT count(*) + 1 FROM denied_policies WHERE trust_domain = $1 AND digest = $2), $3, $4, $5, 0, '', '')
 			ON CONFLICT DO NOTHING`, p.TrustDomain, p.Digest[:], text(p.Reason), text(p.Actor), micros(p.At))
 		if err != nil {
 			return fmt.Errorf("store: denied policy: %w", err)
@@ -115,9 +117,24 @@ func (s *Store) DenyPolicy(ctx context.Context, p store.DeniedPolicy) error {
 	})
 }
 
+// LiftPolicy implements [store.BanStore].
+func (s *Store) LiftPolicy(ctx context.Context, trustDomain string, digest [32]byte, l store.Lifted) error {
+	return s.write(ctx, pgx.ReadCommitted, func(ctx context.Context, tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, `UPDATE denied_policies SET lifted_at = $1, lifted_by = $2, lift_reason = $3 WHERE trust_domain = $4 AND digest = $5 AND lifted_at = 0`,
+			micros(l.LiftedAt), text(l.LiftedBy), text(l.LiftReason), trustDomain, digest[:])
+		if err != nil {
+			return fmt.Errorf("store: denied policy: %w", err)
+		}
+		if tag.RowsAffected() == 0 {
+			return store.ErrNotFound
+		}
+		return changed(ctx, tx, trustDomain, store.TopicBans, "")
+	})
+}
+
 // DeniedPolicies implements [store.BanStore].
 func (s *Store) DeniedPolicies(ctx context.Context, trustDomain string) ([]store.DeniedPolicy, error) {
-	return query(ctx, s, `SELECT trust_domain, digest, reason, actor, at FROM denied_policies WHERE trust_domain = $1 ORDER BY at, digest`,
+	return query(ctx, s, `SELECT trust_domain, digest, reason, actor, at FROM denied_policies WHERE trust_domain = $1 AND lifted_at = 0 ORDER BY at, digest`,
 		[]any{trustDomain}, func(scan func(...any) error) (p store.DeniedPolicy, err error) {
 			var sum []byte
 			var at int64

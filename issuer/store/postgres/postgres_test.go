@@ -191,6 +191,10 @@ func TestTheLedgerRefusesUpdateAndDelete(t *testing.T) {
 	must(t, s.AddAuthority(ctx, store.Authority{TrustDomain: td, Use: store.X509, ID: "aa", Server: "main", KeyName: "k", State: store.Active, Public: []byte{1}}))
 	must(t, s.PutPolicy(ctx, store.PolicyChange{Policy: store.Policy{TrustDomain: td, Name: "p", Revision: 2}, Document: []byte("d")}))
 	must(t, s.PutDocument(ctx, store.Document{TrustDomain: td, Kind: "k", Sequence: 1, Body: []byte{1}}))
+	for _, digest := range [][32]byte{{1}, {2}} {
+		must(t, s.DenyPolicy(ctx, store.DeniedPolicy{TrustDomain: td, Digest: digest, Reason: "r", Actor: "a", At: time.Unix(1, 0)}))
+	}
+	must(t, s.LiftPolicy(ctx, td, [32]byte{2}, store.Lifted{LiftedAt: time.Unix(2, 0), LiftedBy: "a", LiftReason: "r"}))
 	for _, stmt := range []string{
 		`UPDATE entries SET payload = '\x00' WHERE sequence = 2`,
 		`DELETE FROM entries WHERE sequence = 3`,
@@ -218,6 +222,12 @@ func TestTheLedgerRefusesUpdateAndDelete(t *testing.T) {
 		`UPDATE policy_changes SET actor = 'somebody else'`,
 		`UPDATE policy_changes SET refused = true, document = NULL`,
 		`TRUNCATE policy_changes`,
+		`DELETE FROM denied_policies`,
+		`DELETE FROM denied_policies WHERE lifted_at <> 0`,
+		`UPDATE denied_policies SET reason = 'another', lifted_at = 1 WHERE lifted_at = 0`,
+		`UPDATE denied_policies SET lifted_at = 0 WHERE lifted_at <> 0`,
+		`UPDATE denied_policies SET lift_reason = 'another' WHERE lifted_at <> 0`,
+		`TRUNCATE denied_policies`,
 	} {
 		if err := postgrestest.Exec(ctx, db, stmt); err == nil || !strings.Contains(err.Error(), "append-only") {
 			t.Errorf("%s: %v, want it refused", stmt, err)

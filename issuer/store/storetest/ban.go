@@ -14,7 +14,7 @@ import (
 func RunBans(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testing.T, s store.Store) store.Store) {
 	t.Run("ABanStandsUntilItIsLifted", func(t *testing.T) { bans(t, open(t), reopen) })
 	t.Run("WhatIsRevokedStaysRevoked", func(t *testing.T) { revocations(t, open(t), reopen) })
-	t.Run("PoliciesAreDeniedOnce", func(t *testing.T) { deniedPolicies(t, open(t)) })
+	t.Run("APolicyIsDeniedUntilItIsLifted", func(t *testing.T) { deniedPolicies(t, open(t), reopen) })
 	t.Run("DenyListsOnlyGrow", func(t *testing.T) { denyLists(t, open(t)) })
 	t.Run("WhoHoldsWhatIsFound", func(t *testing.T) { held(t, open(t)) })
 }
@@ -104,17 +104,66 @@ func revocations(t *testing.T, s store.Store, reopen func(*testing.T, store.Stor
 	}
 }
 
-func deniedPolicies(t *testing.T, s store.Store) {
+func deniedPolicies(t *testing.T, s store.Store, reopen func(*testing.T, store.Store) store.Store) {
 	ctx := t.Context()
 	initialised(t, s)
 	p := store.DeniedPolicy{TrustDomain: td, Digest: [32]byte{1}, Reason: "granted too much", Actor: "uid 0", At: start}
+	other := store.DeniedPolicy{TrustDomain: td, Digest: [32]byte{2}, Reason: "this too", Actor: "uid 0", At: start.Add(time.Second)}
 	must(t, s.DenyPolicy(ctx, p))
+	must(t, s.DenyPolicy(ctx, other))
 	again := p
 	again.Reason = "another"
 	must(t, s.DenyPolicy(ctx, again))
-	got, err := s.DeniedPolicies(ctx, td)
-	must(t, err)
-	diff(t, []store.DeniedPolicy{p}, got)
+	denied := func(what string, want ...store.DeniedPolicy) {
+		t.Helper()
+		got, err := s.DeniedPolicies(ctx, td)
+		must(t, err)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %+v, want %+v", what, got, want)
+		}
+	}
+	denied("the same again", p, other)
+
+	lifted := store.Lifted{LiftedAt: start.Add(time.Hour), LiftedBy: "uid 1000", LiftReason: "a mistake"}
+	for name, err := range map[string]error{
+		"another digest":       s.LiftPolicy(ctx, td, [32]byte{9}, lifted),
+		"another trust domain": s.LiftPolicy(ctx, "other.example.org", p.Digest, lifted),
+	} {
+		if !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("lifting that of %s: %v, want ErrNotFound", name, err)
+		}
+	}
+	// Of those who lift it at once, one does.
+	errs := make(chan error, 4)
+	for range cap(errs) {
+		go func() { errs <- s.LiftPolicy(ctx, td, p.Digest, lifted) }()
+	}
+	won := 0
+	for range cap(errs) {
+		switch err := <-errs; {
+		case err == nil:
+			won++
+		case !errors.Is(err, store.ErrNotFound):
+			t.Errorf("lifting it at once: %v", err)
+		}
+	}
+	if won != 1 {
+		t.Errorf("%d of %d lifted it", won, cap(errs))
+	}
+	s = reopen(t, s)
+	denied("lifted", other)
+
+	// It is denied again, by whom comes first.
+	again.At = start.Add(2 * time.Hour)
+	for range cap(errs) {
+		go func() { errs <- s.DenyPolicy(ctx, again) }()
+	}
+	for range cap(errs) {
+		must(t, <-errs)
+	}
+	denied("denied again", other, again)
+	must(t, s.LiftPolicy(ctx, td, p.Digest, lifted))
+	denied("lifted again", other)
 }
 
 func denyLists(t *testing.T, s store.Store) {

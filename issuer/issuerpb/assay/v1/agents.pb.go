@@ -1196,6 +1196,243 @@ func (*DenyPolicyResponse) Descriptor() ([]byte, []int) {
 	return file_assay_v1_agents_proto_rawDescGZIP(), []int{16}
 }
 
+type LiftPolicyRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Digest []byte                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Why, for the record; required, at most 512 bytes.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LiftPolicyRequest) Reset() {
+	*x = LiftPolicyRequest{}
+	mi := &file_assay_v1_agents_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LiftPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LiftPolicyRequest) ProtoMessage() {}
+
+func (x *LiftPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_agents_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LiftPolicyRequest.ProtoReflect.Descriptor instead.
+func (*LiftPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_assay_v1_agents_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *LiftPolicyRequest) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *LiftPolicyRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type LiftPolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LiftPolicyResponse) Reset() {
+	*x = LiftPolicyResponse{}
+	mi := &file_assay_v1_agents_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LiftPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LiftPolicyResponse) ProtoMessage() {}
+
+func (x *LiftPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_agents_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LiftPolicyResponse.ProtoReflect.Descriptor instead.
+func (*LiftPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_assay_v1_agents_proto_rawDescGZIP(), []int{18}
+}
+
+type ListDeniedPoliciesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeniedPoliciesRequest) Reset() {
+	*x = ListDeniedPoliciesRequest{}
+	mi := &file_assay_v1_agents_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeniedPoliciesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeniedPoliciesRequest) ProtoMessage() {}
+
+func (x *ListDeniedPoliciesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_agents_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeniedPoliciesRequest.ProtoReflect.Descriptor instead.
+func (*ListDeniedPoliciesRequest) Descriptor() ([]byte, []int) {
+	return file_assay_v1_agents_proto_rawDescGZIP(), []int{19}
+}
+
+type ListDeniedPoliciesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policies      []*DeniedPolicy        `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeniedPoliciesResponse) Reset() {
+	*x = ListDeniedPoliciesResponse{}
+	mi := &file_assay_v1_agents_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeniedPoliciesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeniedPoliciesResponse) ProtoMessage() {}
+
+func (x *ListDeniedPoliciesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_agents_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeniedPoliciesResponse.ProtoReflect.Descriptor instead.
+func (*ListDeniedPoliciesResponse) Descriptor() ([]byte, []int) {
+	return file_assay_v1_agents_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ListDeniedPoliciesResponse) GetPolicies() []*DeniedPolicy {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+type DeniedPolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Digest        []byte                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Actor         string                 `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	SinceUnixMs   int64                  `protobuf:"varint,4,opt,name=since_unix_ms,json=sinceUnixMs,proto3" json:"since_unix_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeniedPolicy) Reset() {
+	*x = DeniedPolicy{}
+	mi := &file_assay_v1_agents_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeniedPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeniedPolicy) ProtoMessage() {}
+
+func (x *DeniedPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_v1_agents_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeniedPolicy.ProtoReflect.Descriptor instead.
+func (*DeniedPolicy) Descriptor() ([]byte, []int) {
+	return file_assay_v1_agents_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *DeniedPolicy) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *DeniedPolicy) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DeniedPolicy) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *DeniedPolicy) GetSinceUnixMs() int64 {
+	if x != nil {
+		return x.SinceUnixMs
+	}
+	return 0
+}
+
 type GetDenyListRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1204,7 +1441,7 @@ type GetDenyListRequest struct {
 
 func (x *GetDenyListRequest) Reset() {
 	*x = GetDenyListRequest{}
-	mi := &file_assay_v1_agents_proto_msgTypes[17]
+	mi := &file_assay_v1_agents_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1216,7 +1453,7 @@ func (x *GetDenyListRequest) String() string {
 func (*GetDenyListRequest) ProtoMessage() {}
 
 func (x *GetDenyListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_agents_proto_msgTypes[17]
+	mi := &file_assay_v1_agents_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1229,7 +1466,7 @@ func (x *GetDenyListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDenyListRequest.ProtoReflect.Descriptor instead.
 func (*GetDenyListRequest) Descriptor() ([]byte, []int) {
-	return file_assay_v1_agents_proto_rawDescGZIP(), []int{17}
+	return file_assay_v1_agents_proto_rawDescGZIP(), []int{22}
 }
 
 type GetDenyListResponse struct {
@@ -1242,7 +1479,7 @@ type GetDenyListResponse struct {
 
 func (x *GetDenyListResponse) Reset() {
 	*x = GetDenyListResponse{}
-	mi := &file_assay_v1_agents_proto_msgTypes[18]
+	mi := &file_assay_v1_agents_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1491,7 @@ func (x *GetDenyListResponse) String() string {
 func (*GetDenyListResponse) ProtoMessage() {}
 
 func (x *GetDenyListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_assay_v1_agents_proto_msgTypes[18]
+	mi := &file_assay_v1_agents_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1504,7 @@ func (x *GetDenyListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDenyListResponse.ProtoReflect.Descriptor instead.
 func (*GetDenyListResponse) Descriptor() ([]byte, []int) {
-	return file_assay_v1_agents_proto_rawDescGZIP(), []int{18}
+	return file_assay_v1_agents_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetDenyListResponse) GetDenyList() []byte {
@@ -1372,11 +1609,23 @@ const file_assay_v1_agents_proto_rawDesc = "" +
 	"\x11DenyPolicyRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\fR\x06digest\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x14\n" +
-	"\x12DenyPolicyResponse\"\x14\n" +
+	"\x12DenyPolicyResponse\"C\n" +
+	"\x11LiftPolicyRequest\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\fR\x06digest\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x14\n" +
+	"\x12LiftPolicyResponse\"\x1b\n" +
+	"\x19ListDeniedPoliciesRequest\"P\n" +
+	"\x1aListDeniedPoliciesResponse\x122\n" +
+	"\bpolicies\x18\x01 \x03(\v2\x16.assay.v1.DeniedPolicyR\bpolicies\"x\n" +
+	"\fDeniedPolicy\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\fR\x06digest\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\"\n" +
+	"\rsince_unix_ms\x18\x04 \x01(\x03R\vsinceUnixMs\"\x14\n" +
 	"\x12GetDenyListRequest\"a\n" +
 	"\x13GetDenyListResponse\x12\x1b\n" +
 	"\tdeny_list\x18\x01 \x01(\fR\bdenyList\x12-\n" +
-	"\x06bundle\x18\x02 \x01(\v2\x15.assay.v1.TrustBundleR\x06bundle2\xdc\x04\n" +
+	"\x06bundle\x18\x02 \x01(\v2\x15.assay.v1.TrustBundleR\x06bundle2\x86\x06\n" +
 	"\x06Agents\x12<\n" +
 	"\n" +
 	"ListAgents\x12\x1b.assay.v1.ListAgentsRequest\x1a\x0f.assay.v1.Agent0\x01\x12A\n" +
@@ -1387,7 +1636,10 @@ const file_assay_v1_agents_proto_rawDesc = "" +
 	"\tListSVIDs\x12\x1a.assay.v1.ListSVIDsRequest\x1a\x14.assay.v1.SVIDRecord0\x01\x12J\n" +
 	"\vRevokeSVIDs\x12\x1c.assay.v1.RevokeSVIDsRequest\x1a\x1d.assay.v1.RevokeSVIDsResponse\x12G\n" +
 	"\n" +
-	"DenyPolicy\x12\x1b.assay.v1.DenyPolicyRequest\x1a\x1c.assay.v1.DenyPolicyResponse\x12J\n" +
+	"DenyPolicy\x12\x1b.assay.v1.DenyPolicyRequest\x1a\x1c.assay.v1.DenyPolicyResponse\x12G\n" +
+	"\n" +
+	"LiftPolicy\x12\x1b.assay.v1.LiftPolicyRequest\x1a\x1c.assay.v1.LiftPolicyResponse\x12_\n" +
+	"\x12ListDeniedPolicies\x12#.assay.v1.ListDeniedPoliciesRequest\x1a$.assay.v1.ListDeniedPoliciesResponse\x12J\n" +
 	"\vGetDenyList\x12\x1c.assay.v1.GetDenyListRequest\x1a\x1d.assay.v1.GetDenyListResponseBAZ?github.com/assay-project/assay/issuer/issuerpb/assay/v1;assayv1b\x06proto3"
 
 var (
@@ -1402,58 +1654,68 @@ func file_assay_v1_agents_proto_rawDescGZIP() []byte {
 	return file_assay_v1_agents_proto_rawDescData
 }
 
-var file_assay_v1_agents_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_assay_v1_agents_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_assay_v1_agents_proto_goTypes = []any{
-	(*ListAgentsRequest)(nil),   // 0: assay.v1.ListAgentsRequest
-	(*Agent)(nil),               // 1: assay.v1.Agent
-	(*GetAgentRequest)(nil),     // 2: assay.v1.GetAgentRequest
-	(*GetAgentResponse)(nil),    // 3: assay.v1.GetAgentResponse
-	(*BanRequest)(nil),          // 4: assay.v1.BanRequest
-	(*BanRecord)(nil),           // 5: assay.v1.BanRecord
-	(*BanResponse)(nil),         // 6: assay.v1.BanResponse
-	(*UnbanRequest)(nil),        // 7: assay.v1.UnbanRequest
-	(*UnbanResponse)(nil),       // 8: assay.v1.UnbanResponse
-	(*ListBansRequest)(nil),     // 9: assay.v1.ListBansRequest
-	(*ListBansResponse)(nil),    // 10: assay.v1.ListBansResponse
-	(*ListSVIDsRequest)(nil),    // 11: assay.v1.ListSVIDsRequest
-	(*SVIDRecord)(nil),          // 12: assay.v1.SVIDRecord
-	(*RevokeSVIDsRequest)(nil),  // 13: assay.v1.RevokeSVIDsRequest
-	(*RevokeSVIDsResponse)(nil), // 14: assay.v1.RevokeSVIDsResponse
-	(*DenyPolicyRequest)(nil),   // 15: assay.v1.DenyPolicyRequest
-	(*DenyPolicyResponse)(nil),  // 16: assay.v1.DenyPolicyResponse
-	(*GetDenyListRequest)(nil),  // 17: assay.v1.GetDenyListRequest
-	(*GetDenyListResponse)(nil), // 18: assay.v1.GetDenyListResponse
-	(*TrustBundle)(nil),         // 19: assay.v1.TrustBundle
+	(*ListAgentsRequest)(nil),          // 0: assay.v1.ListAgentsRequest
+	(*Agent)(nil),                      // 1: assay.v1.Agent
+	(*GetAgentRequest)(nil),            // 2: assay.v1.GetAgentRequest
+	(*GetAgentResponse)(nil),           // 3: assay.v1.GetAgentResponse
+	(*BanRequest)(nil),                 // 4: assay.v1.BanRequest
+	(*BanRecord)(nil),                  // 5: assay.v1.BanRecord
+	(*BanResponse)(nil),                // 6: assay.v1.BanResponse
+	(*UnbanRequest)(nil),               // 7: assay.v1.UnbanRequest
+	(*UnbanResponse)(nil),              // 8: assay.v1.UnbanResponse
+	(*ListBansRequest)(nil),            // 9: assay.v1.ListBansRequest
+	(*ListBansResponse)(nil),           // 10: assay.v1.ListBansResponse
+	(*ListSVIDsRequest)(nil),           // 11: assay.v1.ListSVIDsRequest
+	(*SVIDRecord)(nil),                 // 12: assay.v1.SVIDRecord
+	(*RevokeSVIDsRequest)(nil),         // 13: assay.v1.RevokeSVIDsRequest
+	(*RevokeSVIDsResponse)(nil),        // 14: assay.v1.RevokeSVIDsResponse
+	(*DenyPolicyRequest)(nil),          // 15: assay.v1.DenyPolicyRequest
+	(*DenyPolicyResponse)(nil),         // 16: assay.v1.DenyPolicyResponse
+	(*LiftPolicyRequest)(nil),          // 17: assay.v1.LiftPolicyRequest
+	(*LiftPolicyResponse)(nil),         // 18: assay.v1.LiftPolicyResponse
+	(*ListDeniedPoliciesRequest)(nil),  // 19: assay.v1.ListDeniedPoliciesRequest
+	(*ListDeniedPoliciesResponse)(nil), // 20: assay.v1.ListDeniedPoliciesResponse
+	(*DeniedPolicy)(nil),               // 21: assay.v1.DeniedPolicy
+	(*GetDenyListRequest)(nil),         // 22: assay.v1.GetDenyListRequest
+	(*GetDenyListResponse)(nil),        // 23: assay.v1.GetDenyListResponse
+	(*TrustBundle)(nil),                // 24: assay.v1.TrustBundle
 }
 var file_assay_v1_agents_proto_depIdxs = []int32{
 	1,  // 0: assay.v1.GetAgentResponse.agent:type_name -> assay.v1.Agent
 	12, // 1: assay.v1.GetAgentResponse.svids:type_name -> assay.v1.SVIDRecord
 	5,  // 2: assay.v1.BanResponse.ban:type_name -> assay.v1.BanRecord
 	5,  // 3: assay.v1.ListBansResponse.bans:type_name -> assay.v1.BanRecord
-	19, // 4: assay.v1.GetDenyListResponse.bundle:type_name -> assay.v1.TrustBundle
-	0,  // 5: assay.v1.Agents.ListAgents:input_type -> assay.v1.ListAgentsRequest
-	2,  // 6: assay.v1.Agents.GetAgent:input_type -> assay.v1.GetAgentRequest
-	4,  // 7: assay.v1.Agents.Ban:input_type -> assay.v1.BanRequest
-	7,  // 8: assay.v1.Agents.Unban:input_type -> assay.v1.UnbanRequest
-	9,  // 9: assay.v1.Agents.ListBans:input_type -> assay.v1.ListBansRequest
-	11, // 10: assay.v1.Agents.ListSVIDs:input_type -> assay.v1.ListSVIDsRequest
-	13, // 11: assay.v1.Agents.RevokeSVIDs:input_type -> assay.v1.RevokeSVIDsRequest
-	15, // 12: assay.v1.Agents.DenyPolicy:input_type -> assay.v1.DenyPolicyRequest
-	17, // 13: assay.v1.Agents.GetDenyList:input_type -> assay.v1.GetDenyListRequest
-	1,  // 14: assay.v1.Agents.ListAgents:output_type -> assay.v1.Agent
-	3,  // 15: assay.v1.Agents.GetAgent:output_type -> assay.v1.GetAgentResponse
-	6,  // 16: assay.v1.Agents.Ban:output_type -> assay.v1.BanResponse
-	8,  // 17: assay.v1.Agents.Unban:output_type -> assay.v1.UnbanResponse
-	10, // 18: assay.v1.Agents.ListBans:output_type -> assay.v1.ListBansResponse
-	12, // 19: assay.v1.Agents.ListSVIDs:output_type -> assay.v1.SVIDRecord
-	14, // 20: assay.v1.Agents.RevokeSVIDs:output_type -> assay.v1.RevokeSVIDsResponse
-	16, // 21: assay.v1.Agents.DenyPolicy:output_type -> assay.v1.DenyPolicyResponse
-	18, // 22: assay.v1.Agents.GetDenyList:output_type -> assay.v1.GetDenyListResponse
-	14, // [14:23] is the sub-list for method output_type
-	5,  // [5:14] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	21, // 4: assay.v1.ListDeniedPoliciesResponse.policies:type_name -> assay.v1.DeniedPolicy
+	24, // 5: assay.v1.GetDenyListResponse.bundle:type_name -> assay.v1.TrustBundle
+	0,  // 6: assay.v1.Agents.ListAgents:input_type -> assay.v1.ListAgentsRequest
+	2,  // 7: assay.v1.Agents.GetAgent:input_type -> assay.v1.GetAgentRequest
+	4,  // 8: assay.v1.Agents.Ban:input_type -> assay.v1.BanRequest
+	7,  // 9: assay.v1.Agents.Unban:input_type -> assay.v1.UnbanRequest
+	9,  // 10: assay.v1.Agents.ListBans:input_type -> assay.v1.ListBansRequest
+	11, // 11: assay.v1.Agents.ListSVIDs:input_type -> assay.v1.ListSVIDsRequest
+	13, // 12: assay.v1.Agents.RevokeSVIDs:input_type -> assay.v1.RevokeSVIDsRequest
+	15, // 13: assay.v1.Agents.DenyPolicy:input_type -> assay.v1.DenyPolicyRequest
+	17, // 14: assay.v1.Agents.LiftPolicy:input_type -> assay.v1.LiftPolicyRequest
+	19, // 15: assay.v1.Agents.ListDeniedPolicies:input_type -> assay.v1.ListDeniedPoliciesRequest
+	22, // 16: assay.v1.Agents.GetDenyList:input_type -> assay.v1.GetDenyListRequest
+	1,  // 17: assay.v1.Agents.ListAgents:output_type -> assay.v1.Agent
+	3,  // 18: assay.v1.Agents.GetAgent:output_type -> assay.v1.GetAgentResponse
+	6,  // 19: assay.v1.Agents.Ban:output_type -> assay.v1.BanResponse
+	8,  // 20: assay.v1.Agents.Unban:output_type -> assay.v1.UnbanResponse
+	10, // 21: assay.v1.Agents.ListBans:output_type -> assay.v1.ListBansResponse
+	12, // 22: assay.v1.Agents.ListSVIDs:output_type -> assay.v1.SVIDRecord
+	14, // 23: assay.v1.Agents.RevokeSVIDs:output_type -> assay.v1.RevokeSVIDsResponse
+	16, // 24: assay.v1.Agents.DenyPolicy:output_type -> assay.v1.DenyPolicyResponse
+	18, // 25: assay.v1.Agents.LiftPolicy:output_type -> assay.v1.LiftPolicyResponse
+	20, // 26: assay.v1.Agents.ListDeniedPolicies:output_type -> assay.v1.ListDeniedPoliciesResponse
+	23, // 27: assay.v1.Agents.GetDenyList:output_type -> assay.v1.GetDenyListResponse
+	17, // [17:28] is the sub-list for method output_type
+	6,  // [6:17] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_assay_v1_agents_proto_init() }
@@ -1474,7 +1736,7 @@ func file_assay_v1_agents_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_assay_v1_agents_proto_rawDesc), len(file_assay_v1_agents_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

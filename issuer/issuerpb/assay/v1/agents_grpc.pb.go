@@ -22,15 +22,17 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Agents_ListAgents_FullMethodName  = "/assay.v1.Agents/ListAgents"
-	Agents_GetAgent_FullMethodName    = "/assay.v1.Agents/GetAgent"
-	Agents_Ban_FullMethodName         = "/assay.v1.Agents/Ban"
-	Agents_Unban_FullMethodName       = "/assay.v1.Agents/Unban"
-	Agents_ListBans_FullMethodName    = "/assay.v1.Agents/ListBans"
-	Agents_ListSVIDs_FullMethodName   = "/assay.v1.Agents/ListSVIDs"
-	Agents_RevokeSVIDs_FullMethodName = "/assay.v1.Agents/RevokeSVIDs"
-	Agents_DenyPolicy_FullMethodName  = "/assay.v1.Agents/DenyPolicy"
-	Agents_GetDenyList_FullMethodName = "/assay.v1.Agents/GetDenyList"
+	Agents_ListAgents_FullMethodName         = "/assay.v1.Agents/ListAgents"
+	Agents_GetAgent_FullMethodName           = "/assay.v1.Agents/GetAgent"
+	Agents_Ban_FullMethodName                = "/assay.v1.Agents/Ban"
+	Agents_Unban_FullMethodName              = "/assay.v1.Agents/Unban"
+	Agents_ListBans_FullMethodName           = "/assay.v1.Agents/ListBans"
+	Agents_ListSVIDs_FullMethodName          = "/assay.v1.Agents/ListSVIDs"
+	Agents_RevokeSVIDs_FullMethodName        = "/assay.v1.Agents/RevokeSVIDs"
+	Agents_DenyPolicy_FullMethodName         = "/assay.v1.Agents/DenyPolicy"
+	Agents_LiftPolicy_FullMethodName         = "/assay.v1.Agents/LiftPolicy"
+	Agents_ListDeniedPolicies_FullMethodName = "/assay.v1.Agents/ListDeniedPolicies"
+	Agents_GetDenyList_FullMethodName        = "/assay.v1.Agents/GetDenyList"
 )
 
 // AgentsClient is the client API for Agents service.
@@ -61,6 +63,11 @@ type AgentsClient interface {
 	// DenyPolicy puts a policy's digest into the deny-list: no result that a
 	// relying party who follows the list accepts rests on it.
 	DenyPolicy(ctx context.Context, in *DenyPolicyRequest, opts ...grpc.CallOption) (*DenyPolicyResponse, error)
+	// LiftPolicy takes a policy's digest off the deny-list again: results that rest
+	// on it and have not ended count again for who follows the list. NOT_FOUND.
+	LiftPolicy(ctx context.Context, in *LiftPolicyRequest, opts ...grpc.CallOption) (*LiftPolicyResponse, error)
+	// ListDeniedPolicies tells which policies are denied, oldest first.
+	ListDeniedPolicies(ctx context.Context, in *ListDeniedPoliciesRequest, opts ...grpc.CallOption) (*ListDeniedPoliciesResponse, error)
 	// GetDenyList returns the signed deny-list.
 	GetDenyList(ctx context.Context, in *GetDenyListRequest, opts ...grpc.CallOption) (*GetDenyListResponse, error)
 }
@@ -171,6 +178,26 @@ func (c *agentsClient) DenyPolicy(ctx context.Context, in *DenyPolicyRequest, op
 	return out, nil
 }
 
+func (c *agentsClient) LiftPolicy(ctx context.Context, in *LiftPolicyRequest, opts ...grpc.CallOption) (*LiftPolicyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LiftPolicyResponse)
+	err := c.cc.Invoke(ctx, Agents_LiftPolicy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *agentsClient) ListDeniedPolicies(ctx context.Context, in *ListDeniedPoliciesRequest, opts ...grpc.CallOption) (*ListDeniedPoliciesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListDeniedPoliciesResponse)
+	err := c.cc.Invoke(ctx, Agents_ListDeniedPolicies_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *agentsClient) GetDenyList(ctx context.Context, in *GetDenyListRequest, opts ...grpc.CallOption) (*GetDenyListResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetDenyListResponse)
@@ -209,6 +236,11 @@ type AgentsServer interface {
 	// DenyPolicy puts a policy's digest into the deny-list: no result that a
 	// relying party who follows the list accepts rests on it.
 	DenyPolicy(context.Context, *DenyPolicyRequest) (*DenyPolicyResponse, error)
+	// LiftPolicy takes a policy's digest off the deny-list again: results that rest
+	// on it and have not ended count again for who follows the list. NOT_FOUND.
+	LiftPolicy(context.Context, *LiftPolicyRequest) (*LiftPolicyResponse, error)
+	// ListDeniedPolicies tells which policies are denied, oldest first.
+	ListDeniedPolicies(context.Context, *ListDeniedPoliciesRequest) (*ListDeniedPoliciesResponse, error)
 	// GetDenyList returns the signed deny-list.
 	GetDenyList(context.Context, *GetDenyListRequest) (*GetDenyListResponse, error)
 	mustEmbedUnimplementedAgentsServer()
@@ -244,6 +276,12 @@ func (UnimplementedAgentsServer) RevokeSVIDs(context.Context, *RevokeSVIDsReques
 }
 func (UnimplementedAgentsServer) DenyPolicy(context.Context, *DenyPolicyRequest) (*DenyPolicyResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method DenyPolicy not implemented")
+}
+func (UnimplementedAgentsServer) LiftPolicy(context.Context, *LiftPolicyRequest) (*LiftPolicyResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method LiftPolicy not implemented")
+}
+func (UnimplementedAgentsServer) ListDeniedPolicies(context.Context, *ListDeniedPoliciesRequest) (*ListDeniedPoliciesResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ListDeniedPolicies not implemented")
 }
 func (UnimplementedAgentsServer) GetDenyList(context.Context, *GetDenyListRequest) (*GetDenyListResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method GetDenyList not implemented")
@@ -399,6 +437,42 @@ func _Agents_DenyPolicy_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Agents_LiftPolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LiftPolicyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentsServer).LiftPolicy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agents_LiftPolicy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentsServer).LiftPolicy(ctx, req.(*LiftPolicyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Agents_ListDeniedPolicies_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListDeniedPoliciesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentsServer).ListDeniedPolicies(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agents_ListDeniedPolicies_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentsServer).ListDeniedPolicies(ctx, req.(*ListDeniedPoliciesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Agents_GetDenyList_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetDenyListRequest)
 	if err := dec(in); err != nil {
@@ -447,6 +521,14 @@ var Agents_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DenyPolicy",
 			Handler:    _Agents_DenyPolicy_Handler,
+		},
+		{
+			MethodName: "LiftPolicy",
+			Handler:    _Agents_LiftPolicy_Handler,
+		},
+		{
+			MethodName: "ListDeniedPolicies",
+			Handler:    _Agents_ListDeniedPolicies_Handler,
 		},
 		{
 			MethodName: "GetDenyList",
