@@ -134,6 +134,17 @@ func (o *Office) Edit(from, to string) {
 // another attribute, so that every agent attests anew.
 func (o *Office) Policy(revision int) {
 	o.t.Helper()
+	o.PolicyIssuing(revision, fmt.Sprintf(`
+      - spiffe_id: "spiffe://{td}/orders"
+        x509_ttl: 1m
+        attributes: {revision: "r%d"}
+`, revision))
+}
+
+// PolicyIssuing is Policy with the identities, as YAML, that the image gets. Agents
+// attest anew where a revision changes what they get.
+func (o *Office) PolicyIssuing(revision int, identities string) {
+	o.t.Helper()
 	policy := fmt.Sprintf(`version: 1
 bundle: shop
 revision: %d
@@ -145,11 +156,7 @@ workloads:
     match:
       pcr0: {eq: %q}
       pcr3: {eq: %q}
-    issue:
-      - spiffe_id: "spiffe://{td}/orders"
-        x509_ttl: 1m
-        attributes: {revision: "r%d"}
-`, revision, o.Domain, o.pcr(0), o.pcr(3), revision)
+    issue:%s`, revision, o.Domain, o.pcr(0), o.pcr(3), identities)
 	temp := filepath.Join(o.Data, "policy.yaml.new")
 	o.write(temp, policy)
 	if err := os.Rename(temp, filepath.Join(o.Data, "policy.yaml")); err != nil {
@@ -268,7 +275,13 @@ type Process struct {
 
 func start(t testing.TB, name, path string, args ...string) *Process {
 	t.Helper()
+	return startWith(t, nil, name, path, args...)
+}
+
+func startWith(t testing.TB, env []string, name, path string, args ...string) *Process {
+	t.Helper()
 	p := &Process{t: t, cmd: exec.Command(path, args...), log: &buffer{}, ended: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	if err := p.cmd.Start(); err != nil {
 		t.Fatalf("%s: %v", name, err)
@@ -285,6 +298,23 @@ func start(t testing.TB, name, path string, args ...string) *Process {
 		}
 	})
 	return p
+}
+
+// Run runs a program beside the binaries until the test ends, with the variables
+// added to its environment.
+func Run(t testing.TB, env []string, path string, args ...string) *Process {
+	t.Helper()
+	return startWith(t, env, filepath.Base(path), path, args...)
+}
+
+// PID is the number of the process.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Until waits until something holds, and fails the test if the process ends before,
+// or after half a minute.
+func (p *Process) Until(what string, holds func() bool) {
+	p.t.Helper()
+	p.until(what, holds)
 }
 
 // Log is what the process has said.
