@@ -4,8 +4,11 @@ package layout
 
 import (
 	"bytes"
+	"encoding/json"
+	"fmt"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -91,22 +94,31 @@ var rules = []rule{
 }
 
 func TestEveryPackageImportsOnlyWhatItMay(t *testing.T) {
+	all := packages(t)
 	for _, r := range rules {
 		t.Run(r.packages, func(t *testing.T) {
-			for _, pkg := range list(t, "./../../"+r.packages) {
-				for _, dep := range list(t, "-deps", pkg) {
+			found := false
+			for pkg, of := range all {
+				if !matches(r.packages, pkg) {
+					continue
+				}
+				found = true
+				for _, dep := range of.Deps {
 					if forbidden(r, pkg, dep) {
 						t.Errorf("%s links %s: %s", pkg, dep, r.why)
 					}
 				}
+			}
+			if !found {
+				t.Errorf("there is no package %s any more", r.packages)
 			}
 		})
 	}
 }
 
 func TestCommandsAreWiringInTheirOwnFolder(t *testing.T) {
-	for _, pkg := range list(t, "./../../...") {
-		for _, imp := range imports(t, pkg) {
+	for pkg, of := range packages(t) {
+		for _, imp := range of.Imports {
 			if strings.HasPrefix(imp, module+"cmd/") {
 				t.Errorf("%s imports %s: what two packages need is not wiring", pkg, imp)
 			}
@@ -115,7 +127,7 @@ func TestCommandsAreWiringInTheirOwnFolder(t *testing.T) {
 }
 
 func TestThereIsNoPackageForOddsAndEnds(t *testing.T) {
-	for _, pkg := range list(t, "./../../...") {
+	for pkg := range packages(t) {
 		base := pkg[strings.LastIndex(pkg, "/")+1:]
 		switch base {
 		case "util", "utils", "common", "helpers", "misc":
@@ -164,24 +176,48 @@ func forbidden(r rule, pkg, dep string) bool {
 	return false
 }
 
-func list(t *testing.T, args ...string) []string {
-	t.Helper()
-	return goList(t, append([]string{"-f", "{{.ImportPath}}"}, args...)...)
+// A listed package is what `go list` tells of one: what it imports itself, and all
+// that it links, directly or through others.
+type listed struct {
+	ImportPath    string
+	Imports, Deps []string
 }
 
-func imports(t *testing.T, pkg string) []string {
+// packages lists the module. The command is asked once: it takes as long for one
+// package as for all.
+func packages(t *testing.T) map[string]listed {
 	t.Helper()
-	return goList(t, "-f", `{{join .Imports "\n"}}`, pkg)
+	all, err := listing()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
 
-func goList(t *testing.T, args ...string) []string {
-	t.Helper()
-	cmd := exec.Command("go", append([]string{"list"}, args...)...)
+var listing = sync.OnceValues(func() (map[string]listed, error) {
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports,Deps", "./...")
+	cmd.Dir = root
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("go list %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+		return nil, fmt.Errorf("go list: %w\n%s", err, stderr.String())
 	}
-	return strings.Fields(string(out))
+	all := map[string]listed{}
+	for d := json.NewDecoder(bytes.NewReader(out)); d.More(); {
+		var p listed
+		if err := d.Decode(&p); err != nil {
+			return nil, err
+		}
+		all[p.ImportPath] = p
+	}
+	return all, nil
+})
+
+// matches tells whether a package is one of a rule's, as `go list` would: with
+// "/..." those in the folder and below it.
+func matches(pattern, pkg string) bool {
+	pkg = strings.TrimPrefix(pkg, module)
+	folder, below := strings.CutSuffix(pattern, "/...")
+	return pkg == folder || below && strings.HasPrefix(pkg, folder+"/")
 }
