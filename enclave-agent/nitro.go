@@ -111,8 +111,8 @@ func (n *Nitro) Probe(ctx context.Context) (string, error) {
 	if d == nil {
 		return "", &attest.Error{Kind: attest.Internal, Check: "nsm", Err: fmt.Errorf("%s did not describe itself", n.name)}
 	}
-	return fmt.Sprintf("%s: NSM %d.%d.%d, module %s, %d PCRs (%s)",
-		n.name, d.VersionMajor, d.VersionMinor, d.VersionPatch, clip(d.ModuleID), d.MaxPCRs, clip(string(d.Digest))), nil
+	return fmt.Sprintf("%s: NSM %d.%d.%d, module %s, %d PCRs (%s)%s",
+		n.name, d.VersionMajor, d.VersionMinor, d.VersionPatch, clip(d.ModuleID), d.MaxPCRs, clip(string(d.Digest)), n.reach()), nil
 }
 
 // ask sends one request. An ioctl cannot be cancelled: after the time-out its
