@@ -134,6 +134,7 @@ type identity struct {
 	attributes     map[string]string
 	selectors      []Selector
 	keysOnDisk     bool
+	diskAt         *strictyaml.Node // where that is said
 	at             *strictyaml.Node // for findings
 }
 

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 
+	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/internal/strictyaml"
 )
 
@@ -38,4 +39,20 @@ func (p *parser) keysOnDisk(n *strictyaml.Node) bool {
 	}
 	p.doc.Report(n, fmt.Sprintf("want %s or %s, got %q", KeysInMemory, KeysInFiles, clip(s)), p.doc.Suggest(s, known))
 	return false
+}
+
+// lintResidency: match accepts only keys that never leave the TPM, and issue lets
+// them be written to a disk. One of the two is not what was meant: no key of such an
+// attestation can be written, and what can, its tokens, the host may read.
+func lintResidency(w *workload, p *parser) {
+	r := w.find("key_residency")
+	if r == nil || admits(r, attest.ResidentSoftware) || !admits(r, attest.ResidentTPM) || len(r.waivers) > 0 {
+		return
+	}
+	for _, id := range w.identities {
+		if id.keysOnDisk {
+			p.warn(id.diskAt, codeResidencyContradiction, fmt.Sprintf("workload %s matches only keys that never leave the TPM, and lets this identity's be written to a disk: only its tokens can be", w.name),
+				"remove key_residency: file here, or the claim key_residency from match")
+		}
+	}
 }

@@ -48,14 +48,16 @@ var tpm = newTEE(tee{
 		{codeSecureBootOff, "machines without secure boot match"},
 		{codeLoaderNotPinned, "a workload pins what a boot loader measured, and not which loaders ran"},
 		{codeCommandLineOpen, "a workload pins a unified kernel image, and not its command line"},
+		{codeResidencyContradiction, "keys may be written to a disk, of a workload that only keys in the TPM match"},
 	},
 })
 
 // The codes of warnings that only this platform has.
 const (
-	codeSecureBootOff   Code = "secure-boot-off"
-	codeLoaderNotPinned Code = "loader-not-pinned"
-	codeCommandLineOpen Code = "command-line-open"
+	codeSecureBootOff          Code = "secure-boot-off"
+	codeLoaderNotPinned        Code = "loader-not-pinned"
+	codeCommandLineOpen        Code = "command-line-open"
+	codeResidencyContradiction Code = "residency-contradiction"
 )
 
 // tpmPCRs are the registers that only a reset of the machine clears.
@@ -368,6 +370,7 @@ func (s *set) banks() []value {
 func lintTPM(w *workload, p *parser) {
 	lintLoader(w, p)
 	lintCommandLine(w, p)
+	lintResidency(w, p)
 	if r := w.find("secure_boot"); r != nil && admits(r, no) {
 		p.warn(w.key, codeSecureBootOff, fmt.Sprintf("workload %s admits machines without secure boot", w.name), "pcr7 then tells nothing of what was loaded: pin pcr4")
 	}

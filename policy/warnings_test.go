@@ -55,6 +55,7 @@ func provocations(t *testing.T) map[policy.Code]provocation {
 		policy.CodeUselessSilence: {src: ch(base, "    match:", "    silence: [no-image]\n    match:"), at: "13:15", from: workload},
 		"loader-not-pinned":       {src: ch(tpmBase, "      pcr4: {eq: \"$loader/32$\"}\n      pcr7: {eq: \"$keys/32$\"}\n", "      pcr9: {eq: \"$files/32$\"}\n"), at: "6:11", from: 6},
 		"command-line-open":       {src: ch(tpmBase, "      pcr7: {eq: \"$keys/32$\"}\n", "      pcr11: {eq: \"$uki/32$\"}\n"), at: "6:11", from: 6},
+		"residency-contradiction": {src: ch(tpmBase, "    match:\n", "    match:\n      key_residency: {eq: tpm}\n", "store\"}]", "store\", key_residency: file}]"), at: "14:63", from: 6},
 		"secure-boot-off":         {src: ch(tpmBase, "    match:\n", "    match:\n      secure_boot: {eq: false}\n"), at: "6:11", from: 6},
 	}
 }
@@ -185,6 +186,44 @@ func TestTheReferenceExplainsEveryWarning(t *testing.T) {
 	for _, c := range policy.Codes() {
 		if !strings.Contains(string(doc), "| `"+string(c.Code)+"` |") {
 			t.Errorf("docs/spec/policy.md does not explain the warning %s", c.Code)
+		}
+	}
+}
+
+// Keys that are nowhere but in the TPM cannot be written to a disk: a workload that
+// matches no others and lets them be is told; one that matches others is not.
+func TestKeysInTheTPMThatMayBeOnADiskAreAContradiction(t *testing.T) {
+	with := func(claim, entry string) string {
+		src := tpmBase
+		if claim != "" {
+			src = change(t, src, "    match:\n", "    match:\n      key_residency: "+claim+"\n")
+		}
+		return change(t, src, "store\"}]", "store\""+entry+"}]")
+	}
+	for name, c := range map[string]struct {
+		src  string
+		want int
+	}{
+		"tpm and file":            {with("{eq: tpm}", ", key_residency: file"), 1},
+		"a list of tpm, and file": {with("{in: [tpm]}", ", key_residency: file"), 1},
+		"two identities":          {with("{eq: tpm}", `, key_residency: file}, {spiffe_id: "spiffe://{td}/other", key_residency: file`), 2},
+		"tpm and memory":          {with("{eq: tpm}", ", key_residency: memory"), 0},
+		"tpm and the default":     {with("{eq: tpm}", ""), 0},
+		"either and file":         {with("{in: [tpm, software]}", ", key_residency: file"), 0},
+		"software and file":       {with("{eq: software}", ", key_residency: file"), 0},
+		"file without the claim":  {with("", ", key_residency: file"), 0},
+		"tpm in another workload": {with("", ", key_residency: file") + strings.ReplaceAll(with("{eq: tpm}", "")[strings.Index(tpmBase, "  - name"):], "$loader/32$", "$other/32$"), 0},
+	} {
+		src := strings.Replace(c.src, "  - name: store", "  - name: second", strings.Count(c.src, "  - name: store")-1)
+		got := parse(t, src).Warnings()
+		n := 0
+		for _, e := range got {
+			if e.Code == "residency-contradiction" {
+				n++
+			}
+		}
+		if n != c.want || n != len(got) {
+			t.Errorf("%s: want %d warnings, got:\n%s", name, c.want, got.Render())
 		}
 	}
 }

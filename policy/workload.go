@@ -350,7 +350,7 @@ func (p *parser) identity(w *workload, n *strictyaml.Node) *identity {
 		id.jwt = p.jwt(v, id)
 	}
 	if v := n.Get("key_residency"); v != nil {
-		id.keysOnDisk = p.keysOnDisk(v)
+		id.keysOnDisk, id.diskAt = p.keysOnDisk(v), v
 	}
 	v := p.need(n, "spiffe_id", "for example spiffe://{td}/payments/api")
 	if v == nil {
