@@ -122,7 +122,7 @@ func (x *execution) find(args []string, runAs string) error {
 	if err != nil {
 		return cli.Usagef("name an executable", "%w", err)
 	}
-	x.command = child.Command{Path: path, Args: args, Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr}, Foreground: inFront()}
+	x.command = child.Command{Path: path, Args: args, Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr}, Terminal: child.Terminal(), Foreground: onTerminal()}
 	if runAs == "" {
 		return nil
 	}
@@ -153,11 +153,10 @@ func groupsOf(o *files.Owner) []uint32 {
 	return out
 }
 
-// inFront reports whether standard input is a terminal that this process has in
-// front.
-func inFront() bool {
-	pgrp, err := unix.IoctlGetInt(int(os.Stdin.Fd()), unix.TIOCGPGRP)
-	return err == nil && pgrp == unix.Getpgrp()
+// onTerminal reports whether standard input is a terminal.
+func onTerminal() bool {
+	_, err := unix.IoctlGetTermios(int(os.Stdin.Fd()), unix.TCGETS)
+	return err == nil
 }
 
 // beside runs the command beside an agent of another process.
@@ -231,7 +230,10 @@ func (x *execution) workload(ctx, life context.Context, socket string, writer *f
 	x.mu.Unlock()
 	x.log.Info("the command runs", "command", x.command.Path, "pid", c.PID())
 	// An agent that fails takes the command along.
-	defer context.AfterFunc(life, func() { _ = c.Signal(syscall.SIGTERM) })()
+	defer context.AfterFunc(life, func() {
+		_ = c.Signal(syscall.SIGTERM)
+		_ = c.Signal(syscall.SIGCONT) // one that is stopped would not hear it
+	})()
 	code := c.Forward(x.signals)
 	x.log.Info("the command ended", "command", x.command.Path, "outcome", c.Outcome(), "orphans_reaped", x.keeper.Orphans())
 	return code, nil

@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,7 +32,24 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"assay-agent": main})
+	testscript.Main(tests{m}, map[string]func(){"assay-agent": main})
+}
+
+// tests removes what they built together.
+type tests struct{ *testing.M }
+
+func (m tests) Run() int {
+	code := m.M.Run()
+	if built.dir != "" {
+		_ = os.RemoveAll(built.dir)
+	}
+	return code
+}
+
+var built struct {
+	once sync.Once
+	dir  string
+	err  error
 }
 
 // The sessions without a server: what people meet when something is wrong.
@@ -51,15 +69,23 @@ func TestTheWholeRoadWithTheCommandsThatPeopleType(t *testing.T) {
 	testscript.Run(t, p)
 }
 
-// binaries builds the server and the simulator.
+// binaries builds the server and the simulator, once for all tests.
 func binaries(t *testing.T) (dir string) {
 	t.Helper()
-	dir = t.TempDir()
-	build := exec.Command("go", "build", "-o", dir, "github.com/assay-project/assay/cmd/assayd", "github.com/assay-project/assay/cmd/teesim")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+	built.once.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "bin"); built.err != nil {
+			return
+		}
+		const module = "github.com/assay-project/assay/"
+		build := exec.Command("go", "build", "-o", built.dir, module+"cmd/assayd", module+"cmd/teesim")
+		if out, err := build.CombinedOutput(); err != nil {
+			built.err = fmt.Errorf("go build: %w\n%s", err, out)
+		}
+	})
+	if built.err != nil {
+		t.Fatal(built.err)
 	}
-	return dir
+	return built.dir
 }
 
 // onDisk makes a folder on a disk, which the one for temporary files need not be.

@@ -32,16 +32,37 @@ func Signals() (got <-chan os.Signal, stop func()) {
 	return c, func() { signal.Stop(c) }
 }
 
-// Forward hands signals on until the child has ended, and returns its exit code.
+// Forward hands signals on until the child has ended, and returns its exit code. It
+// keeps this process and the child in step where a terminal stops them, and takes the
+// terminal back at the end.
 func (c *Child) Forward(from <-chan os.Signal) int {
+	defer c.takeBack()
 	for {
 		select {
 		case <-c.done:
 			return c.Code()
+		case by := <-c.stopped:
+			c.heldUp(by)
 		case s := <-from:
 			if n, ok := s.(syscall.Signal); ok {
-				_ = c.Signal(n) // it may be about to end
+				c.handOn(n)
 			}
 		}
+	}
+}
+
+// handOn hands one signal on. Those of job control are for all of the child's group, as
+// a terminal means them.
+func (c *Child) handOn(n syscall.Signal) { // errors: it may be about to end
+	switch n {
+	case syscall.SIGTSTP:
+		_ = c.SignalGroup(n)
+	case syscall.SIGCONT:
+		if c.foreground {
+			c.give()
+		}
+		_ = c.SignalGroup(n)
+	default:
+		_ = c.Signal(n)
 	}
 }

@@ -28,8 +28,11 @@ type Command struct {
 	Args  []string    // the first is the program's name
 	Env   []string    // all of it
 	Files [3]*os.File // standard input, output and error
-	// Foreground gives the child the terminal that standard input is; it always has a
-	// process group of its own, so that a terminal's signals reach it once.
+	// Terminal is this process's own, nil where it has none ([Terminal]). What the child
+	// does when it stops by it, this process does too.
+	Terminal *os.File
+	// Foreground gives the child the terminal whenever this process has it. The child
+	// always has a process group of its own, so that a terminal's signals reach it once.
 	Foreground bool
 	// User is whom it runs as; nil is who runs the agent.
 	User *syscall.Credential
@@ -41,6 +44,10 @@ type Child struct {
 	pid    int
 	done   chan struct{}
 	status syscall.WaitStatus // once done is closed
+
+	tty        *os.File
+	foreground bool
+	stopped    chan syscall.Signal // what stopped it last
 }
 
 // Start starts a program. An error is one of its file, or of the system.
@@ -49,8 +56,8 @@ func (k *Keeper) Start(c Command) (*Child, error) {
 	for _, f := range c.Files {
 		attr.Files = append(attr.Files, f.Fd())
 	}
-	if c.Foreground {
-		attr.Sys.Foreground, attr.Sys.Ctty = true, int(c.Files[0].Fd())
+	if c.Foreground && inFront(c.Terminal) {
+		attr.Sys.Foreground, attr.Sys.Ctty = true, int(c.Terminal.Fd())
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -58,7 +65,7 @@ func (k *Keeper) Start(c Command) (*Child, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "start", Path: c.Path, Err: err}
 	}
-	made := &Child{keeper: k, pid: pid, done: make(chan struct{})}
+	made := &Child{keeper: k, pid: pid, done: make(chan struct{}), tty: c.Terminal, foreground: c.Foreground, stopped: make(chan syscall.Signal, 1)}
 	k.children[pid] = made
 	return made, nil
 }
@@ -81,12 +88,12 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 }
 
-// reap waits for one child that has ended; false when there is none.
+// reap waits for one child that has ended or was stopped; false when there is none.
 func (k *Keeper) reap() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var status syscall.WaitStatus
-	pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil)
+	pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG|syscall.WUNTRACED, nil)
 	switch {
 	case errors.Is(err, syscall.EINTR):
 		return true
@@ -94,7 +101,16 @@ func (k *Keeper) reap() bool {
 		return false
 	}
 	c := k.children[pid]
-	if c == nil {
+	switch {
+	case status.Stopped():
+		if c != nil {
+			select {
+			case c.stopped <- status.StopSignal():
+			default: // it is about to be looked at
+			}
+		}
+		return true
+	case c == nil:
 		k.orphans++
 		return true
 	}
