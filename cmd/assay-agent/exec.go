@@ -222,7 +222,10 @@ func (x *execution) workload(ctx, life context.Context, socket string, writer *f
 		x.log.Warn("the command runs as the agent's user: it can open the TEE's device", "hint", "give it a user of its own with --user")
 	}
 	c, err := x.keeper.Start(x.command)
-	if err != nil {
+	switch {
+	case errors.Is(err, syscall.EPERM) && x.command.User != nil && os.Geteuid() != 0:
+		return 0, cli.Usagef("only root can run a command as somebody else: leave --user out, or run the agent as root", "%w", err)
+	case err != nil:
 		return 0, cli.Usagef("is it an executable for this machine, and may the user run it", "%w", err)
 	}
 	x.mu.Lock()

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -65,7 +68,7 @@ workloads:
     issue:
       - spiffe_id: "spiffe://{td}/orders"
         attributes: {release: "%[1]d"}
-        jwt: {ttl: 30s, audiences: [reports]}
+        jwt: {ttl: 30s, audiences: [reports, sts.amazonaws.com]}
 `
 
 // newSite starts both, and writes an agent's configuration into agent/.
@@ -187,16 +190,21 @@ func (s *site) until(what string, ok func() bool) {
 	}
 }
 
+// renewals is how often certificates are renewed under a reader.
+const renewals = 20
+
 // A reader that reads in a loop while certificates are renewed always finds whole
-// files, a certificate with its key, and a bundle that vouches for it. The software
-// that a pid file names is told each time.
+// files, a certificate with its key, and a bundle that vouches for it; no secret has
+// another mode than its own for a moment, wherever it is. The software that a pid file
+// names is told, and the command runs, after the last change too.
 func TestAReaderNeverSeesHalfARenewal(t *testing.T) {
 	s := newSite(t)
-	heard := s.path("heard")
-	s.start("nginx", exec.Command("/bin/sh", "-c", "trap 'echo HUP >> "+heard+"' HUP; echo $$ > "+s.path("pid")+"; while :; do sleep 0.02; done"))
 	dir := filepath.Join(s.memory, "svid")
-	s.start("agent", s.agent("run", "--data-dir", s.path("agent"), "--write", dir, "--jwt", "reports=token", "--reload-signal", "hup", "--reload-pid-file", s.path("pid"), "--reload-command", "/bin/sh -c true"))
-	for _, name := range []string{"svid.pem", "svid.key", "bundle.pem", "token"} {
+	s.start("nginx", exec.Command("/bin/sh", "-c", "trap 'cat "+dir+"/svid.pem > "+s.path("heard")+"' HUP; echo $$ > "+s.path("pid")+"; while :; do sleep 0.02; done"))
+	s.start("agent", s.agent("run", "--data-dir", s.path("agent"), "--write", dir, "--jwt", "reports=token", "--aws-role", "arn:aws:iam::123456789012:role/orders", "--aws-region", "eu-central-1",
+		"--reload-signal", "hup", "--reload-pid-file", s.path("pid"), "--reload-command", "cp "+dir+"/svid.pem "+s.path("copied")))
+	all := []string{"svid.pem", "svid.key", "svid-with-key.pem", "bundle.pem", "token", "aws-token", "aws.env"}
+	for _, name := range all {
 		s.until(name, func() bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil })
 	}
 	token, err := os.ReadFile(filepath.Join(dir, "token"))
@@ -204,28 +212,49 @@ func TestAReaderNeverSeesHalfARenewal(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop := make(chan struct{})
-	var mu sync.Mutex
-	seen := map[string]bool{}
-	reads := 0
-	var reader sync.WaitGroup
-	reader.Go(func() {
-		for ; ; reads++ {
-			select {
-			case <-stop:
-				return
-			default:
+	var (
+		mu      sync.Mutex
+		seen    = map[string]bool{}
+		readers sync.WaitGroup
+		reads   = map[string]int{}
+	)
+	reading := func(what string, read func() error) {
+		readers.Go(func() {
+			n := 0
+			for ; ; n++ {
+				select {
+				case <-stop:
+					mu.Lock()
+					reads[what] = n
+					mu.Unlock()
+					return
+				default:
+				}
+				if err := read(); err != nil {
+					t.Errorf("%s, look %d: %v", what, n, err)
+					return
+				}
+				time.Sleep(100 * time.Microsecond) // the renewals want the processor too
 			}
-			serial, err := readPair(dir)
-			if err != nil {
-				t.Errorf("read %d: %v", reads, err)
-				return
-			}
-			mu.Lock()
-			seen[serial] = true
-			mu.Unlock()
-		}
+		})
+	}
+	reading("certificates with their keys", func() error {
+		serial, err := readPair(dir)
+		mu.Lock()
+		defer mu.Unlock()
+		seen[serial] = true
+		return err
 	})
-	for revision := 2; revision <= 6; revision++ {
+	reading("each file by itself", func() error {
+		for _, name := range all {
+			if err := readWhole(filepath.Join(dir, name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	reading("all that lies there", func() error { return lookAround(dir) })
+	for revision := 2; revision <= renewals+1; revision++ {
 		s.revise(revision)
 		s.until(fmt.Sprintf("the renewal of revision %d", revision), func() bool {
 			mu.Lock()
@@ -239,10 +268,104 @@ func TestAReaderNeverSeesHalfARenewal(t *testing.T) {
 		return t.Failed() || err == nil && !bytes.Equal(b, token)
 	})
 	close(stop)
-	reader.Wait()
-	s.until("five signals", func() bool { b, _ := os.ReadFile(heard); return bytes.Count(b, []byte("HUP")) >= 5 })
-	s.until("the command", func() bool { return strings.Count(s.log["agent"].String(), "the reload command ran") >= 5 })
-	t.Logf("%d reads, %d certificates", reads, len(seen))
+	readers.Wait()
+	last, err := os.ReadFile(filepath.Join(dir, "svid.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, who := range []string{"heard", "copied"} {
+		s.until("the last certificate, "+who, func() bool { b, _ := os.ReadFile(s.path(who)); return bytes.Equal(b, last) })
+	}
+	for _, what := range []string{"the reload command ran", "the workload is told to read its files"} {
+		if n := strings.Count(s.log["agent"].String(), what); n < 5 || n > renewals+1 {
+			t.Errorf("%q %d times for %d renewals", what, n, renewals)
+		}
+	}
+	if env, err := os.ReadFile(filepath.Join(dir, "aws.env")); err != nil || string(env) != "AWS_WEB_IDENTITY_TOKEN_FILE="+dir+"/aws-token\nAWS_ROLE_ARN=arn:aws:iam::123456789012:role/orders\nAWS_ROLE_SESSION_NAME=assay\nAWS_REGION=eu-central-1\n" {
+		t.Errorf("aws.env: %v\n%s", err, env)
+	}
+	t.Logf("%v looks, %d certificates", reads, len(seen))
+}
+
+// readWhole reads a file as software does that knows nothing of how it is replaced, and
+// checks that it is all there, and its mode.
+func readWhole(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	text, err := io.ReadAll(f)
+	if err != nil {
+		return err
+	}
+	name := filepath.Base(path)
+	want := fs.FileMode(0o600)
+	switch name {
+	case "svid.pem", "bundle.pem", "aws.env":
+		want = 0o644
+	}
+	if got := info.Mode().Perm(); got != want {
+		return fmt.Errorf("%s has mode %s, want %s", name, got, want)
+	}
+	whole := false
+	switch name {
+	case "token", "aws-token":
+		part := bytes.Split(text, []byte("."))
+		if whole = len(part) == 3; whole {
+			signature, err := base64.RawURLEncoding.DecodeString(string(part[2]))
+			whole = err == nil && len(signature) == 64 // ES256 (RFC 7518, section 3.4)
+		}
+	case "aws.env":
+		whole = bytes.HasPrefix(text, []byte("AWS_")) && bytes.HasSuffix(text, []byte("eu-central-1\n"))
+	default:
+		rest := text
+		for len(rest) > 0 {
+			var block *pem.Block
+			if block, rest = pem.Decode(rest); block == nil {
+				break
+			}
+			whole = len(rest) == 0
+		}
+	}
+	if !whole {
+		return fmt.Errorf("%s is not whole: %d bytes", name, len(text))
+	}
+	return nil
+}
+
+// lookAround looks at all that lies in the directory for a moment, also what is being
+// made: no secret can be read by others.
+func lookAround(dir string) error {
+	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // gone meanwhile
+		}
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return nil //nolint:nilerr // gone meanwhile
+		}
+		defer func() { _ = f.Close() }()
+		text, err := io.ReadAll(f)
+		if err != nil {
+			return err
+		}
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		if secret := bytes.Contains(text, []byte("PRIVATE KEY")) || bytes.HasPrefix(text, []byte("eyJ")); secret && info.Mode().Perm() != 0o600 {
+			return fmt.Errorf("a secret in %s has mode %s", e.Name(), info.Mode().Perm())
+		}
+		return nil
+	})
 }
 
 // readPair reads what is there as careful software does, and checks that it belongs
