@@ -10,9 +10,10 @@
 //	ALL                  every bundle, each for its own trust domain alone: a
 //	                     validator of Envoy's that checks SPIFFE IDs
 //
-// "State of the world" is spoken, the way Envoy asks by default: a stream answers
-// at once, and again whenever what was asked for changes. A name that the caller
-// may not have is left out of the answer, and comes when it may.
+// Both ways of xDS are spoken: "state of the world", the way Envoy asks by default,
+// and "delta". A stream answers at once, and again whenever what was asked for changes.
+// A name that the caller may not have is left out of the answer, and comes when it
+// may: an Envoy that hears that there is no such secret opens its port without it.
 //
 // What an Envoy of another process gets is decided as for every caller, by what
 // the kernel says of that process.

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"strconv"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	secretv3 "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -44,7 +46,7 @@ func New(source Source, stopping <-chan struct{}, log *slog.Logger) *Server {
 
 // FetchSecrets answers once.
 func (s *Server) FetchSecrets(ctx context.Context, r *discovery.DiscoveryRequest) (*discovery.DiscoveryResponse, error) {
-	if err := check(r); err != nil {
+	if err := check(r.GetTypeUrl(), r.GetResourceNames()); err != nil {
 		return nil, err
 	}
 	now, _, err := s.source(ctx)
@@ -58,14 +60,30 @@ func (s *Server) FetchSecrets(ctx context.Context, r *discovery.DiscoveryRequest
 	return answer(resources, ""), nil
 }
 
-// StreamSecrets answers whenever what was asked for changes.
+// StreamSecrets answers whenever what was asked for changes, with all of it.
 func (s *Server) StreamSecrets(stream secretv3.SecretDiscoveryService_StreamSecretsServer) error {
-	ctx := stream.Context()
-	requests := make(chan *discovery.DiscoveryRequest)
+	return talk(stream.Context(), s, stream.Recv, &conversation{peer: peer{log: s.log}, send: stream.Send})
+}
+
+// DeltaSecrets answers whenever what was asked for changes, with what did.
+func (s *Server) DeltaSecrets(stream secretv3.SecretDiscoveryService_DeltaSecretsServer) error {
+	return talk(stream.Context(), s, stream.Recv, &changes{peer: peer{log: s.log}, send: stream.Send})
+}
+
+// party is the agent's side of a stream of requests R.
+type party[R any] interface {
+	hear(R) error        // takes a request
+	tell(*Secrets) error // answers, if there is something to say
+	begun() bool         // a request was heard
+}
+
+// talk runs a stream until an end of it has nothing more to say.
+func talk[R any](ctx context.Context, s *Server, recv func() (R, error), p party[R]) error {
+	requests := make(chan R)
 	ended := make(chan error, 1)
-	go func() { // ends with the stream: Recv returns then
+	go func() { // ends with the stream: recv returns then
 		for {
-			r, err := stream.Recv()
+			r, err := recv()
 			if err != nil {
 				ended <- err
 				return
@@ -77,22 +95,21 @@ func (s *Server) StreamSecrets(stream secretv3.SecretDiscoveryService_StreamSecr
 			}
 		}
 	}()
-	c := conversation{log: s.log}
 	for {
 		var changed <-chan struct{}
-		if c.asked {
+		if p.begun() {
 			now, next, err := s.source(ctx)
 			if err != nil {
 				return err
 			}
 			changed = next
-			if err := c.tell(now, stream.Send); err != nil {
+			if err := p.tell(now); err != nil {
 				return err
 			}
 		}
 		select {
 		case r := <-requests:
-			if err := c.hear(r); err != nil {
+			if err := p.hear(r); err != nil {
 				return err
 			}
 		case err := <-ended:
@@ -109,34 +126,67 @@ func (s *Server) StreamSecrets(stream secretv3.SecretDiscoveryService_StreamSecr
 	}
 }
 
+// peer is what both kinds of streams know of the Envoy at the other end.
+type peer struct {
+	log     *slog.Logger
+	node    string // Envoy says who it is once in a stream
+	nonce   uint64 // of the last answer; 0 is none
+	owed    bool   // Envoy has not said what it thinks of the last answer
+	refusal string // the last one that the log was told of
+	refused int    // how many that were
+}
+
+// maxRefusals is how many refusals of a stream the log is told of.
+const maxRefusals = 8
+
+// word takes what Envoy says of an answer; false is one about an answer that has been
+// overtaken.
+func (p *peer) word(node *core.Node, nonce string, refusal *rpcstatus.Status) bool {
+	if n := nodeOf(node); n != "" {
+		p.node = n
+	}
+	if nonce != "" && nonce != p.current() {
+		return false
+	}
+	if refusal != nil && refusal.GetMessage() != p.refusal && p.refused < maxRefusals {
+		p.refusal = refusal.GetMessage()
+		p.refused++
+		p.log.Warn("Envoy does not accept the secrets it was sent", "node", p.node, "error", clip(p.refusal))
+	}
+	return true
+}
+
+func (p *peer) current() string { return strconv.FormatUint(p.nonce, 10) }
+
+// answered counts one more answer.
+func (p *peer) answered() string {
+	p.nonce++
+	p.owed = true
+	return p.current()
+}
+
 // conversation is one stream (xDS, "state of the world"): one answer is under way
 // at most, and the next one waits for Envoy's word on it.
 type conversation struct {
-	log   *slog.Logger
+	peer
+	send  func(*discovery.DiscoveryResponse) error
 	asked bool
 	names []string
 	fresh bool   // the names were asked for and have not been answered
 	sent  string // version of the last answer
-	nonce uint64 // of the last answer; 0 is none
-	owed  bool   // Envoy has not said what it thinks of the last answer
-	node  string
 }
+
+func (c *conversation) begun() bool { return c.asked }
 
 // hear takes a request: the first one, a change of names, or a word on an answer.
 func (c *conversation) hear(r *discovery.DiscoveryRequest) error {
-	if err := check(r); err != nil {
+	if err := check(r.GetTypeUrl(), r.GetResourceNames()); err != nil {
 		return err
 	}
-	if n := nodeOf(r.GetNode()); n != "" {
-		c.node = n // Envoy says who it is once in a stream
+	if !c.word(r.GetNode(), r.GetResponseNonce(), r.GetErrorDetail()) && c.asked {
+		return nil
 	}
-	if c.asked && r.GetResponseNonce() != "" && r.GetResponseNonce() != strconv.FormatUint(c.nonce, 10) {
-		return nil // about an answer that has been overtaken
-	}
-	if d := r.GetErrorDetail(); d != nil {
-		c.log.Warn("Envoy does not accept the secrets it was sent", "node", c.node, "error", clip(d.GetMessage()))
-	}
-	if !c.asked || !equal(c.names, r.GetResourceNames()) {
+	if !c.asked || !slices.Equal(c.names, r.GetResourceNames()) {
 		c.names, c.fresh = r.GetResourceNames(), true
 	}
 	c.asked, c.owed = true, false
@@ -145,7 +195,7 @@ func (c *conversation) hear(r *discovery.DiscoveryRequest) error {
 
 // tell answers if there is something to say: names that were asked for anew, or a
 // content that is another than that of the last answer.
-func (c *conversation) tell(now *Secrets, send func(*discovery.DiscoveryResponse) error) error {
+func (c *conversation) tell(now *Secrets) error {
 	if c.owed && !c.fresh {
 		return nil
 	}
@@ -157,10 +207,8 @@ func (c *conversation) tell(now *Secrets, send func(*discovery.DiscoveryResponse
 	if !c.fresh && v == c.sent {
 		return nil
 	}
-	c.nonce++
-	out := answer(resources, strconv.FormatUint(c.nonce, 10))
-	c.sent, c.fresh, c.owed = v, false, true
-	return send(out)
+	c.sent, c.fresh = v, false
+	return c.send(answer(resources, c.answered()))
 }
 
 func (s *Secrets) resources(names []string) ([]*anypb.Any, error) {
@@ -181,14 +229,14 @@ func answer(resources []*anypb.Any, nonce string) *discovery.DiscoveryResponse {
 	return &discovery.DiscoveryResponse{VersionInfo: version(resources), Resources: resources, TypeUrl: TypeURL, Nonce: nonce}
 }
 
-func check(r *discovery.DiscoveryRequest) error {
+func check(typeURL string, names []string) error {
 	switch {
-	case r.GetTypeUrl() != "" && r.GetTypeUrl() != TypeURL:
+	case typeURL != "" && typeURL != TypeURL:
 		return status.Errorf(codes.InvalidArgument, "this service hands out %s alone", TypeURL)
-	case len(r.GetResourceNames()) > maxNames:
-		return status.Errorf(codes.InvalidArgument, "%d names, at most %d", len(r.GetResourceNames()), maxNames)
+	case len(names) > maxNames:
+		return status.Errorf(codes.InvalidArgument, "%d names, at most %d", len(names), maxNames)
 	}
-	for _, n := range r.GetResourceNames() {
+	for _, n := range names {
 		if n == "" || len(n) > maxName {
 			return status.Errorf(codes.InvalidArgument, "a name of %d bytes, want 1 to %d", len(n), maxName)
 		}
@@ -201,18 +249,6 @@ func nodeOf(n *core.Node) string {
 		return ""
 	}
 	return clip(n.GetId())
-}
-
-func equal(a, b []string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // clip keeps what a caller says short, and on one line, in the log.

@@ -108,6 +108,29 @@ type envoy struct {
 
 func serve(t *testing.T, h *held) secretv3.SecretDiscoveryServiceClient {
 	t.Helper()
+	return serveWith(t, h, slog.New(slog.DiscardHandler))
+}
+
+// lockedText is a log that the server writes and the test reads.
+type lockedText struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func serveWith(t *testing.T, h *held, log *slog.Logger) secretv3.SecretDiscoveryServiceClient {
+	t.Helper()
 	socket := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
@@ -115,7 +138,7 @@ func serve(t *testing.T, h *held) secretv3.SecretDiscoveryServiceClient {
 	}
 	g := grpc.NewServer()
 	stopping := make(chan struct{})
-	secretv3.RegisterSecretDiscoveryServiceServer(g, sds.New(h.source, stopping, slog.New(slog.DiscardHandler)))
+	secretv3.RegisterSecretDiscoveryServiceServer(g, sds.New(h.source, stopping, log))
 	go func() { _ = g.Serve(l) }()
 	t.Cleanup(func() { close(stopping); g.Stop() })
 	conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -357,15 +380,5 @@ func TestQuestionsWithoutMeasureAreRefused(t *testing.T) {
 	}
 	if _, err := c.FetchSecrets(t.Context(), &discovery.DiscoveryRequest{TypeUrl: sds.TypeURL, ResourceNames: []string{"ALL"}}); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestChangesAreNotSpokenOfByDelta(t *testing.T) {
-	d, err := serve(t, holding(secretsOf(t, "spiffe://example.org/a"))).DeltaSecrets(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := d.Recv(); status.Code(err) != codes.Unimplemented {
-		t.Errorf("%v, want Unimplemented", err)
 	}
 }
