@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strconv"
 	"unicode/utf8"
 
 	"github.com/fxamacker/cbor/v2"
@@ -115,12 +116,20 @@ func skipItem(b []byte, depth int) ([]byte, error) {
 // rules out a key that occurs twice.
 func skipMap(b []byte, n uint64, depth int) ([]byte, error) {
 	var last []byte
+	labels := depth == 0 // whether this is a map of labels, which are integers
 	for range n {
 		rest, err := skipItem(b, depth+1)
 		if err != nil {
 			return nil, err
 		}
 		key := b[:len(b)-len(rest)]
+		if major := key[0] >> 5; major == majorText && labels {
+			if err := notANumber(key); err != nil {
+				return nil, err
+			}
+		} else if major != majorText {
+			labels = true // they sort before text
+		}
 		if last != nil && bytes.Compare(last, key) >= 0 {
 			return nil, errors.New("CBOR map keys are not in deterministic order, or one occurs twice")
 		}
@@ -130,6 +139,20 @@ func skipMap(b []byte, n uint64, depth int) ([]byte, error) {
 		}
 	}
 	return b, nil
+}
+
+// notANumber refuses a text key that spells an integer, beside labels: the library
+// reads "2" as the label 2, others ignore it as unknown, and the two would read
+// different things out of one signature.
+func notANumber(key []byte) error {
+	major, n, text, err := readHead(key)
+	if err != nil || major != majorText || uint64(len(text)) != n {
+		return nil //nolint:nilerr // it was read already: a key of another type
+	}
+	if _, err := strconv.ParseInt(string(text), 10, 64); err == nil {
+		return fmt.Errorf("the CBOR map key %q is a number in text", text)
+	}
+	return nil
 }
 
 // readHead reads an initial byte and its argument in their shortest form. Of

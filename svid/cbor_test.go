@@ -11,7 +11,7 @@ import (
 func TestOnlyDeterministicCBORIsRead(t *testing.T) {
 	for _, s := range []string{
 		"00", "17", "1818", "190100", "1a00010000", "1b0000000100000000", "20", "3818",
-		"40", "4161", "60", "6161", "80", "8101", "a0", "a10102", "a2010203f5", "a2010220f4", "f4", "f5",
+		"40", "4161", "60", "6161", "80", "8101", "a0", "a101a1613100", "a1616100", "a10102", "a2010203f5", "a2010220f4", "f4", "f5",
 	} {
 		if err := deterministic(unhex(t, s)); err != nil {
 			t.Errorf("%s: %v", s, err)
@@ -37,6 +37,10 @@ func TestOnlyDeterministicCBORIsRead(t *testing.T) {
 		"bf0102ff":           "indefinite map",
 		"a201020102":         "a key twice",
 		"a202020102":         "keys out of order",
+		"a1613100":           "the label 1 in text",
+		"a20100613200":       "the label 2 in text, beside a label",
+		"a101a20100613200":   "the same, further in",
+		"a201006231300a":     "cut short",
 		"a220020102":         "keys out of order, negative first",
 		"a101":               "no value",
 		"c000":               "a tag",

@@ -57,6 +57,13 @@ type Denials struct {
 	Omitted uint64
 }
 
+// signedList is a list with who signed it: a key, and the document that names it.
+type signedList struct {
+	denials *Denials
+	keys    *VerifierKeys
+	key     Thumbprint
+}
+
 // denyListDocument is the payload.
 type denyListDocument struct {
 	TrustDomain string `cbor:"1,keyasint"`
@@ -149,43 +156,69 @@ func (d *Denials) Sign(key crypto.Signer, keys []byte) ([]byte, error) {
 //	deny_list_window     Untrusted: issued while the key was in use
 //	deny_list_future     Stale: issued more than MaxClockSkew ahead
 //	deny_list_expired    Stale: next_update has come
+//
+// NextUpdate is not later than that of the document of keys: a list stands no longer
+// than the word for who signed it, whatever it says.
 func ParseDenyList(doc []byte, root crypto.PublicKey, td spiffeid.TrustDomain, at time.Time) (*Denials, error) {
+	l, err := parseDenyList(doc, root, td, at)
+	return l.denials, err
+}
+
+func parseDenyList(doc []byte, root crypto.PublicKey, td spiffeid.TrustDomain, at time.Time) (none signedList, err error) {
 	if len(doc) > MaxDenyListSize {
-		return nil, fail(attest.Malformed, "deny_list_size", "the document has %d bytes, at most %d are read", len(doc), MaxDenyListSize)
+		return none, fail(attest.Malformed, "deny_list_size", "the document has %d bytes, at most %d are read", len(doc), MaxDenyListSize)
 	}
 	s, err := parseSign1(doc, typeDenyList)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	var raw denyListDocument
 	if err := decode(s.payload, &raw); err != nil {
-		return nil, fail(attest.Malformed, "deny_list_structure", "%w", err)
+		return none, fail(attest.Malformed, "deny_list_structure", "%w", err)
 	}
 	keys, err := ParseDenyListKeys(raw.SigningKeys, root, at)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	key, ok := keys.find(s.keyID)
 	if !ok {
-		return nil, fail(attest.Untrusted, "deny_list_key", "signed by key %s, which is none of the deny-list keys of %s", s.keyID, keys.TrustDomain)
+		return none, fail(attest.Untrusted, "deny_list_key", "signed by key %s, which is none of the deny-list keys of %s", s.keyID, keys.TrustDomain)
 	}
 	if err := s.verify(key.Key); err != nil {
-		return nil, fail(attest.Untrusted, "deny_list_signature", "%w", err)
+		return none, fail(attest.Untrusted, "deny_list_signature", "%w", err)
 	}
 	d, _, err := decodeDenyList(s.payload)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	if d.TrustDomain != td || keys.TrustDomain != td {
-		return nil, mismatch(attest.Untrusted, "deny_list_domain", "the deny-list is of another trust domain", td.Name(), d.TrustDomain.Name())
+		return none, mismatch(attest.Untrusted, "deny_list_domain", "the deny-list is of another trust domain", td.Name(), d.TrustDomain.Name())
 	}
 	if d.IssuedAt.Before(key.NotBefore) || !d.IssuedAt.Before(key.NotAfter) {
-		return nil, fail(attest.Untrusted, "deny_list_window", "issued at %s by a key that is good from %s to %s", stamp(d.IssuedAt), stamp(key.NotBefore), stamp(key.NotAfter))
+		return none, fail(attest.Untrusted, "deny_list_window", "issued at %s by a key that is good from %s to %s", stamp(d.IssuedAt), stamp(key.NotBefore), stamp(key.NotAfter))
+	}
+	if d.NextUpdate.After(keys.NextUpdate) {
+		d.NextUpdate = keys.NextUpdate
 	}
 	if err := d.current(at); err != nil {
-		return nil, err
+		return none, err
 	}
-	return d, nil
+	return signedList{denials: d, keys: keys, key: s.keyID}, nil
+}
+
+// replaces checks that the list may take the place of one that is held. Nobody can
+// bring back what was denied, nor a key that a newer document of keys leaves out;
+// and who had such a key cannot keep its last word by a high sequence.
+func (l signedList) replaces(held signedList) error {
+	if l.keys.Sequence < held.keys.Sequence {
+		return fail(attest.Stale, "deny_list_keys_rollback", "the document of its keys has sequence %d, and %d was seen", l.keys.Sequence, held.keys.Sequence)
+	}
+	_, stands := l.keys.find(held.key)
+	withdrawn := l.keys.Sequence > held.keys.Sequence && !stands
+	if got, want := l.denials.Sequence, held.denials.Sequence; !withdrawn && got <= want {
+		return fail(attest.Stale, "deny_list_rollback", "sequence %d is not newer than %d, which is held", got, want)
+	}
+	return nil
 }
 
 // current checks the list's own dates.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -34,10 +33,10 @@ type DenyList struct {
 	td   spiffeid.TrustDomain
 	root crypto.PublicKey
 
-	mu      sync.RWMutex
-	doc     []byte
-	denials *Denials
-	etag    string // of the URL that doc came from
+	mu   sync.RWMutex
+	doc  []byte
+	list signedList // the zero value while there is none
+	etag string     // of the URL that doc came from
 }
 
 // NewDenyList makes one that holds nothing yet, under a pinned verifier root.
@@ -62,7 +61,7 @@ func (l *DenyList) TrustDomain() spiffeid.TrustDomain { return l.td }
 //	deny_list_incomplete  Stale: it names all that is denied
 func (l *DenyList) Denials(at time.Time) (*Denials, error) {
 	l.mu.RLock()
-	d := l.denials
+	d := l.list.denials
 	l.mu.RUnlock()
 	if d == nil {
 		err := fail(attest.Unavailable, "deny_list", "there is no deny-list of %s yet", l.td)
@@ -83,24 +82,28 @@ func (l *DenyList) Denials(at time.Time) (*Denials, error) {
 // Update verifies a list and, if it is newer, takes it over. The very same one
 // again is no error. Beside the checks of [ParseDenyList]:
 //
-//	deny_list_rollback  Stale: of a higher sequence than the one held
+//	deny_list_keys_rollback  Stale: the document of its keys is no older than one that was seen
+//	deny_list_rollback       Stale: of a higher sequence than the one held, unless that document
+//	                         has left out the key that signed the one held
 func (l *DenyList) Update(doc []byte, at time.Time) error { return l.update(doc, "", at) }
 
 func (l *DenyList) update(doc []byte, etag string, at time.Time) error {
-	d, err := ParseDenyList(doc, l.root, l.td, at)
+	list, err := parseDenyList(doc, l.root, l.td, at)
 	if err != nil {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.denials != nil && d.Sequence <= l.denials.Sequence {
-		if d.Sequence == l.denials.Sequence && bytes.Equal(doc, l.doc) {
+	if l.list.denials != nil {
+		if bytes.Equal(doc, l.doc) {
 			l.etag = etag
 			return nil
 		}
-		return fail(attest.Stale, "deny_list_rollback", "sequence %d is not newer than %d, which is held", d.Sequence, l.denials.Sequence)
+		if err := list.replaces(l.list); err != nil {
+			return err
+		}
 	}
-	l.denials, l.doc, l.etag = d, bytes.Clone(doc), etag
+	l.list, l.doc, l.etag = list, bytes.Clone(doc), etag
 	return nil
 }
 
@@ -185,12 +188,13 @@ func get(ctx context.Context, client *http.Client, address, held string, limit i
 	return doc, resp.Header.Get("ETag"), err
 }
 
-// onlyWhereAsked keeps a redirect to what could have been asked in the first place.
+// onlyWhereAsked keeps a redirect to what could have been asked in the first place,
+// and one of another machine off the programs on this one.
 func onlyWhereAsked(req *http.Request, via []*http.Request) error {
 	if len(via) >= 10 {
 		return errors.New("more than 10 redirects")
 	}
-	if err := checkURL("", req.URL.String()); err != nil {
+	if err := checkURL("", req.URL.String()); err != nil || via[0].URL.Scheme == "https" && req.URL.Scheme != "https" {
 		return fmt.Errorf("a redirect to %.200s, which is not https", req.URL.Redacted())
 	}
 	return nil
@@ -230,7 +234,8 @@ type DenyListFrom struct {
 
 // Run fetches the list at once and then again and again until the context ends,
 // and returns nil then. An error is logged, and the list that is held stays until
-// its next update. Followers of a URL are spread by a jitter of a tenth.
+// its next update. While none is held, it is tried more often. Followers are spread
+// by a jitter of a tenth.
 func (l *DenyList) Run(ctx context.Context, from DenyListFrom) error {
 	n := 0
 	for _, has := range []bool{from.File != "", from.URL != "", from.Get != nil} {
@@ -252,26 +257,20 @@ func (l *DenyList) Run(ctx context.Context, from DenyListFrom) error {
 	if from.Every == 0 {
 		from.Every = time.Minute
 	}
-	if from.Log == nil {
-		from.Log = slog.New(slog.DiscardHandler)
-	}
 	if from.Now == nil {
 		from.Now = time.Now
 	}
-	for {
-		if err := l.fetch(ctx, from); err != nil && ctx.Err() == nil {
-			from.Log.WarnContext(ctx, "deny-list not updated", "trust_domain", l.td.Name(), "error", err)
-		}
-		wait := from.Every
-		if from.URL != "" {
-			wait -= time.Duration(rand.Int64N(int64(from.Every)/10 + 1)) //nolint:gosec // a jitter, no secret
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-	}
+	follow(ctx, from.Every, from.Log, "deny-list not updated", []any{"trust_domain", l.td.Name()}, l.holds, func(ctx context.Context) error {
+		return l.fetch(ctx, from)
+	})
+	return nil
+}
+
+// holds reports whether there is a list.
+func (l *DenyList) holds() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.list.denials != nil
 }
 
 func (l *DenyList) fetch(ctx context.Context, from DenyListFrom) error {
@@ -288,8 +287,9 @@ func (l *DenyList) fetch(ctx context.Context, from DenyListFrom) error {
 	return l.Update(doc, from.Now())
 }
 
-// NotDenied demands that the deny-list of the SVID's trust domain, one of these,
-// names neither its serial number (of a token: that of the SVID it was minted
+// NotDenied demands that the deny-list of the SVID's trust domain, one of these (or
+// each, where several are of it: under the verifier root and the next one), names
+// neither its serial number (of a token: that of the SVID it was minted
 // for), nor its key, nor the policy that its result rests on. Without a current list nobody satisfies it. The list is asked every
 // time: an [Attested.Check] later sees what was denied meanwhile. Checks:
 //
@@ -299,29 +299,44 @@ func (l *DenyList) fetch(ctx context.Context, from DenyListFrom) error {
 func NotDenied(lists ...*DenyList) Requirement {
 	return Requirement{check: func(a *Attested, at time.Time) error {
 		td := a.ID.TrustDomain()
+		followed := false
 		for _, l := range lists {
 			if l == nil || l.td != td {
 				continue
 			}
+			followed = true
 			d, err := l.Denials(at)
 			if err != nil {
 				return err
 			}
-			if a.Certificate != nil {
-				if what := d.Certificate(a.Certificate); what != "" {
-					return fail(attest.Denied, "denied", "%s: the deny-list names its %s (sequence %d)", a.ID, what, d.Sequence)
-				}
+			if err := d.names(a); err != nil {
+				return err
 			}
-			if a.Token != nil {
-				if serial, err := hex.DecodeString(a.Token.Serial); err == nil && len(serial) == SerialSize && d.Serial([SerialSize]byte(serial)) {
-					return fail(attest.Denied, "denied", "%s: the deny-list names the SVID that the token was minted for (sequence %d)", a.ID, d.Sequence)
-				}
-			}
-			if d.Policy(a.Result.PolicyDigest) {
-				return fail(attest.Denied, "denied", "%s: the deny-list names the policy that its result rests on, %s (sequence %d)", a.ID, a.Result.Policy, d.Sequence)
-			}
-			return nil
 		}
-		return fail(attest.Unavailable, "deny_list", "no deny-list of %s is followed", td)
+		if !followed {
+			return fail(attest.Unavailable, "deny_list", "no deny-list of %s is followed", td)
+		}
+		return nil
 	}}
+}
+
+// names is an error that says what of the SVID the list names, or nil.
+func (d *Denials) names(a *Attested) error {
+	denied := func(what string) error {
+		return fail(attest.Denied, "denied", "%s: the deny-list names %s (sequence %d)", a.ID, what, d.Sequence)
+	}
+	if a.Certificate != nil {
+		if what := d.Certificate(a.Certificate); what != "" {
+			return denied("its " + what)
+		}
+	}
+	if a.Token != nil {
+		if serial, err := hex.DecodeString(a.Token.Serial); err == nil && len(serial) == SerialSize && d.Serial([SerialSize]byte(serial)) {
+			return denied("the SVID that the token was minted for")
+		}
+	}
+	if d.Policy(a.Result.PolicyDigest) {
+		return denied("the policy that its result rests on, " + a.Result.Policy)
+	}
+	return nil
 }

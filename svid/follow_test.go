@@ -1,10 +1,14 @@
 package svid
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 func TestOnlyTheLoopbackIsAskedOverHTTP(t *testing.T) {
@@ -39,4 +43,37 @@ func TestARedirectToAnotherHostOverHTTPIsNotFollowed(t *testing.T) {
 	} else if want := "a redirect to http://deny-list.invalid/there, which is not https"; !strings.Contains(err.Error(), want) {
 		t.Errorf("elsewhere: %v", err)
 	}
+	// Another machine does not send us to a program on ours.
+	secure := httptest.NewTLSServer(http.RedirectHandler(s.URL+"/there", http.StatusFound))
+	defer secure.Close()
+	client := secure.Client()
+	client.CheckRedirect = onlyWhereAsked
+	if doc, _, err := get(t.Context(), client, secure.URL, "", 100); err == nil {
+		t.Errorf("from https to the loopback: %q", doc)
+	}
+}
+
+func TestAFirstFetchThatFailsIsTriedAgainSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		start, holds := time.Now(), false
+		var at []time.Duration
+		follow(ctx, 5*time.Minute, nil, "", nil, func() bool { return holds }, func(context.Context) error {
+			at = append(at, time.Since(start))
+			if holds = len(at) > 3; len(at) != 4 {
+				return errors.New("away") // once the network is there it answers, and then no more
+			}
+			return nil
+		})
+		// At once, after one second, after two more, after four more; then once an interval.
+		for i, want := range []time.Duration{0, time.Second, 3 * time.Second, 7 * time.Second, 5*time.Minute + 7*time.Second} {
+			if got := at[i]; got > want || got < want*8/10 {
+				t.Errorf("fetch %d after %s, want %s less a tenth", i, got, want)
+			}
+		}
+		if n := len(at); n < 15 || n > 19 {
+			t.Errorf("%d fetches in an hour", n)
+		}
+	})
 }

@@ -36,7 +36,8 @@ type Gate struct {
 //
 //	credential        Untrusted: there is a certificate, or a token, and this gate takes it
 //	token_scheme      Malformed: exactly one Authorization header, of the scheme Bearer
-//	attestation_domain  Untrusted: Source, where there is one, has verifier keys of the token's trust domain
+//	attestation_domain  Untrusted: Source, where there is one, has verifier keys of the token's trust domain,
+//	verifier_keys_…     Stale: whose document is current
 func (g *Gate) Admit(cs *tls.ConnectionState, authorization []string) (*Attested, error) {
 	at := g.now()
 	if g.Source != nil && cs != nil && len(cs.PeerCertificates) > 0 {
@@ -58,14 +59,14 @@ func (g *Gate) Admit(cs *tls.ConnectionState, authorization []string) (*Attested
 	if len(authorization) > 1 || !strings.EqualFold(scheme, "Bearer") || token == "" || strings.ContainsRune(token, ' ') {
 		return nil, fail(attest.Malformed, "token_scheme", "want one Authorization header of the form Bearer TOKEN")
 	}
-	return verifyJWT(token, g.Tokens, g.Audience, at, g.Require, g.believes)
+	return verifyJWT(token, g.Tokens, g.Audience, at, g.Require, func(td spiffeid.TrustDomain) error { return g.believes(td, at) })
 }
 
 // believes checks that this gate believes what tokens of a trust domain say of
 // hardware.
-func (g *Gate) believes(td spiffeid.TrustDomain) error {
+func (g *Gate) believes(td spiffeid.TrustDomain, at time.Time) error {
 	if g.Source != nil {
-		return pinned(td, g.Source)
+		return pinned(td, g.Source, at)
 	}
 	return believed(td, g.Tokens, g.Require)
 }
@@ -105,7 +106,7 @@ func (g *Gate) Again(a *Attested) error {
 		if err := a.Token.trusted(g.Tokens); err != nil {
 			return err
 		}
-		if err := g.believes(a.ID.TrustDomain()); err != nil {
+		if err := g.believes(a.ID.TrustDomain(), at); err != nil {
 			return err
 		}
 	case len(a.chain) > 0 && g.Source != nil:

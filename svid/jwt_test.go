@@ -295,9 +295,9 @@ func TestATokenIsRefusedForEachThingThatIsWrongWithIt(t *testing.T) {
 		{"jti a list", set("jti", []string{"a"}), m, "token_claims"},
 		{"another trust domain", set("sub", "spiffe://other.example.org/payments/api"), u, "token_bundle"},
 		{"an unknown kid", head("kid", "unknown"), u, "token_key"},
-		{"ES384 with a key on P-256", head("alg", "ES384"), u, "token_key_type"},
-		{"RS256 with an EC key", head("alg", "RS256"), u, "token_key_type"},
-		{"PS256 with an EC key", head("alg", "PS256"), u, "token_key_type"},
+		{"ES384 with a key on P-256", head("alg", "ES384"), m, "token_algorithm"},
+		{"RS256 with an EC key", head("alg", "RS256"), m, "token_algorithm"},
+		{"PS256 with an EC key", head("alg", "PS256"), m, "token_algorithm"},
 		{"another audience", set("aud", []string{"orders.example.org"}), u, "token_audience"},
 		{"an audience that only begins the same", set("aud", audience+".evil.example"), u, "token_audience"},
 		{"nbf to come", set("nbf", later), s, "token_not_before"},
@@ -472,7 +472,11 @@ func TestATokenOfAForeignIssuerHoldsByEveryAlgorithmOfTheSpecification(t *testin
 			t.Errorf("%s: go-spiffe: %v", alg, err)
 		}
 		_, err = VerifyJWT(token, b, audience, at)
-		wantError(t, err, attest.Untrusted, "attestation_missing")
+		if alg == attestedAlgorithm {
+			wantError(t, err, attest.Untrusted, "attestation_missing")
+		} else {
+			wantError(t, err, attest.Malformed, "token_algorithm")
+		}
 		_, err = VerifyJWTSVID(token[:len(token)-4]+"AAAA", b, audience, at)
 		wantError(t, err, attest.Untrusted, "token_signature")
 	}

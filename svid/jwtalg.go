@@ -38,8 +38,27 @@ func algorithms() map[string]algorithm {
 // attestedAlgorithm is that of every attested JWT-SVID.
 const attestedAlgorithm = "ES256"
 
-// minRSA is the least size of an RSA key (RFC 7518, section 3.3), in bits.
-const minRSA = 2048
+// The sizes of RSA keys, in bits. The least is RFC 7518's (section 3.3). The greatest
+// is what crypto/tls takes, and public exponents beyond 65537 are nobody's: with both,
+// no key that somebody else's bundle holds makes a signature cost more than about a
+// millisecond.
+const (
+	minRSA         = 2048
+	maxRSA         = 8192
+	maxRSAExponent = 65537
+)
+
+// sizedRSA says whether a key, if it is RSA, is within the bounds from above.
+func sizedRSA(key crypto.PublicKey) error {
+	k, ok := key.(*rsa.PublicKey)
+	if !ok {
+		return nil
+	}
+	if k == nil || k.N == nil || k.N.BitLen() > maxRSA || k.E > maxRSAExponent {
+		return fmt.Errorf("an RSA key of more than %d bits, or with an exponent beyond %d", maxRSA, maxRSAExponent)
+	}
+	return nil
+}
 
 var errSignature = errors.New("the signature is not the key's")
 
@@ -56,7 +75,7 @@ func (a algorithm) fits(key crypto.PublicKey) error {
 		if k == nil || k.N == nil || a.curve != nil || k.N.BitLen() < minRSA {
 			return fmt.Errorf("the key is RSA, and the algorithm is not, or it has less than %d bits", minRSA)
 		}
-		return nil
+		return sizedRSA(k)
 	}
 	return fmt.Errorf("a key of type %T signs no JWT-SVID", key)
 }

@@ -1,6 +1,9 @@
 package svid
 
 import (
+	"slices"
+	"time"
+
 	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -20,10 +23,11 @@ func believed(td spiffeid.TrustDomain, bundles jwtbundle.Source, require []Requi
 	if one, ok := bundles.(interface{ TrustDomain() spiffeid.TrustDomain }); ok && one.TrustDomain() == td {
 		return nil
 	}
-	for _, q := range require {
-		if q.domain {
-			return nil
-		}
+	if b, err := bundles.GetJWTBundleForTrustDomain(td); err != nil || b == nil {
+		return nil //nolint:nilerr // there is no key of it: the token is refused for that
+	}
+	if slices.ContainsFunc(require, func(q Requirement) bool { return q.domain }) {
+		return nil
 	}
 	err := fail(attest.Internal, "attestation_domain", "nothing says whose attestation is believed: this token is of %s", td)
 	err.Hint = "require MemberOf the trust domains that attest, or the IDs that may pass; or verify with the JWT bundle of one trust domain"
@@ -31,16 +35,16 @@ func believed(td spiffeid.TrustDomain, bundles jwtbundle.Source, require []Requi
 }
 
 // pinned is believed for a gate that takes certificates too: who shows a token is
-// believed no more than who shows a certificate.
-func pinned(td spiffeid.TrustDomain, keys VerifierKeysSource) error {
-	held, err := keys.VerifierKeys(td)
-	if err == nil && (held == nil || held.TrustDomain != td) {
-		err = errNoKeys
+// believed no more than who shows a certificate, and no longer.
+func pinned(td spiffeid.TrustDomain, src VerifierKeysSource, at time.Time) error {
+	keys, err := keysOf(src, td)
+	if attest.KindOf(err) == attest.Unavailable {
+		return err
 	}
 	if err != nil {
 		err := fail(attest.Untrusted, "attestation_domain", "no verifier keys for %s: its attestation is not believed, by certificate or by token: %w", td, err)
 		err.Hint = "pin the verifier root of that trust domain, where its attestation is to count"
 		return err
 	}
-	return nil
+	return keys.current(at)
 }

@@ -18,7 +18,13 @@ func ResultOf(leaf *x509.Certificate, id spiffeid.ID, keys *VerifierKeys, at tim
 		return nil, fail(attest.Internal, "verify", "a certificate, verifier keys and a time are needed")
 	}
 	a := &Attested{ID: id, Certificate: leaf, VerifiedAt: at}
-	if err := a.verifyResult(NewSource(nil, keys), at); err != nil {
+	if td := id.TrustDomain(); keys.TrustDomain != td {
+		return nil, fail(attest.Untrusted, "verifier_keys", "%s: %w", td, errNoKeys)
+	}
+	if err := keys.current(at); err != nil {
+		return nil, err
+	}
+	if err := a.verifyResult(keys, nil); err != nil {
 		return nil, err
 	}
 	if err := a.Check(at, Simulated(), MinTier(Contraindicated)); err != nil {

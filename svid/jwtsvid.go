@@ -75,6 +75,11 @@ func VerifyJWTSVID(token string, bundles jwtbundle.Source, audience string, at t
 	if err != nil {
 		return nil, err
 	}
+	return u.verified(bundles, audience, at)
+}
+
+// verified makes the checks that follow those of [parseJWT].
+func (u *unverifiedJWT) verified(bundles jwtbundle.Source, audience string, at time.Time) (*JWTSVID, error) {
 	key, err := authorityOf(&u.svid, bundles)
 	if err != nil {
 		return nil, err

@@ -60,10 +60,13 @@ func (t *Token) trusted(bundles jwtbundle.Source) error {
 // A token belongs to whoever holds it, and its attestation claim is signed by the
 // JWT authority, not by the verifier key: it needs no verifier keys, and offers
 // less than an X.509-SVID (docs/decisions/0016-token-attestation.md). The checks, in
-// order: those of [VerifyJWTSVID], with
+// order: those of [VerifyJWTSVID], and before any key is looked for
 //
-//	attestation_domain   Internal: it was said whose attestation is believed
 //	token_algorithm      Malformed: ES256, for an attested token
+//	attestation_domain   Internal: it was said whose attestation is believed
+//
+// and after them
+//
 //	attestation_…        the attestation claim (docs/spec/attested-jwt-svid.md)
 //	claims_…             Malformed: what it says
 //	simulated_domain     Untrusted: simulated if, and only if, the trust domain is
@@ -74,19 +77,28 @@ func VerifyJWT(token string, bundles jwtbundle.Source, audience string, at time.
 }
 
 func verifyJWT(token string, bundles jwtbundle.Source, audience string, at time.Time, require []Requirement, believes func(spiffeid.TrustDomain) error) (*Attested, error) {
-	s, err := VerifyJWTSVID(token, bundles, audience, at)
+	if bundles == nil || at.IsZero() || audience == "" {
+		return nil, fail(attest.Internal, "verify", "bundles, an audience and a time are needed")
+	}
+	u, err := parseJWT(token)
 	if err != nil {
 		return nil, err
 	}
-	if err := believes(s.ID.TrustDomain()); err != nil {
+	// Whoever federates with us chooses the keys of its bundle, and a stranger may
+	// name any of them: work is done for those alone whose word would count.
+	if got := u.svid.Algorithm; got != attestedAlgorithm {
+		return nil, mismatch(attest.Malformed, "token_algorithm", "not the algorithm of an attested JWT-SVID", attestedAlgorithm, got)
+	}
+	if err := believes(u.svid.ID.TrustDomain()); err != nil {
+		return nil, err
+	}
+	s, err := u.verified(bundles, audience, at)
+	if err != nil {
 		return nil, err
 	}
 	r, serial, err := s.attestation()
 	if err != nil {
 		return nil, err
-	}
-	if s.Algorithm != attestedAlgorithm {
-		return nil, mismatch(attest.Malformed, "token_algorithm", "not the algorithm of an attested JWT-SVID", attestedAlgorithm, s.Algorithm)
 	}
 	if simulated := IsSimulated(s.ID.TrustDomain()); simulated != r.Simulated {
 		return nil, fail(attest.Untrusted, "simulated_domain", "the token says simulated: %t, and the trust domain's name says %t", r.Simulated, simulated)

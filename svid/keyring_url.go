@@ -3,7 +3,6 @@ package svid
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"time"
 
@@ -27,9 +26,7 @@ func (k *Keyring) UpdateURL(ctx context.Context, client *http.Client, address st
 	return k.Update(doc, at)
 }
 
-// RunURL fetches the document at once and then again and again until the context
-// ends, and returns nil then. An error is logged, and the document held stays until
-// it expires. Followers are spread by a jitter of a tenth.
+// RunURL is Run with what a URL answers. Followers are spread by a jitter of a tenth.
 func (k *Keyring) RunURL(ctx context.Context, address string, every time.Duration, log *slog.Logger) error {
 	if every <= 0 {
 		return fail(attest.Internal, "verifier_keys_url", "an interval of %s", every)
@@ -37,17 +34,8 @@ func (k *Keyring) RunURL(ctx context.Context, address string, every time.Duratio
 	if err := checkURL("verifier_keys_url", address); err != nil {
 		return err
 	}
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	for {
-		if err := k.UpdateURL(ctx, nil, address, time.Now()); err != nil && ctx.Err() == nil {
-			log.WarnContext(ctx, "verifier keys not updated", "url", address, "trust_domain", k.td.Name(), "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(every - time.Duration(rand.Int64N(int64(every)/10+1))): //nolint:gosec // a jitter, no secret
-		}
-	}
+	follow(ctx, every, log, "verifier keys not updated", []any{"url", address, "trust_domain", k.td.Name()}, k.holds, func(ctx context.Context) error {
+		return k.UpdateURL(ctx, nil, address, time.Now())
+	})
+	return nil
 }

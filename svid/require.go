@@ -20,6 +20,7 @@ type Requirement struct {
 	tier      bool // it speaks of the status
 	simulated bool // it accepts simulation
 	domain    bool // it names the trust domains that may pass
+	anyID     bool // it says that every name may
 }
 
 // satisfies runs every requirement, and the two that are always there.
@@ -89,6 +90,12 @@ func MemberOf(tds ...spiffeid.TrustDomain) Requirement {
 		}
 		return mismatch(attest.Denied, "member_of", "another trust domain", fmt.Sprint(tds), a.ID.TrustDomain().Name())
 	}}
+}
+
+// AnyID demands nothing of the name: whoever is attested in a trust domain whose
+// verifier root is pinned may pass. It says to [TLS.Client] that this is meant.
+func AnyID() Requirement {
+	return Requirement{anyID: true, check: func(*Attested, time.Time) error { return nil }}
 }
 
 // Tee demands one of these platforms. Check: "tee".

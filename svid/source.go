@@ -126,12 +126,18 @@ func NewKeyring(td spiffeid.TrustDomain, root crypto.PublicKey) (*Keyring, error
 	return &Keyring{td: td, root: root}, nil
 }
 
-// VerifierKeys implements [VerifierKeysSource].
+// VerifierKeys implements [VerifierKeysSource]. Check verifier_keys: there are some
+// of the keyring's trust domain (Unavailable: there are none yet).
 func (k *Keyring) VerifierKeys(td spiffeid.TrustDomain) (*VerifierKeys, error) {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
-	if k.keys == nil || td != k.td {
+	switch {
+	case td != k.td:
 		return nil, errNoKeys
+	case k.keys == nil:
+		err := fail(attest.Unavailable, "verifier_keys", "there are no verifier keys of %s yet", td)
+		err.Hint = "fetch their document, or name the file that holds it"
+		return nil, err
 	}
 	return k.keys, nil
 }
@@ -145,6 +151,13 @@ func (k *Keyring) Sequence() uint64 {
 		return 0
 	}
 	return k.keys.Sequence
+}
+
+// Document is the document that is held, as it was received, or nil: see Sequence.
+func (k *Keyring) Document() []byte {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return bytes.Clone(k.doc)
 }
 
 // Update verifies a document and, if it is newer, takes it over. The very same
@@ -181,25 +194,21 @@ func (k *Keyring) UpdateFile(path string, at time.Time) error {
 	return k.Update(doc, at)
 }
 
-// Run reads the file again and again until the context ends, and returns nil
-// then. An error is logged, and the document held stays until it expires.
+// Run reads the file at once and then again and again until the context ends, and
+// returns nil then. An error is logged (log nil: it is not), and the document held
+// stays until it expires. While none is held, it is tried more often.
 func (k *Keyring) Run(ctx context.Context, path string, every time.Duration, log *slog.Logger) error {
 	if every <= 0 {
 		return fail(attest.Internal, "verifier_keys_file", "an interval of %s", every)
 	}
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case now := <-tick.C:
-			if err := k.UpdateFile(path, now); err != nil {
-				log.WarnContext(ctx, "verifier keys not updated", "file", path, "trust_domain", k.td.Name(), "error", err)
-			}
-		}
-	}
+	follow(ctx, every, log, "verifier keys not updated", []any{"file", path, "trust_domain", k.td.Name()}, k.holds, func(ctx context.Context) error {
+		return k.UpdateFile(path, time.Now())
+	})
+	return nil
 }
+
+// holds reports whether there is a document.
+func (k *Keyring) holds() bool { return k.Sequence() > 0 }
 
 // readFile reads at most one byte more than a document may have.
 func readFile(path string) ([]byte, error) {

@@ -3,6 +3,7 @@ package svid
 import (
 	"context"
 	"crypto/tls"
+	"slices"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
@@ -30,27 +31,37 @@ func ServerTLS(own x509svid.Source, src Source, require ...Requirement) *tls.Con
 
 // TLS holds what [ClientTLS] and [ServerTLS] take, and the clock.
 type TLS struct {
-	Own     x509svid.Source // our own SVID, attested or not
+	Own     x509svid.Source // our own SVID, attested or not; a client without one shows none
 	Source  Source          // what is trusted of the peer
 	Require []Requirement
 	Now     func() time.Time // nil is time.Now
 }
 
 // Client is the configuration of a client. It verifies no host name: the
-// peer's name is its SPIFFE ID, so name it with [ID] or [MemberOf].
+// peer's name is its SPIFFE ID, so name it with [ID] or [MemberOf]. Without either,
+// every handshake fails with the check server_name (Internal): any attested workload
+// could pose as the server. [AnyID] says that this is meant.
 func (t TLS) Client() *tls.Config {
 	cfg := &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		// The standard verification knows host names, not SPIFFE IDs.
 		// VerifyConnection does all of it instead.
 		InsecureSkipVerify: true, //nolint:gosec // see VerifyConnection
-		VerifyConnection:   t.verifyConnection,
-		Time:               t.Now,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			if !slices.ContainsFunc(t.Require, func(q Requirement) bool { return q.domain || q.anyID }) {
+				err := fail(attest.Internal, "server_name", "nothing says who the server is")
+				err.Hint = "require svid.ID or svid.MemberOf; svid.AnyID takes every attested workload for it"
+				return err
+			}
+			return t.verifyConnection(cs)
+		},
+		Time: t.Now,
 	}
 	if t.Own != nil {
 		cfg.GetClientCertificate = tlsconfig.GetClientCertificate(t.Own)
 	} else {
-		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return nil, errNoOwn() }
+		// None: a server that also takes tokens asks all the same.
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &tls.Certificate{}, nil }
 	}
 	return cfg
 }

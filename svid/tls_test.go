@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
@@ -112,7 +113,11 @@ func tlsWorld(t *testing.T) (w *world, a *svidtest.Authority, orders, inventory 
 }
 
 func (w *world) tls(own *x509svid.SVID, require ...svid.Requirement) svid.TLS {
-	return svid.TLS{Own: own, Source: w, Require: require, Now: w.Now}
+	ends := svid.TLS{Source: w, Require: append(require, svid.AnyID()), Now: w.Now}
+	if own != nil {
+		ends.Own = own
+	}
+	return ends
 }
 
 func TestTwoAttestedWorkloadsTalk(t *testing.T) {
@@ -153,10 +158,36 @@ func TestEachEndRefusesAPeerThatDoesNotMeetItsRequirements(t *testing.T) {
 
 func TestAnEndWithoutItsOwnSVIDFails(t *testing.T) {
 	w, _, orders, inventory := tlsWorld(t)
-	c, _ := connect(t, svid.TLS{Source: w, Now: w.Now}.Client(), w.tls(orders).Server())
-	wantError(t, c, attest.Internal, "own_svid")
 	_, s := connect(t, w.tls(inventory).Client(), svid.TLS{Source: w, Now: w.Now}.Server())
 	wantError(t, s, attest.Internal, "own_svid")
+	// A client shows none: it is for the server to say whether it wants one.
+	if _, s = connect(t, w.tls(nil).Client(), w.tls(orders).Server()); s == nil {
+		t.Error("a client without an SVID got through")
+	}
+	takesTokens := svid.Gate{Source: w, Tokens: jwtbundle.New(orders.ID.TrustDomain()), Now: w.Now}
+	if c, s := connect(t, w.tls(nil).Client(), takesTokens.ServerTLS(orders)); c != nil || s != nil {
+		t.Errorf("a client that would show a token: %v, server: %v", c, s)
+	}
+}
+
+func TestAClientThatDoesNotSayWhoTheServerIsTalksToNobody(t *testing.T) {
+	w, _, orders, inventory := tlsWorld(t)
+	for name, tc := range map[string]struct {
+		require []svid.Requirement
+		check   string
+	}{
+		"nothing":                {nil, "server_name"},
+		"nothing about its name": {[]svid.Requirement{svid.MaxAge(time.Hour), svid.PCR(0, svidtest.Digest("image"))}, "server_name"},
+		"its ID":                 {[]svid.Requirement{svid.ID(orders.ID)}, ""},
+		"its trust domain":       {[]svid.Requirement{svid.MemberOf(orders.ID.TrustDomain())}, ""},
+		"anybody":                {[]svid.Requirement{svid.AnyID()}, ""},
+		"another ID":             {[]svid.Requirement{svid.ID(inventory.ID)}, "id"},
+	} {
+		c, _ := connect(t, svid.TLS{Own: inventory, Source: w, Require: tc.require, Now: w.Now}.Client(), w.tls(orders).Server())
+		if attest.CheckOf(c) != tc.check || (c == nil) != (tc.check == "") {
+			t.Errorf("%s: got %v, want check %q", name, c, tc.check)
+		}
+	}
 }
 
 // TestAResumedSessionIsCheckedAgain resumes a session that was good when it was

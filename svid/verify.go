@@ -1,9 +1,13 @@
 package svid
 
 import (
+	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,16 +55,17 @@ func (a *Attested) Serial() string {
 // in order:
 //
 //	chain_size           Malformed: 1 to 8 certificates
-//	leaf_id              Untrusted: exactly one URI SAN, a SPIFFE ID with a path
+//	leaf_id              Untrusted: exactly one URI SAN, a SPIFFE ID with a path, of at most 2048 bytes
 //	leaf_ca              Untrusted: not a CA, no certificate or CRL signing
-//	leaf_key_usage       Untrusted: digitalSignature
+//	leaf_key_usage       Untrusted: digitalSignature; no extended usage, or serverAuth and clientAuth
+//	verifier_keys        Untrusted: there are verifier keys for the trust domain (Unavailable: not yet)
+//	verifier_keys_…      Stale: their document is current
 //	bundle               Untrusted: there is a bundle for the ID's trust domain
+//	chain_key            Untrusted: no RSA key is so large that it costs more than it says
 //	chain_validity       Stale: every certificate is valid at the time
 //	chain                Untrusted: the chain ends in the bundle
 //	result_…             one non-critical extension with a CMW record (see ResultFrom)
 //	cose_…, claims_…     Malformed: the structure of the result
-//	verifier_keys        Untrusted: there are verifier keys for the trust domain
-//	verifier_keys_…      Stale: their document is current
 //	verifier_key         Untrusted: the result names one of them
 //	result_signature     Untrusted: and is signed by it
 //	verifier_key_window  Untrusted: and was issued while that key was in use
@@ -77,12 +82,25 @@ func Verify(chain []*x509.Certificate, src Source, at time.Time, require ...Requ
 	if src == nil || at.IsZero() {
 		return nil, fail(attest.Internal, "verify", "a source and a time are needed")
 	}
-	id, err := verifyChain(chain, src, at)
+	id, err := leafID(chain)
 	if err != nil {
 		return nil, err
 	}
+	// Whoever federates with us chooses the authorities of its bundle, and a stranger
+	// may name any of them: no signature is checked for a trust domain whose
+	// attestation would not count.
+	keys, err := keysOf(src, id.TrustDomain())
+	if err != nil {
+		return nil, err
+	}
+	if err := keys.current(at); err != nil {
+		return nil, err
+	}
+	if err := verifyChain(chain, id.TrustDomain(), src, at); err != nil {
+		return nil, err
+	}
 	a := &Attested{ID: id, Certificate: chain[0], VerifiedAt: at, chain: chain}
-	if err := a.verifyResult(src, at); err != nil {
+	if err := a.verifyResult(keys, memoryOf(src)); err != nil {
 		return nil, err
 	}
 	if err := a.Check(at, require...); err != nil {
@@ -91,10 +109,9 @@ func Verify(chain []*x509.Certificate, src Source, at time.Time, require ...Requ
 	return a, nil
 }
 
-// verifyChain checks what makes it an X.509-SVID of a known trust domain:
-// go-spiffe's verification, and the rules of the X509-SVID specification that
-// go-spiffe leaves to others (sections 2, 4.3 and 5.2).
-func verifyChain(chain []*x509.Certificate, src Source, at time.Time) (spiffeid.ID, error) {
+// leafID makes the checks that need no key: those rules of the X509-SVID
+// specification about a leaf that go-spiffe leaves to others (sections 2, 4.3 and 5.2).
+func leafID(chain []*x509.Certificate) (spiffeid.ID, error) {
 	if len(chain) == 0 || len(chain) > maxChain {
 		return spiffeid.ID{}, fail(attest.Malformed, "chain_size", "%d certificates, want 1 to %d", len(chain), maxChain)
 	}
@@ -111,18 +128,63 @@ func verifyChain(chain []*x509.Certificate, src Source, at time.Time) (spiffeid.
 	if id.Path() == "" {
 		return spiffeid.ID{}, fail(attest.Untrusted, "leaf_id", "%s has no path: it names a trust domain, not a workload", id)
 	}
+	if err := spelled(leaf, id); err != nil {
+		return spiffeid.ID{}, fail(attest.Untrusted, "leaf_id", "%w", err)
+	}
 	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
 		return spiffeid.ID{}, fail(attest.Untrusted, "leaf_ca", "the leaf certificate may sign certificates or CRLs")
 	}
 	if leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
 		return spiffeid.ID{}, fail(attest.Untrusted, "leaf_key_usage", "the leaf certificate lacks key usage digitalSignature")
 	}
-	bundle, err := src.GetX509BundleForTrustDomain(id.TrustDomain())
+	if n := len(leaf.ExtKeyUsage) + len(leaf.UnknownExtKeyUsage); n > 0 &&
+		(!slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageServerAuth) || !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageClientAuth)) {
+		return spiffeid.ID{}, fail(attest.Untrusted, "leaf_key_usage", "the leaf certificate has extended key usages, and serverAuth and clientAuth are not both among them")
+	}
+	if k, ok := leaf.PublicKey.(*rsa.PublicKey); ok && k.N.BitLen() < minRSA {
+		return spiffeid.ID{}, fail(attest.Untrusted, "chain_key", "the leaf's RSA key has %d bits, want at least %d", k.N.BitLen(), minRSA)
+	}
+	return id, nil
+}
+
+// maxID is the greatest length of a SPIFFE ID, in bytes (SPIFFE-ID, section 2.3).
+const maxID = 2048
+
+// spelled reports an error unless the certificate spells the ID as it is. What
+// go-spiffe reads went through a URL, where SPIFFE:// is spiffe:// and an empty
+// fragment is nothing: another library may read another ID, or none.
+func spelled(leaf *x509.Certificate, id spiffeid.ID) error {
+	text := id.String()
+	if len(text) > maxID {
+		return fmt.Errorf("the SPIFFE ID has %d bytes, at most %d are allowed", len(text), maxID)
+	}
+	subjectAltName := asn1.ObjectIdentifier{2, 5, 29, 17}
+	const uri = 6 // GeneralName (RFC 5280, section 4.2.1.6)
+	for _, e := range leaf.Extensions {
+		if !e.Id.Equal(subjectAltName) {
+			continue
+		}
+		var names, name asn1.RawValue
+		_, err := asn1.Unmarshal(e.Value, &names)
+		for rest := names.Bytes; err == nil && len(rest) > 0; {
+			rest, err = asn1.Unmarshal(rest, &name)
+			if err == nil && name.Class == asn1.ClassContextSpecific && name.Tag == uri && string(name.Bytes) == text {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("the certificate does not spell it %s", text)
+}
+
+// verifyChain checks that the chain ends in the bundle of the trust domain: by
+// go-spiffe.
+func verifyChain(chain []*x509.Certificate, td spiffeid.TrustDomain, src Source, at time.Time) error {
+	bundle, err := src.GetX509BundleForTrustDomain(td)
 	if err == nil && bundle == nil {
 		err = errors.New("the source returned nothing")
 	}
 	if err != nil {
-		return spiffeid.ID{}, fail(attest.Untrusted, "bundle", "no X.509 bundle for %s: %w", id.TrustDomain(), err)
+		return fail(attest.Untrusted, "bundle", "no X.509 bundle for %s: %w", td, err)
 	}
 	var seen *chains
 	if s, ok := src.(interface{ chains() *chains }); ok {
@@ -131,57 +193,77 @@ func verifyChain(chain []*x509.Certificate, src Source, at time.Time) (spiffeid.
 	if err := verifyPath(chain, bundle, seen, at); err != nil {
 		var invalid x509.CertificateInvalidError
 		if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
-			return spiffeid.ID{}, fail(attest.Stale, "chain_validity", "%w", err)
+			return fail(attest.Stale, "chain_validity", "%w", err)
 		}
-		return spiffeid.ID{}, fail(attest.Untrusted, "chain", "%w", err)
+		return err
 	}
-	return id, nil
+	return nil
 }
 
 // verifyPath is go-spiffe's verification, or the memory of one that had the same
 // certificates and the same bundle before it.
 func verifyPath(chain []*x509.Certificate, bundle *x509bundle.Bundle, seen *chains, at time.Time) error {
-	if seen == nil {
-		_, _, err := x509svid.Verify(chain, bundle, x509svid.WithTime(at))
-		return err
+	var id [sha256.Size]byte
+	if seen != nil {
+		id = chainKey(chain, bundle)
+		if windows, ok := seen.get(id); ok && within(windows, at) {
+			return nil
+		}
 	}
-	id := chainKey(chain, bundle)
-	if windows, ok := seen.get(id); ok && within(windows, at) {
-		return nil
+	for _, c := range slices.Concat(chain, bundle.X509Authorities()) {
+		if err := sizedRSA(c.PublicKey); err != nil {
+			return fail(attest.Untrusted, "chain_key", "%w", err)
+		}
 	}
 	_, paths, err := x509svid.Verify(chain, bundle, x509svid.WithTime(at))
 	if err != nil {
-		return err
+		return fail(attest.Untrusted, "chain", "%w", err)
 	}
-	seen.set(id, windowsOf(paths))
+	if seen != nil {
+		seen.set(id, windowsOf(paths))
+	}
 	return nil
 }
 
-// verifyResult checks the result that the certificate carries, and that it is
-// about this certificate.
-func (a *Attested) verifyResult(src Source, at time.Time) error {
-	u, err := ResultFrom(a.Certificate)
-	if err != nil {
-		return err
-	}
-	td := a.ID.TrustDomain()
+// keysOf asks the source for the keys of a trust domain. Checks:
+// verifier_keys, Untrusted, or Unavailable where the source says so: a [Keyring]
+// of the trust domain that holds none yet.
+func keysOf(src VerifierKeysSource, td spiffeid.TrustDomain) (*VerifierKeys, error) {
 	keys, err := src.VerifierKeys(td)
 	if err == nil && (keys == nil || keys.TrustDomain != td) {
 		err = errNoKeys
 	}
-	if err != nil {
-		return fail(attest.Untrusted, "verifier_keys", "%s: %w", td, err)
+	if attest.KindOf(err) == attest.Unavailable {
+		return nil, err
 	}
-	if err := keys.current(at); err != nil {
+	if err != nil {
+		return nil, fail(attest.Untrusted, "verifier_keys", "%s: %w", td, err)
+	}
+	return keys, nil
+}
+
+// memoryOf is the source's memory of good signatures, or nil.
+func memoryOf(src Source) *signatures {
+	if s, ok := src.(interface{ signatures() *signatures }); ok {
+		return s.signatures()
+	}
+	return nil
+}
+
+// verifyResult checks the result that the certificate carries, and that it is
+// about this certificate. The keys are current.
+func (a *Attested) verifyResult(keys *VerifierKeys, seen *signatures) error {
+	u, err := ResultFrom(a.Certificate)
+	if err != nil {
 		return err
 	}
 	key, ok := keys.find(u.KeyID)
 	if !ok {
-		err := fail(attest.Untrusted, "verifier_key", "signed by key %s, which is none of the verifier keys of %s (sequence %d)", u.KeyID, td, keys.Sequence)
+		err := fail(attest.Untrusted, "verifier_key", "signed by key %s, which is none of the verifier keys of %s (sequence %d)", u.KeyID, keys.TrustDomain, keys.Sequence)
 		err.Hint = "if the issuer has rotated its verifier key, fetch the current verifier-keys document"
 		return err
 	}
-	if err := u.verifySignature(src, key); err != nil {
+	if err := u.verifySignature(seen, key); err != nil {
 		return fail(attest.Untrusted, "result_signature", "%w", err)
 	}
 	r := &u.Result
@@ -247,12 +329,8 @@ func (a *Attested) Check(at time.Time, require ...Requirement) error {
 	return a.satisfies(at, require)
 }
 
-// verifySignature asks the source's memory first, where it has one.
-func (u *Unverified) verifySignature(src Source, key VerifierKey) error {
-	var seen *signatures
-	if s, ok := src.(interface{ signatures() *signatures }); ok {
-		seen = s.signatures()
-	}
+// verifySignature asks the memory first, where there is one.
+func (u *Unverified) verifySignature(seen *signatures, key VerifierKey) error {
 	id := signatureKey(u.CWT, u.KeyID)
 	if seen.good(id) {
 		return nil

@@ -9,6 +9,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/json"
 	"errors"
 	"net/url"
@@ -125,6 +126,11 @@ func TestAnSVIDThatDoesNotHoldIsRefused(t *testing.T) {
 		{name: "that may sign certificates", kind: attest.Untrusted, check: "leaf_ca", mint: template(func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign })},
 		{name: "that may sign CRLs", kind: attest.Untrusted, check: "leaf_ca", mint: template(func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCRLSign })},
 		{name: "that may not sign", kind: attest.Untrusted, check: "leaf_key_usage", mint: template(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyAgreement })},
+		{name: "for servers alone", kind: attest.Untrusted, check: "leaf_key_usage", mint: template(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })},
+		{name: "for signing code", kind: attest.Untrusted, check: "leaf_key_usage", mint: template(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning} })},
+		{name: "for something unknown", kind: attest.Untrusted, check: "leaf_key_usage", mint: template(func(c *x509.Certificate) {
+			c.ExtKeyUsage, c.UnknownExtKeyUsage = nil, []asn1.ObjectIdentifier{{1, 2, 3}}
+		})},
 		{name: "that is not valid yet", kind: attest.Stale, check: "chain_validity", at: later(-time.Minute)},
 		{name: "that has expired", kind: attest.Stale, check: "chain_validity", at: later(time.Hour + time.Second)},
 		{name: "without a result", kind: attest.Untrusted, check: "result_missing", mint: []svidtest.Option{svidtest.Unattested()}},
@@ -229,7 +235,7 @@ func TestVerifyNeedsASourceAndATime(t *testing.T) {
 	wantError(t, err, attest.Internal, "verify")
 	_, err = svid.Verify(chain, a.Source(), time.Time{})
 	wantError(t, err, attest.Internal, "verify")
-	_, err = svid.Verify(chain, svid.NewSource(nil), now)
+	_, err = svid.Verify(chain, svid.NewSource(nil, a.VerifierKeys()), now)
 	wantError(t, err, attest.Untrusted, "bundle")
 	_, err = svid.Verify(chain, svid.NewLiveSource(a.Bundle(), nil), now)
 	wantError(t, err, attest.Untrusted, "verifier_keys")
@@ -249,7 +255,7 @@ func TestAnotherAuthorityIsRefused(t *testing.T) {
 	wantError(t, err, attest.Untrusted, "chain")
 
 	elsewhere := svidtest.NewAt(t, "other.test", clock)
-	_, err = svid.Verify(elsewhere.Mint(t, "/orders").Certificates, a.Source(), now)
+	_, err = svid.Verify(elsewhere.Mint(t, "/orders").Certificates, svid.NewSource(a.Bundle(), a.VerifierKeys(), elsewhere.VerifierKeys()), now)
 	wantError(t, err, attest.Untrusted, "bundle")
 	bundles := x509bundle.NewSet(elsewhere.Bundle(), a.Bundle())
 	_, err = svid.Verify(elsewhere.Mint(t, "/orders").Certificates, svid.NewSource(bundles, a.VerifierKeys()), now)
