@@ -12,6 +12,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/assay-project/assay/enclave-agent/entropy"
 	"github.com/assay-project/assay/enclave-agent/process"
 )
 
@@ -22,20 +23,27 @@ const DefaultSocket = "/run/assay/agent.sock"
 // boundary, and whoever runs inside it was measured with it.
 const DefaultSocketMode fs.FileMode = 0o666
 
+// MaxTrustDomains is how many trust domains one agent may be in.
+const MaxTrustDomains = 8
+
 // Config is what an agent needs. The first five fields are required.
 type Config struct {
 	TrustDomain    spiffeid.TrustDomain
-	Server         string         // host:port of the attestation service
+	Server         string         // host:port of the attestation service, or vsock:CID:PORT
 	BootstrapRoots BootstrapRoots // pinned: the current one and the next
 	Attester       Attester       // the TEE's device
 	Socket         string         // absolute path of the Workload API's socket
+
+	// Further are the trust domains beside the first, whose names are above. Each is
+	// attested to on its own; what is served is that of all, in this order.
+	Further []Membership
 
 	SocketMode fs.FileMode // 0 is DefaultSocketMode
 	KeyType    KeyType     // "" is P256
 	// KeyResidency says where the SVIDs' keys live; "" is SoftwareKeys. TPMKeys needs
 	// an Attester that is a [KeyHolder], and P256.
 	KeyResidency KeyResidency
-	Identities   []spiffeid.ID // the names to ask for; none is all that policy grants, in its order
+	Identities   []spiffeid.ID // the names to ask for in the first; none is all that policy grants, in its order
 	// Processes tells callers apart, for identities with selectors; nil asks the kernel
 	// alone.
 	Processes *process.Set
@@ -43,25 +51,22 @@ type Config struct {
 	Clock     Clock             // nil is SystemClock
 	Listening func(addr string) // called once the socket accepts, with "unix://PATH"; may be nil
 
-	// Dial connects to the server; nil dials TCP.
+	// Dial connects to a server; nil dials TCP, or vsock where the address says so.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
 
 // Agent holds the identities of one TEE. Make one with [New].
 type Agent struct {
-	cfg     Config
-	log     *slog.Logger
-	members []*member
-	health  *healthState
+	*holdings
+	cfg    Config
+	log    *slog.Logger
+	health *healthState
 }
 
 // New checks the configuration. It touches neither network nor device. Errors
 // say which field is wrong.
 func New(cfg Config) (*Agent, error) {
-	switch {
-	case cfg.TrustDomain.IsZero():
-		return nil, errors.New("agent: no trust domain")
-	case cfg.Attester == nil:
+	if cfg.Attester == nil {
 		return nil, errors.New("agent: no attester")
 	}
 	if err := CheckSocketPath(cfg.Socket); err != nil {
@@ -91,12 +96,22 @@ func New(cfg Config) (*Agent, error) {
 			return nil, fmt.Errorf("agent: %w", err)
 		}
 	}
-	a := &Agent{cfg: cfg, log: cfg.Log, health: newHealthState(cfg.Attester.Platform())}
-	m, err := newMember(Membership{cfg.TrustDomain, cfg.Server, cfg.BootstrapRoots, cfg.Identities}, cfg, holder, a.health)
-	if err != nil {
-		return nil, fmt.Errorf("agent: %w", err)
+	all := append([]Membership{{cfg.TrustDomain, cfg.Server, cfg.BootstrapRoots, cfg.Identities}}, cfg.Further...)
+	if len(all) > MaxTrustDomains {
+		return nil, fmt.Errorf("agent: %d trust domains, at most %d", len(all), MaxTrustDomains)
 	}
-	a.members = []*member{m}
+	a := &Agent{cfg: cfg, log: cfg.Log, holdings: &holdings{changed: newSignal()}, health: newHealthState(cfg.Attester.Platform())}
+	for _, of := range all {
+		if a.in(of.TrustDomain) != nil {
+			return nil, fmt.Errorf("agent: the trust domain %s twice", of.TrustDomain)
+		}
+		m, err := newMember(of, a, len(all))
+		if err != nil {
+			return nil, fmt.Errorf("agent: %w", err)
+		}
+		m.holder = holder
+		a.members = append(a.members, m)
+	}
 	return a, nil
 }
 
@@ -136,6 +151,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.serve(ctx, listener) })
+	if src, ok := a.cfg.Attester.(entropy.Source); ok {
+		_ = entropy.Seed(ctx, src, a.log) // before the first key; bounded, and it says itself what was not done
+	}
 	g.Go(func() error { return a.ticks(ctx) })
 	for _, m := range a.members {
 		m.run(ctx, g)
@@ -151,6 +169,18 @@ func (a *Agent) ticks(ctx context.Context) error {
 		}
 		if sleep(ctx, tickEvery) != nil {
 			return nil
+		}
+	}
+}
+
+// keysGone lets go of identities whose keys ended with a reset of the TPM, which every
+// trust domain has keys in, and attests again. self, which may be nil, is in the
+// middle of an attestation already.
+func (a *Agent) keysGone(self *member) {
+	for _, m := range a.members {
+		m.state.dropResident()
+		if m != self {
+			m.plan.advance(m.time.now())
 		}
 	}
 }

@@ -469,7 +469,7 @@ func TestTheLaggingBundleOfAnotherServerDoesNotReplaceANewerOne(t *testing.T) {
 		m := must(s.issued(&assayv1.Hello{Keys: []*assayv1.KeyRequest{{Csr: k.csr}}}))
 		return must(checkIssued(m, testDomain, []keyRequest{k}, time.Now()))
 	}
-	st := newState(time.Now)
+	st := newState(time.Now, newSignal())
 	s.sequence = 7
 	first := is()
 	st.adopt(first.svids, first.bundle)

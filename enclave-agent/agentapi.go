@@ -9,6 +9,7 @@ import (
 	"encoding/asn1"
 	"log/slog"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -33,32 +34,32 @@ type agentAPI struct {
 	workload *workloadAPI
 	tee      attest.Platform
 	log      *slog.Logger
-	gone     func() // called when the hardware has lost a key
+	agent    *Agent
 	limit    *rate.Limiter
 	waiting  chan struct{}
 }
 
-func newAgentAPI(w *workloadAPI, tee attest.Platform, log *slog.Logger, gone func()) *agentAPI {
-	return &agentAPI{workload: w, tee: tee, log: log, gone: gone, limit: rate.NewLimiter(signPerSecond, signBurst), waiting: make(chan struct{}, signWaiting)}
+func newAgentAPI(w *workloadAPI, a *Agent) *agentAPI {
+	return &agentAPI{workload: w, tee: a.cfg.Attester.Platform(), log: a.log, agent: a, limit: rate.NewLimiter(signPerSecond, signBurst), waiting: make(chan struct{}, signWaiting)}
 }
 
 // GetIdentities returns what is served now.
 func (s *agentAPI) GetIdentities(ctx context.Context, _ *agentv1.GetIdentitiesRequest) (*agentv1.Identities, error) {
 	now, _, err := s.workload.view(ctx)
 	if err != nil {
-		return nil, notServing(err)
+		return nil, err
 	}
 	return now.identities(s.tee), nil
 }
 
 // WatchIdentities streams the full state, at once and after every change.
 func (s *agentAPI) WatchIdentities(_ *agentv1.WatchIdentitiesRequest, stream grpc.ServerStreamingServer[agentv1.Identities]) error {
-	var sent uint64
-	return s.workload.follow(stream.Context(), func(now *snapshot) error {
-		if now.version == sent {
+	var sent *offer
+	return s.workload.follow(stream.Context(), func(now *offer) error {
+		if now.same(sent) {
 			return nil
 		}
-		sent = now.version
+		sent = now
 		return stream.Send(now.identities(s.tee))
 	})
 }
@@ -75,23 +76,11 @@ func (s *agentAPI) Sign(ctx context.Context, r *agentv1.SignRequest) (*agentv1.S
 		return nil, status.Errorf(codes.InvalidArgument, "spki_sha256 has %d bytes, want %d", len(r.GetSpkiSha256()), sha256.Size)
 	}
 	if _, _, err := s.workload.view(ctx); err != nil {
-		return nil, notServing(err) // to whom nothing is served there are no keys either
+		return nil, err // to whom nothing is served there are no keys either
 	}
-	v, err := s.workload.state.signer(r.GetSpiffeId(), r.GetSpkiSha256())
+	v, err := s.signer(ctx, r)
 	if err != nil {
-		return nil, notServing(err)
-	}
-	if v != nil {
-		may, err := s.workload.gate.judge(ctx, []*svid{v})
-		if err != nil {
-			return nil, notServing(err)
-		}
-		if len(may) == 0 {
-			v = nil // what the caller may not have is not there for it
-		}
-	}
-	if v == nil {
-		return nil, status.Error(codes.NotFound, "this agent holds no such key now: look at GetIdentities")
+		return nil, err
 	}
 	key, ok := v.key.(*residentKey)
 	if !ok {
@@ -108,13 +97,45 @@ func (s *agentAPI) Sign(ctx context.Context, r *agentv1.SignRequest) (*agentv1.S
 	}
 	sig, err := key.sign(ctx, r.GetDigest(), hash)
 	if attest.CheckOf(err) == checkKeyGone {
-		s.gone()
+		s.agent.keysGone(nil)
 	}
 	if err != nil {
 		s.log.Warn("a signature with a key in the TPM failed", "check", attest.CheckOf(err), "error", err.Error())
 		return nil, status.Error(codes.Unavailable, "the TPM did not sign: "+clip(err.Error()))
 	}
 	return &agentv1.SignResponse{Signature: sig}, nil
+}
+
+// signer is the SVID whose key is to sign. What the caller may not have is not there
+// for it.
+func (s *agentAPI) signer(ctx context.Context, r *agentv1.SignRequest) (*svid, error) {
+	none := status.Error(codes.NotFound, "this agent holds no such key now: look at GetIdentities")
+	id, err := spiffeid.FromString(r.GetSpiffeId())
+	if err != nil {
+		return nil, none
+	}
+	m := s.agent.in(id.TrustDomain())
+	if m == nil {
+		return nil, none
+	}
+	v, err := m.state.signer(r.GetSpiffeId(), r.GetSpkiSha256())
+	switch {
+	case err != nil:
+		if why := m.nothing(); why != nil {
+			return nil, why
+		}
+		return nil, none // it serves again by now, and the caller is to look
+	case v == nil:
+		return nil, none
+	}
+	may, err := s.workload.gate.judge(ctx, []*svid{v})
+	switch {
+	case err != nil:
+		return nil, err
+	case len(may) == 0:
+		return nil, none
+	}
+	return v, nil
 }
 
 func hashes() map[agentv1.HashAlgorithm]crypto.Hash {
@@ -125,16 +146,23 @@ func hashes() map[agentv1.HashAlgorithm]crypto.Hash {
 	}
 }
 
-// identities is the snapshot as a message of assay.agent.v1.
-func (s *snapshot) identities(tee attest.Platform) *agentv1.Identities {
-	out := &agentv1.Identities{Tee: string(tee), Bundle: s.bundle.message()}
-	for _, f := range s.bundle.federated {
-		out.Federated = append(out.Federated, f.message())
+// identities is the offer as a message of assay.agent.v1.
+func (o *offer) identities(tee attest.Platform) *agentv1.Identities {
+	out, first := &agentv1.Identities{Tee: string(tee)}, o.first().bundle
+	for b := range o.bundles() {
+		m := b.message()
+		m.Member = o.own[b.td]
+		if b == first {
+			out.Bundle = m
+		} else {
+			out.Federated = append(out.Federated, m)
+		}
 	}
-	for _, v := range s.svids {
+	hints := o.hints()
+	for _, v := range o.svids() {
 		id := &agentv1.Identity{
 			SpiffeId: v.id.String(), NotAfterUnixMs: v.notAfter().UnixMilli(), KeyResidency: agentv1.KeyResidency_KEY_RESIDENCY_SOFTWARE,
-			AttestationResult: attestationResult(v.chain[0]), KeysOnDisk: v.keysOnDisk,
+			AttestationResult: attestationResult(v.chain[0]), KeysOnDisk: v.keysOnDisk, Hint: hints[v],
 		}
 		if isResident(v.key) {
 			id.KeyResidency = agentv1.KeyResidency_KEY_RESIDENCY_TPM

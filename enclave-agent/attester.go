@@ -12,7 +12,9 @@ import (
 // Attester is the TEE's device. An implementation asks its hardware for
 // evidence that carries the binding, in the place that its platform has for
 // it, and for nothing else: an agent must not become an oracle that has data
-// of somebody else's choice signed.
+// of somebody else's choice signed. An agent in several trust domains asks for each of
+// them when it is its time, so that requests may come at once: hardware that takes
+// one at a time is for the implementation to look after.
 type Attester interface {
 	// Platform names the kind of TEE.
 	Platform() attest.Platform

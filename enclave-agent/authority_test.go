@@ -13,11 +13,14 @@ import (
 	"net/url"
 	"testing"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 type authority struct {
 	key  crypto.Signer
 	cert *x509.Certificate
+	td   spiffeid.TrustDomain
 }
 
 func newKey(t testing.TB) *ecdsa.PrivateKey {
@@ -29,11 +32,13 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 	return k
 }
 
-func newAuthority(t testing.TB, cn string) *authority {
+func newAuthority(t testing.TB, cn string) *authority { return newAuthorityIn(t, cn, testDomain) }
+
+func newAuthorityIn(t testing.TB, cn string, td spiffeid.TrustDomain) *authority {
 	t.Helper()
 	key := newKey(t)
 	tmpl := &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: cn, Organization: []string{testDomain.Name()}},
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: cn, Organization: []string{td.Name()}},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
@@ -45,7 +50,7 @@ func newAuthority(t testing.TB, cn string) *authority {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &authority{key, c}
+	return &authority{key, c, td}
 }
 
 func (a *authority) roots(t testing.TB) BootstrapRoots {
@@ -88,7 +93,7 @@ func leafTemplate(id string, life time.Duration) *x509.Certificate {
 func (a *authority) serverLeaf(t testing.TB, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
 	key := newKey(t)
-	tmpl := leafTemplate("spiffe://"+testDomain.Name()+"/assay/server", time.Hour)
+	tmpl := leafTemplate("spiffe://"+a.td.Name()+"/assay/server", time.Hour)
 	if change != nil {
 		change(tmpl)
 	}

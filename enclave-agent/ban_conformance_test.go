@@ -75,7 +75,7 @@ func TestAWorkloadOfABannedAgentHearsThatItIsDenied(t *testing.T) {
 // That the server is away is no denial, and takes none back.
 func TestOnlyTheServersDenialCountsAsOne(t *testing.T) {
 	t.Parallel()
-	s := newState(bubbleClock{}.Wall)
+	s := newState(bubbleClock{}.Wall, newSignal())
 	for _, err := range []error{nil, errTest, &attest.Error{Kind: attest.Denied, Check: "policy"}, &Refusal{Kind: attest.Unavailable}, &Refusal{Kind: attest.Untrusted}} {
 		if s.deny(err); s.denial() != nil {
 			t.Errorf("%v counts as a denial", err)

@@ -117,25 +117,10 @@ type gatekeeper struct {
 // be closed.
 const goodbye = 100 * time.Millisecond
 
-// visible is what of a snapshot the caller of ctx may have: identities without
-// selectors, and those whose selectors it shows, all of them. A caller that ended,
-// or runs another program or user than when it connected, gets nothing more, and
-// loses the connection: whoever it is now connects anew.
-func (g *gatekeeper) visible(ctx context.Context, now *snapshot) (*snapshot, error) {
-	may, err := g.judge(ctx, now.svids)
-	if err != nil {
-		return nil, err
-	}
-	if len(may) == len(now.svids) {
-		return now, nil
-	}
-	if len(may) == 0 {
-		return nil, errNoIdentity
-	}
-	return &snapshot{version: now.version, svids: may, bundle: now.bundle}, nil
-}
-
-// judge picks those SVIDs that the caller may have.
+// judge picks those SVIDs that the caller of ctx may have: those without selectors, and
+// those whose selectors it shows, all of them. A caller that ended, or runs another
+// program or user than when it connected, gets nothing more, and loses the
+// connection: whoever it is now connects anew. The error is a status.
 func (g *gatekeeper) judge(ctx context.Context, all []*svid) ([]*svid, error) {
 	c := callerOf(ctx)
 	if c != nil && c.process != nil {

@@ -48,6 +48,7 @@ type heard struct {
 type faultyServer struct {
 	assayv1.UnimplementedAttestationServer
 	t         testing.TB
+	td        spiffeid.TrustDomain
 	bootstrap *authority
 	ca        *authority
 	leaf      tls.Certificate
@@ -74,11 +75,13 @@ type faultyServer struct {
 	mint      func(*assayv1.MintJWTSVIDRequest) (*assayv1.MintJWTSVIDResponse, error)
 }
 
-func newFaultyServer(t testing.TB) *faultyServer {
+func newFaultyServer(t testing.TB) *faultyServer { return newFaultyServerIn(t, testDomain) }
+
+func newFaultyServerIn(t testing.TB, td spiffeid.TrustDomain) *faultyServer {
 	t.Helper()
 	s := &faultyServer{
-		t: t, bootstrap: newAuthority(t, "bootstrap"), ca: newAuthority(t, "ca"), life: time.Hour,
-		ids: []string{"spiffe://" + testDomain.Name() + "/orders"}, events: make(chan *assayv1.WatchEvent, 16), sequence: 1,
+		t: t, td: td, bootstrap: newAuthorityIn(t, "bootstrap", td), ca: newAuthorityIn(t, "ca", td), life: time.Hour,
+		ids: []string{"spiffe://" + td.Name() + "/orders"}, events: make(chan *assayv1.WatchEvent, 16), sequence: 1,
 		address: "127.0.0.1:0",
 	}
 	s.leaf = s.bootstrap.serverLeaf(t, nil)
@@ -226,7 +229,7 @@ func (s *faultyServer) issued(h *assayv1.Hello) (*assayv1.AttestResponse, error)
 }
 
 func (s *faultyServer) bundle() *assayv1.TrustBundle {
-	return &assayv1.TrustBundle{TrustDomain: testDomain.Name(), X509Authorities: [][]byte{s.ca.cert.Raw}, JwtAuthorities: s.jwks, Sequence: s.sequence}
+	return &assayv1.TrustBundle{TrustDomain: s.td.Name(), X509Authorities: [][]byte{s.ca.cert.Raw}, JwtAuthorities: s.jwks, Sequence: s.sequence}
 }
 
 // Watch wants a live SVID, sends the bundle, and then what the test has for it.
@@ -299,12 +302,18 @@ func simulatedNSM(t testing.TB) (*Nitro, *simnitro.Authority) {
 	return NewNitroSocket(path), auth
 }
 
+// membership is the server's trust domain, for an agent that is in others too.
+func (s *faultyServer) membership(t testing.TB) Membership {
+	t.Helper()
+	return Membership{TrustDomain: s.td, Server: s.address, BootstrapRoots: s.bootstrap.roots(t)}
+}
+
 // testConfig is an agent for the server.
 func (s *faultyServer) config(t testing.TB) Config {
 	t.Helper()
 	nsm, _ := simulatedNSM(t)
 	return Config{
-		TrustDomain: testDomain, Server: s.address, BootstrapRoots: s.bootstrap.roots(t), Attester: nsm,
+		TrustDomain: s.td, Server: s.address, BootstrapRoots: s.bootstrap.roots(t), Attester: nsm,
 		Socket: filepath.Join(shortDir(t), "agent.sock"), Log: testLog(t),
 	}
 }

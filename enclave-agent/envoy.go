@@ -11,13 +11,13 @@ import (
 func (w *workloadAPI) secrets(ctx context.Context) (*sds.Secrets, <-chan struct{}, error) {
 	now, changed, err := w.view(ctx)
 	if err != nil {
-		return nil, nil, notServing(err)
+		return nil, nil, err
 	}
-	out := &sds.Secrets{TrustDomain: now.bundle.td.Name(), Bundles: map[string][]*x509.Certificate{now.bundle.td.Name(): now.bundle.authorities}}
-	for _, f := range now.bundle.federated {
-		out.Bundles[f.td.Name()] = f.authorities
+	out := &sds.Secrets{TrustDomain: now.first().bundle.td.Name(), Bundles: map[string][]*x509.Certificate{}}
+	for b := range now.bundles() {
+		out.Bundles[b.td.Name()] = b.authorities
 	}
-	for _, v := range now.svids {
+	for _, v := range now.svids() {
 		if isResident(v.key) {
 			continue // its key cannot be handed out
 		}

@@ -58,6 +58,10 @@ func orders() simnitro.Launch {
 
 // policyText grants orders the given identities.
 func policyText(revision int, names ...string) string {
+	return policyIn(realDomain, revision, names...)
+}
+
+func policyIn(td string, revision int, names ...string) string {
 	p := orders().PCRs()
 	var b strings.Builder
 	fmt.Fprintf(&b, `version: 1
@@ -72,7 +76,7 @@ workloads:
       pcr0: {eq: %q}
       pcr3: {eq: %q}
     issue:
-`, revision, realDomain, hex.EncodeToString(p[0]), hex.EncodeToString(p[3]))
+`, revision, td, hex.EncodeToString(p[0]), hex.EncodeToString(p[3]))
 	for _, n := range names {
 		fmt.Fprintf(&b, "      - {spiffe_id: %q, x509_ttl: 1h}\n", n)
 	}
@@ -82,6 +86,7 @@ workloads:
 // realServer is a whole server, which can be stopped and started again.
 type realServer struct {
 	t      testing.TB
+	td     string
 	hw     *simnitro.Authority
 	cfg    config.Config
 	addr   string
@@ -103,14 +108,20 @@ func newRealServer(t testing.TB, names ...string) *realServer {
 
 func newServerWith(t testing.TB, policy string) *realServer {
 	t.Helper()
+	return newServerIn(t, realDomain, must(simnitro.NewAuthority(simnitro.AuthorityOptions{})), policy)
+}
+
+// newServerIn is the server of a trust domain, which believes the hardware.
+func newServerIn(t testing.TB, td string, hw *simnitro.Authority, policy string) *realServer {
+	t.Helper()
 	dir := t.TempDir()
-	s := &realServer{t: t, addr: "127.0.0.1:0", log: &safeBuffer{}, hw: must(simnitro.NewAuthority(simnitro.AuthorityOptions{})), bindings: &tpm.MemoryBindings{}}
+	s := &realServer{t: t, td: td, addr: "127.0.0.1:0", log: &safeBuffer{}, hw: hw, bindings: &tpm.MemoryBindings{}}
 	s.cfg = config.Default()
-	s.cfg.TrustDomain, s.cfg.DataDir, s.cfg.Policy = realDomain, filepath.Join(dir, "data"), filepath.Join(dir, "policy.yaml")
+	s.cfg.TrustDomain, s.cfg.DataDir, s.cfg.Policy = td, filepath.Join(dir, "data"), filepath.Join(dir, "policy.yaml")
 	s.cfg.AdminSocket, s.cfg.MetricsListen = filepath.Join(short(t), "admin.sock"), ""
 	s.cfg.ShutdownTimeout, s.cfg.ReattestSpread = time.Second, 10*time.Millisecond
 	s.write(policy)
-	must(ca.Init(context.Background(), ca.InitConfig{DataDir: s.cfg.DataDir, TrustDomain: realDomain, Simulated: true, Now: time.Now}))
+	must(ca.Init(context.Background(), ca.InitConfig{DataDir: s.cfg.DataDir, TrustDomain: s.td, Simulated: true, Now: time.Now}))
 	s.start()
 	t.Cleanup(func() {
 		s.stop()
@@ -144,15 +155,15 @@ func (s *realServer) start() {
 		must(sevsnp.New(must(sevsnp.SimulatedRoots(amd().RootsPEM())))),
 		must(tpm.New(must(tpm.SimulatedRoots(manufacturer().RootPEM())), tpm.WithBindings(s.bindings), tpm.WithInventory(s.inventory))),
 	))
-	s.policy = must(issuer.LoadPolicyFile(s.cfg.Policy, realDomain, log))
+	s.policy = must(issuer.LoadPolicyFile(s.cfg.Policy, s.td, log))
 	db := must(store.OpenSQLite(ctx, filepath.Join(s.cfg.DataDir, "assay.db")))
 	ring := must(keys.OpenDir(filepath.Join(s.cfg.DataDir, "keys")))
-	s.ledger = must(ledger.Open(ctx, db, realDomain, must(ca.CheckpointSigner(ctx, ring)), ledger.Options{Now: time.Now, Log: log}))
+	s.ledger = must(ledger.Open(ctx, db, s.td, must(ca.CheckpointSigner(ctx, ring)), ledger.Options{Now: time.Now, Log: log}))
 	s.ca = must(ca.Open(ctx, ca.Config{
-		TrustDomain: realDomain, Simulated: true, DataDir: s.cfg.DataDir, Keys: ring, Store: db, Results: s.ledger, Now: time.Now, Log: log,
+		TrustDomain: s.td, Simulated: true, DataDir: s.cfg.DataDir, Keys: ring, Store: db, Results: s.ledger, Now: time.Now, Log: log,
 	}))
 	s.server = must(issuer.New(s.cfg, issuer.Parts{
-		Set: set, Policy: s.policy, Ledger: s.ledger, CA: s.ca, Store: db, Metrics: issuer.NewMetrics(realDomain), Log: log, Now: time.Now,
+		Set: set, Policy: s.policy, Ledger: s.ledger, CA: s.ca, Store: db, Metrics: issuer.NewMetrics(s.td), Log: log, Now: time.Now,
 	}))
 	public := must(net.Listen("tcp", s.addr))
 	s.addr = public.Addr().String()
@@ -194,7 +205,7 @@ func (s *realServer) enclave(l simnitro.Launch) agent.Config {
 func (s *realServer) config(dir string, device agent.Attester) agent.Config {
 	s.t.Helper()
 	return agent.Config{
-		TrustDomain: spiffeid.RequireTrustDomainFromString(realDomain), Server: s.addr,
+		TrustDomain: spiffeid.RequireTrustDomainFromString(s.td), Server: s.addr,
 		BootstrapRoots: must(agent.ParseBootstrapRoots(must(ca.BootstrapRootPEM(s.cfg.DataDir)))),
 		Attester:       device,
 		Socket:         filepath.Join(dir, "agent.sock"), Log: slog.New(slog.NewTextHandler(&testLines{t: s.t}, nil)),

@@ -34,31 +34,17 @@ func (w *workloadAPI) FetchJWTSVID(ctx context.Context, r *workload.JWTSVIDReque
 	}
 	now, _, err := w.view(ctx)
 	if err != nil {
-		return nil, notServing(err)
+		return nil, err
 	}
-	out := &workload.JWTSVIDResponse{}
-	var denied error
-	for _, own := range now.svids {
-		if r.GetSpiffeId() != "" && own.id.String() != r.GetSpiffeId() {
-			continue
-		}
-		text, err := w.tokens.get(ctx, own, now.bundle, audiences)
-		switch {
-		case status.Code(err) == codes.PermissionDenied:
-			denied = err // another identity may be granted one
-			continue
-		case err != nil:
-			return nil, err
-		}
-		out.Svids = append(out.Svids, &workload.JWTSVID{SpiffeId: own.id.String(), Svid: text})
+	wanted := now.named(r.GetSpiffeId())
+	if len(wanted) == 0 {
+		return nil, w.held.without(r.GetSpiffeId())
 	}
-	switch {
-	case len(out.GetSvids()) > 0:
-		return out, nil
-	case denied != nil:
-		return nil, denied
+	tokens, err := mintAll(ctx, wanted, audiences, now.hints())
+	if err != nil {
+		return nil, err
 	}
-	return nil, status.Error(codes.PermissionDenied, "no such identity issued")
+	return &workload.JWTSVIDResponse{Svids: tokens}, nil
 }
 
 // checkAudiences takes what the server would take, and leaves out repetitions.
@@ -89,9 +75,9 @@ func (w *workloadAPI) ValidateJWTSVID(ctx context.Context, r *workload.ValidateJ
 	}
 	now, _, err := w.view(ctx)
 	if err != nil {
-		return nil, notServing(err)
+		return nil, err
 	}
-	s, err := attested.VerifyJWTSVID(r.GetSvid(), jwtSource{now}, r.GetAudience(), w.state.now())
+	s, err := now.validate(r.GetSvid(), r.GetAudience())
 	if err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "not a valid JWT-SVID: %s: %s", attest.CheckOf(err), clip(err.Error()))
 	}
@@ -102,13 +88,31 @@ func (w *workloadAPI) ValidateJWTSVID(ctx context.Context, r *workload.ValidateJ
 	return &workload.ValidateJWTSVIDResponse{SpiffeId: s.ID.String(), Claims: claims}, nil
 }
 
-// jwtSource is a snapshot as a source of go-spiffe's.
-type jwtSource struct{ *snapshot }
+// validate checks a token by the bundle of its trust domain, at the time of the server
+// that the bundle is from.
+func (o *offer) validate(token, audience string) (s *attested.JWTSVID, err error) {
+	for _, p := range o.parts {
+		s, err = attested.VerifyJWTSVID(token, jwtSource{o, p.of}, audience, p.of.time.now())
+		if !errors.Is(err, errUnknownDomain) {
+			break
+		}
+	}
+	return s, err
+}
+
+// jwtSource is what an offer has of one of the agent's servers, as a source of
+// go-spiffe's.
+type jwtSource struct {
+	*offer
+	of *member
+}
 
 // GetJWTBundleForTrustDomain implements jwtbundle.Source.
 func (s jwtSource) GetJWTBundleForTrustDomain(td spiffeid.TrustDomain) (*jwtbundle.Bundle, error) {
-	if a, ok := s.jwtBundles()[td]; ok {
-		return a.bundle, nil
+	for b, p := range s.bundles() {
+		if b.td == td && p.of == s.of {
+			return b.jwt.bundle, nil
+		}
 	}
 	return nil, errUnknownDomain
 }

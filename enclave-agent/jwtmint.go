@@ -54,7 +54,7 @@ type tokenKey struct{ id, audiences string }
 type minter struct {
 	now    func() time.Time
 	log    *slog.Logger
-	denial func() *Refusal // the server's last word on attestation, where that is a denial
+	denied func() error // the server's last word on attestation, where that is a denial: a status
 	dial   func(certificate func() *tls.Certificate) (*link, error)
 
 	mu      sync.Mutex
@@ -84,8 +84,8 @@ type tokenLink struct {
 	retired bool // a newer SVID has one of its own
 }
 
-func newMinter(now func() time.Time, log *slog.Logger, denial func() *Refusal, dial func(func() *tls.Certificate) (*link, error)) *minter {
-	return &minter{now: now, log: log, denial: denial, dial: dial, tokens: map[tokenKey]token{}, minting: map[tokenKey]*minting{}, links: map[string]*tokenLink{}}
+func newMinter(now func() time.Time, log *slog.Logger, denied func() error, dial func(func() *tls.Certificate) (*link, error)) *minter {
+	return &minter{now: now, log: log, denied: denied, dial: dial, tokens: map[tokenKey]token{}, minting: map[tokenKey]*minting{}, links: map[string]*tokenLink{}}
 }
 
 // get returns a token of the SVID's identity for the audiences, which are checked.
@@ -208,8 +208,8 @@ func (m *minter) mint(ctx context.Context, own *svid, b *trustBundle, audiences 
 		case codes.Unauthenticated:
 			m.retire(l) // the SVID is not taken: the next call opens a connection with what is held then
 			m.forget()  // and what it was good for before, it is no more
-			if d := m.denial(); d != nil {
-				return token{}, errDenied(d)
+			if err := m.denied(); err != nil {
+				return token{}, err
 			}
 			return token{}, errNotTaken
 		case codes.Unavailable:

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -18,7 +17,7 @@ import (
 // Membership is a trust domain that the agent attests to.
 type Membership struct {
 	TrustDomain    spiffeid.TrustDomain
-	Server         string         // host:port of the attestation service
+	Server         string         // host:port of the attestation service, or vsock:CID:PORT
 	BootstrapRoots BootstrapRoots // pinned: the current one and the next
 	Identities     []spiffeid.ID  // the names to ask for; none is all that policy grants, in its order
 }
@@ -31,7 +30,7 @@ func (of Membership) check() error {
 	case len(of.Identities) > attest.MaxKeys:
 		return fmt.Errorf("%d identities, at most %d", len(of.Identities), attest.MaxKeys)
 	}
-	if _, _, err := net.SplitHostPort(of.Server); err != nil {
+	if err := CheckServer(of.Server); err != nil {
 		return fmt.Errorf("server address: %w", err)
 	}
 	if td, err := of.BootstrapRoots.TrustDomain(); err == nil && td != of.TrustDomain {
@@ -47,10 +46,12 @@ func (of Membership) check() error {
 
 // member is the agent in one trust domain: whom it believes there, whose time that
 // is, what it holds, and when it attests again. Nothing of one member reaches
-// another; what they share is the device.
+// another; what they share is the device, which takes one request at a time.
 type member struct {
 	of     Membership
-	cfg    Config    // what is the same in every trust domain
+	agent  *Agent    // for what is the same in every trust domain
+	alone  bool      // there is no other trust domain
+	room   int       // how many bytes of messages to workloads are this member's
 	holder KeyHolder // nil for keys in memory
 	log    *slog.Logger
 	time   *timekeeper
@@ -58,15 +59,23 @@ type member struct {
 	state  *state
 	tokens *minter
 	plan   *schedule
-	health *healthState
+	health *memberHealth
+	past   history
 	ids    []string // one for each key of the next attestation; used by the renewal alone
 }
 
-func newMember(of Membership, cfg Config, holder KeyHolder, health *healthState) (*member, error) {
+// newMember makes one of n members.
+func newMember(of Membership, a *Agent, n int) (*member, error) {
 	if err := of.check(); err != nil {
 		return nil, err
 	}
-	m := &member{of: of, cfg: cfg, holder: holder, log: cfg.Log, time: &timekeeper{clock: cfg.Clock}, plan: newSchedule(), health: health, ids: []string{""}}
+	m := &member{
+		of: of, agent: a, alone: n == 1, room: maxServed / n, log: a.log, time: &timekeeper{clock: a.cfg.Clock},
+		plan: newSchedule(), health: a.health.member(of.TrustDomain), ids: []string{""},
+	}
+	if !m.alone {
+		m.log = a.log.With("trust_domain", of.TrustDomain.Name())
+	}
 	if len(of.Identities) > 0 {
 		m.ids = nil
 	}
@@ -77,15 +86,15 @@ func newMember(of Membership, cfg Config, holder KeyHolder, health *healthState)
 	if m.server, err = newServerTrust(of.TrustDomain, of.BootstrapRoots, m.time.now); err != nil {
 		return nil, err
 	}
-	m.state = newState(m.time.now)
-	m.tokens = newMinter(m.time.now, m.log, m.state.denial, m.dial)
+	m.state = newState(m.time.now, a.changed)
+	m.tokens = newMinter(m.time.now, m.log, m.denied, m.dial)
 	return m, nil
 }
 
 // dial prepares a connection to the server; certificate is nil, or says which SVID
 // to show.
 func (m *member) dial(certificate func() *tls.Certificate) (*link, error) {
-	return m.server.dial(m.of.Server, m.cfg.Dial, certificate)
+	return m.server.dial(m.of.Server, m.agent.cfg.Dial, certificate)
 }
 
 // run keeps the identities fresh until ctx ends.

@@ -152,6 +152,7 @@ func (m *member) renewal(ctx context.Context) error {
 		}
 		m.health.failed(err)
 		m.state.deny(err)
+		m.past.failed(err, m.agent.cfg.Clock.Wall(), wait)
 		m.logFailure(ctx, err, wait)
 		if !answered(err) {
 			// gRPC would try on by itself, once a second, for as long as the connection is
@@ -175,6 +176,9 @@ func (m *member) renewal(ctx context.Context) error {
 func (m *member) attestAll(ctx context.Context, l *link) error {
 	for {
 		issued, err := m.attestOnce(ctx, l)
+		if err == nil {
+			err = m.fits(issued.svids, issued.bundle)
+		}
 		if err != nil {
 			return err
 		}
@@ -199,13 +203,13 @@ func (m *member) attestAll(ctx context.Context, l *link) error {
 // there is none or where the server does not accept the renewal.
 func (m *member) attestOnce(ctx context.Context, l *link) (*issuance, error) {
 	try := &attestation{
-		td: m.of.TrustDomain, serverID: m.server.id, attester: m.cfg.Attester, time: m.time,
-		keyType: m.cfg.KeyType, holder: m.holder, ids: m.ids, previous: m.state.renewable(),
+		td: m.of.TrustDomain, serverID: m.server.id, attester: m.agent.cfg.Attester, time: m.time,
+		keyType: m.agent.cfg.KeyType, holder: m.holder, ids: m.ids, previous: m.state.renewable(),
 	}
 	issued, err := guard(func() (*issuance, error) { return try.run(ctx, l) })
 	if try.previous != nil && attest.CheckOf(err) == checkKeyGone {
 		m.log.Warn("the TPM was reset, and the keys in it are gone: attesting as at boot")
-		m.state.dropResident()
+		m.agent.keysGone(m)
 		try.previous = nil
 		issued, err = guard(func() (*issuance, error) { return try.run(ctx, l) })
 	}
@@ -216,13 +220,6 @@ func (m *member) attestOnce(ctx context.Context, l *link) (*issuance, error) {
 		issued, err = guard(func() (*issuance, error) { return try.run(ctx, l) })
 	}
 	return issued, err
-}
-
-// keysGone lets go of identities whose keys ended with a reset of the TPM, and
-// attests again.
-func (m *member) keysGone() {
-	m.state.dropResident()
-	m.plan.advance(m.time.now())
 }
 
 // adopt takes what was issued into use, and draws the moment of the next
@@ -243,6 +240,7 @@ func (m *member) adopt(is *issuance) {
 		next = soonest
 	}
 	next = m.plan.set(next, soonest)
+	m.past.succeeded(is.reference, m.agent.cfg.Clock.Wall())
 	m.health.succeeded()
 	m.reportHealth()
 	names := make([]string, len(is.svids))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -21,6 +22,7 @@ const (
 	maxDeadline    = 10 * time.Minute    // of a challenge
 	maxSelectors   = 64                  // of one SVID
 	maxSelector    = 1024                // bytes of a selector's type, and of its value
+	maxHint        = 64                  // bytes
 )
 
 // reservedPath begins the SPIFFE IDs that belong to the service itself.
@@ -160,13 +162,16 @@ func checkSVID(x *assayv1.X509SVID, td spiffeid.TrustDomain, want keyRequest, at
 	if err := checkSelectors(x.GetSelectors()); err != nil {
 		return nil, replyError("issued_selectors", "%w", err)
 	}
+	if err := checkHint(x.GetHint()); err != nil {
+		return nil, replyError("issued_hint", "%w", err)
+	}
 	var keyDER []byte // a key in the hardware has none
 	if !isResident(want.signer) {
 		if keyDER, err = x509.MarshalPKCS8PrivateKey(want.signer); err != nil {
 			return nil, &attest.Error{Kind: attest.Internal, Check: "key", Err: err}
 		}
 	}
-	return &svid{id: id, chain: chain, chainDER: der, key: want.signer, keyDER: keyDER, selectors: x.GetSelectors(), keysOnDisk: x.GetKeysOnDisk()}, nil
+	return &svid{id: id, chain: chain, chainDER: der, key: want.signer, keyDER: keyDER, selectors: x.GetSelectors(), keysOnDisk: x.GetKeysOnDisk(), hint: x.GetHint()}, nil
 }
 
 // checkSelectors wants selectors that say something. Types that this agent does
@@ -179,6 +184,16 @@ func checkSelectors(list []*assayv1.Selector) error {
 		if s.GetType() == "" || s.GetValue() == "" || len(s.GetType()) > maxSelector || len(s.GetValue()) > maxSelector {
 			return fmt.Errorf("a selector of type %q without a type or value, or a longer one than %d bytes", clip(s.GetType()), maxSelector)
 		}
+	}
+	return nil
+}
+
+// checkHint wants what policies may say: every workload is handed it.
+func checkHint(s string) error {
+	if len(s) > maxHint || strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.'
+	}) {
+		return fmt.Errorf("the hint %q is not %d characters of a-z, 0-9, -, _ and . at most", clip(s), maxHint)
 	}
 	return nil
 }

@@ -134,10 +134,7 @@ type handshakeResult struct{ err error }
 func (t *serverTrust) dial(address string, dialer func(context.Context, string) (net.Conn, error), certificate func() *tls.Certificate) (*link, error) {
 	last := new(atomic.Pointer[handshakeResult])
 	if dialer == nil {
-		dialer = func(ctx context.Context, addr string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "tcp", addr)
-		}
+		dialer = dialServer
 	}
 	conn, err := grpc.NewClient("passthrough:///"+address,
 		grpc.WithTransportCredentials(&recordingCredentials{credentials.NewTLS(t.tlsConfig(certificate)), last}),

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/assay-project/assay/attest"
@@ -28,6 +27,7 @@ type svid struct {
 	selectors []*assayv1.Selector
 	// keysOnDisk says that policy permits key and tokens on a disk.
 	keysOnDisk bool
+	hint       string // what it is for, in the operator's word; "" is none
 }
 
 func (s *svid) notAfter() time.Time { return s.chain[0].NotAfter }
@@ -95,57 +95,15 @@ func (b *trustBundle) pool() *x509.CertPool {
 // or the last one expired.
 var errNoIdentity = errors.New("this agent holds no identity")
 
-// snapshot is what is served, at one moment. It never changes.
+// snapshot is what is served of one trust domain, at one moment. It never changes.
 type snapshot struct {
 	version uint64
 	svids   []*svid
 	bundle  *trustBundle
 }
 
-// response is the snapshot as a full-state message of the Workload API.
-func (s *snapshot) response() *workload.X509SVIDResponse {
-	r := &workload.X509SVIDResponse{}
-	for _, f := range s.bundle.federated {
-		if len(f.authorities) > 0 { // an empty bundle is none: its trust domain has revoked everything
-			if r.FederatedBundles == nil {
-				r.FederatedBundles = map[string][]byte{}
-			}
-			r.FederatedBundles[f.td.IDString()] = f.der
-		}
-	}
-	for _, v := range s.svids {
-		if isResident(v.key) {
-			continue // its key cannot be handed out
-		}
-		r.Svids = append(r.Svids, &workload.X509SVID{
-			SpiffeId: v.id.String(), X509Svid: v.chainDER, X509SvidKey: v.keyDER, Bundle: s.bundle.der,
-		})
-	}
-	return r
-}
-
-// bundles is the snapshot's bundles as a message of the Workload API.
-func (s *snapshot) bundles() *workload.X509BundlesResponse {
-	out := map[string][]byte{s.bundle.td.IDString(): s.bundle.der}
-	for _, f := range s.bundle.federated {
-		if len(f.authorities) > 0 {
-			out[f.td.IDString()] = f.der
-		}
-	}
-	return &workload.X509BundlesResponse{Bundles: out}
-}
-
-// jwtBundles are the JWT authorities of every trust domain that is known here.
-func (s *snapshot) jwtBundles() map[spiffeid.TrustDomain]*jwtAuthorities {
-	out := map[spiffeid.TrustDomain]*jwtAuthorities{s.bundle.td: s.bundle.jwt}
-	for _, f := range s.bundle.federated {
-		out[f.td] = f.jwt
-	}
-	return out
-}
-
-// state is everything the agent holds. The renewal writes it, the Workload API
-// reads it, and nothing else is shared between them.
+// state is everything the agent holds of one trust domain. The renewal writes it, the
+// Workload API reads it, and nothing else is shared between them.
 //
 // Invariants: a snapshot has at least one SVID, each live when it was made, and a
 // bundle; a bundle is replaced by a newer one only; while halted nothing is handed
@@ -161,26 +119,27 @@ type state struct {
 	halted  error    // why nothing is served although there is something
 	denied  *Refusal // the server's last word, where that is a denial
 	snap    *snapshot
-	changed chan struct{} // closed at the next change
+	changed *signal
 }
 
-func newState(now func() time.Time) *state {
-	return &state{now: now, changed: make(chan struct{})}
+func newState(now func() time.Time, changed *signal) *state {
+	return &state{now: now, changed: changed}
 }
 
 // view returns what may be served now, or why nothing may be: errNoIdentity or
 // the reason of a halt. The channel is closed at the next change.
 func (s *state) view() (*snapshot, <-chan struct{}, error) {
+	changed := s.changed.next()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.expire()
 	switch {
 	case s.halted != nil:
-		return nil, s.changed, s.halted
+		return nil, changed, s.halted
 	case s.snap == nil:
-		return nil, s.changed, errNoIdentity
+		return nil, changed, errNoIdentity
 	}
-	return s.snap, s.changed, nil
+	return s.snap, changed, nil
 }
 
 // adopt replaces the identities. A bundle that is older than the one held comes
@@ -255,7 +214,7 @@ func (s *state) halt(why error) bool {
 		return false
 	}
 	s.halted = why
-	s.broadcast()
+	s.changed.fire()
 	return true
 }
 
@@ -279,6 +238,14 @@ func (s *state) renewable() *svid {
 		}
 	}
 	return best
+}
+
+// held are the identities that are held, also while nothing is served.
+func (s *state) held() []*svid {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expire()
+	return s.svids
 }
 
 // dropResident lets those SVIDs go whose keys were in hardware that lost them.
@@ -313,10 +280,5 @@ func (s *state) publish() {
 	if len(s.svids) > 0 && s.bundle != nil {
 		s.snap = &snapshot{version: s.version, svids: s.svids, bundle: s.bundle}
 	}
-	s.broadcast()
-}
-
-func (s *state) broadcast() {
-	close(s.changed)
-	s.changed = make(chan struct{})
+	s.changed.fire()
 }

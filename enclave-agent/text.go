@@ -13,7 +13,7 @@ const clipAt = 80
 func clip(s string) string {
 	long := len(s) > clipAt
 	if long {
-		s = s[:clipAt]
+		s = strings.ToValidUTF8(s[:clipAt], "") // not half a character
 	}
 	if strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
 		s = strings.Trim(strconv.QuoteToASCII(s), `"`)

@@ -382,6 +382,7 @@ func TestResidencyNeedsAHolderAndP256(t *testing.T) {
 	s := newFaultyServer(t)
 	tpm := NewTPMSocket("/nowhere", TPMOptions{})
 	good := s.config(t)
+	good.Server = "127.0.0.1:8443"
 	for name, change := range map[string]func(*Config){
 		"unknown":       func(c *Config) { c.Attester, c.KeyResidency = tpm, "drawer" },
 		"no hardware":   func(c *Config) { c.KeyResidency = TPMKeys },

@@ -106,6 +106,9 @@ func (m *member) heed(ev *assayv1.WatchEvent) error {
 		m.log.Info("the server asks for a new attestation", "reason", e.Reattest.GetReason().String(), "within", within.String())
 	case *assayv1.WatchEvent_Bundle:
 		b, err := checkBundle(e.Bundle, m.of.TrustDomain)
+		if err == nil {
+			err = m.fits(m.state.held(), b)
+		}
 		if err != nil {
 			m.log.Warn("the server sent a trust bundle that is not accepted", "check", attest.CheckOf(err), "error", err.Error())
 			return err

@@ -3,7 +3,6 @@ package agent
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -34,43 +33,42 @@ const maxWorkloadMessage = 64 << 10
 // stopGrace is how long a stop waits for calls to end.
 const stopGrace = 2 * time.Second
 
-// workloadAPI is the SPIFFE Workload API over the agent's state. What it does
+// workloadAPI is the SPIFFE Workload API over what the agent holds. What it does
 // not offer is Unimplemented, as the specification asks.
 type workloadAPI struct {
 	workload.UnimplementedSpiffeWorkloadAPIServer
-	state    *state
+	held     *holdings
 	gate     *gatekeeper
-	tokens   *minter
 	stopping <-chan struct{}
 }
 
-// view is what the caller of ctx may have now, or why it may have nothing. The
-// channel is closed at the next change.
-func (w *workloadAPI) view(ctx context.Context) (*snapshot, <-chan struct{}, error) {
-	now, changed, err := w.state.view()
+// view is what the caller of ctx may have now, one identity at least; else the error
+// is a status that says why it may have nothing. The channel is closed at the next
+// change.
+func (w *workloadAPI) view(ctx context.Context) (*offer, <-chan struct{}, error) {
+	now, changed := w.held.offer()
+	if len(now.parts) == 0 {
+		return nil, changed, w.held.nothing()
+	}
+	may, err := w.gate.judge(ctx, now.svids())
 	switch {
-	case err == nil:
-		now, err = w.gate.visible(ctx, now)
-	case errors.Is(err, errNoIdentity):
-		if d := w.state.denial(); d != nil {
-			err = errDenied(d)
-		}
-	}
-	if err != nil {
+	case err != nil:
 		return nil, changed, err
+	case len(may) == 0:
+		return nil, changed, w.held.nothing()
 	}
-	return now, changed, nil
+	return now.only(may), changed, nil
 }
 
 // FetchX509SVID streams every SVID with its key and bundle, at once and again
 // after every change; each message is the full state.
 func (w *workloadAPI) FetchX509SVID(_ *workload.X509SVIDRequest, s grpc.ServerStreamingServer[workload.X509SVIDResponse]) error {
-	var sent uint64
-	return w.follow(s.Context(), func(now *snapshot) error {
-		if now.version == sent {
+	var sent *offer
+	return w.follow(s.Context(), func(now *offer) error {
+		if now.same(sent) {
 			return nil
 		}
-		sent = now.version
+		sent = now
 		r := now.response()
 		if len(r.GetSvids()) == 0 {
 			return errResident()
@@ -85,12 +83,12 @@ func errResident() error {
 		"use assay.agent.v1 on this socket (for Go, package agentclient), or set key_residency: software in the agent's configuration")
 }
 
-// FetchX509Bundles streams the X.509 bundles of this trust domain and of those that
-// it federates with, at once and after every change.
+// FetchX509Bundles streams the X.509 bundles of the agent's trust domains and of those
+// that they federate with, at once and after every change.
 func (w *workloadAPI) FetchX509Bundles(_ *workload.X509BundlesRequest, s grpc.ServerStreamingServer[workload.X509BundlesResponse]) error {
 	var sent map[string][]byte
-	return w.follow(s.Context(), func(now *snapshot) error {
-		m := now.bundles()
+	return w.follow(s.Context(), func(now *offer) error {
+		m := now.x509Bundles()
 		if sent != nil && maps.EqualFunc(sent, m.GetBundles(), bytes.Equal) {
 			return nil
 		}
@@ -102,26 +100,23 @@ func (w *workloadAPI) FetchX509Bundles(_ *workload.X509BundlesRequest, s grpc.Se
 // FetchJWTBundles streams the JWT bundles likewise, each a JWK Set.
 func (w *workloadAPI) FetchJWTBundles(_ *workload.JWTBundlesRequest, s grpc.ServerStreamingServer[workload.JWTBundlesResponse]) error {
 	var sent map[string][]byte
-	return w.follow(s.Context(), func(now *snapshot) error {
-		m := map[string][]byte{}
-		for td, a := range now.jwtBundles() {
-			m[td.IDString()] = a.raw
-		}
-		if sent != nil && maps.EqualFunc(sent, m, bytes.Equal) {
+	return w.follow(s.Context(), func(now *offer) error {
+		m := now.jwtBundles()
+		if sent != nil && maps.EqualFunc(sent, m.GetBundles(), bytes.Equal) {
 			return nil
 		}
-		sent = m
-		return s.Send(&workload.JWTBundlesResponse{Bundles: m})
+		sent = m.GetBundles()
+		return s.Send(m)
 	})
 }
 
-// follow calls send with every snapshot until the caller goes or there is
-// nothing to serve any more.
-func (w *workloadAPI) follow(ctx context.Context, send func(*snapshot) error) error {
+// follow calls send with every offer until the caller goes or there is nothing to
+// serve any more.
+func (w *workloadAPI) follow(ctx context.Context, send func(*offer) error) error {
 	for {
 		now, changed, err := w.view(ctx)
 		if err != nil {
-			return notServing(err)
+			return err
 		}
 		if err := send(now); err != nil {
 			return err
@@ -136,25 +131,6 @@ func (w *workloadAPI) follow(ctx context.Context, send func(*snapshot) error) er
 	}
 }
 
-// notServing says why a workload gets nothing. Without an identity it is
-// PermissionDenied (SPIFFE Workload API, section 5.2.1; Workload Endpoint, section 6);
-// a clock that cannot be right is this machine's trouble, and passes.
-func notServing(err error) error {
-	if errors.Is(err, errNoIdentity) {
-		return status.Error(codes.PermissionDenied, "no identity issued")
-	}
-	if _, ok := status.FromError(err); ok {
-		return err
-	}
-	return status.Error(codes.Unavailable, err.Error())
-}
-
-// errDenied tells a caller that the server's last word was a denial (by policy, or by
-// a ban), and under which reference its operators find why.
-func errDenied(d *Refusal) error {
-	return status.Error(codes.PermissionDenied, "the server denies this agent an identity: reference "+d.Reference)
-}
-
 // serve answers on the listener until ctx ends.
 func (a *Agent) serve(ctx context.Context, l *socketListener) error {
 	stopping := make(chan struct{})
@@ -166,10 +142,9 @@ func (a *Agent) serve(ctx context.Context, l *socketListener) error {
 		grpc.ChainUnaryInterceptor(recoverUnary(a.log), crowd.unary, headerUnary),
 		grpc.ChainStreamInterceptor(recoverStream(a.log), crowd.stream, headerStream),
 	)
-	only := a.members[0]
-	api := &workloadAPI{state: only.state, gate: &gatekeeper{a.cfg.Processes, a.log}, tokens: only.tokens, stopping: stopping}
+	api := &workloadAPI{held: a.holdings, gate: &gatekeeper{a.cfg.Processes, a.log}, stopping: stopping}
 	workload.RegisterSpiffeWorkloadAPIServer(s, api)
-	agentv1.RegisterAgentServer(s, newAgentAPI(api, a.cfg.Attester.Platform(), a.log, only.keysGone))
+	agentv1.RegisterAgentServer(s, newAgentAPI(api, a))
 	secretv3.RegisterSecretDiscoveryServiceServer(s, sds.New(api.secrets, stopping, a.log))
 	healthpb.RegisterHealthServer(s, a.health.server)
 	reflection.Register(s) // what is served here beside the Workload API (Workload Endpoint, section 7)

@@ -43,6 +43,7 @@ func (a *attestation) answer(g *policy.Grant, issued *ca.Issued) error {
 			NotAfterUnixMs: svid.NotAfter.UnixMilli(),
 			Selectors:      selectors(is.Identity.Selectors),
 			KeysOnDisk:     is.Identity.KeysOnDisk,
+			Hint:           is.Identity.Hint,
 		}
 		a.issued = append(a.issued, svid.ID.String())
 		if svid.NotAfter.Before(end) {

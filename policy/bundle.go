@@ -135,6 +135,8 @@ type identity struct {
 	selectors      []Selector
 	keysOnDisk     bool
 	diskAt         *strictyaml.Node // where that is said
+	hint           string
+	hintAt         *strictyaml.Node
 	at             *strictyaml.Node // for findings
 }
 

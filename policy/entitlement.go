@@ -60,7 +60,7 @@ func (b *Bundle) entitlement(c *attest.Claims, at time.Time, d Decision, w *work
 			return Entitlement{}
 		}
 		out.Identities = append(out.Identities, Entitled{NotAfter: end, Identity: Identity{
-			SPIFFEID: s, X509TTL: id.x509TTL, MaxEvidenceAge: id.maxEvidenceAge, JWT: id.jwt, Attributes: id.attributes, Selectors: id.selectors, KeysOnDisk: id.keysOnDisk,
+			SPIFFEID: s, X509TTL: id.x509TTL, MaxEvidenceAge: id.maxEvidenceAge, JWT: id.jwt, Attributes: id.attributes, Selectors: id.selectors, KeysOnDisk: id.keysOnDisk, Hint: id.hint,
 		}})
 	}
 	return out
@@ -79,7 +79,7 @@ func (e Entitlement) Equal(o Entitlement) bool {
 
 func (e Entitled) equal(o Entitled) bool {
 	return e.SPIFFEID == o.SPIFFEID && e.X509TTL == o.X509TTL && e.MaxEvidenceAge == o.MaxEvidenceAge && e.NotAfter.Equal(o.NotAfter) &&
-		maps.Equal(e.Attributes, o.Attributes) && slices.Equal(e.Selectors, o.Selectors) && e.KeysOnDisk == o.KeysOnDisk && e.JWT.equal(o.JWT)
+		maps.Equal(e.Attributes, o.Attributes) && slices.Equal(e.Selectors, o.Selectors) && e.KeysOnDisk == o.KeysOnDisk && e.Hint == o.Hint && e.JWT.equal(o.JWT)
 }
 
 func (j *JWT) equal(o *JWT) bool {

@@ -30,6 +30,9 @@ type Identity struct {
 	// KeysOnDisk permits that the agent writes key and tokens to a disk, where somebody
 	// asks it to. It is the agent that obeys: it was measured.
 	KeysOnDisk bool
+	// Hint is what the identity is for, in the operator's word: workloads that have
+	// several tell them apart by it. "" is none.
+	Hint string
 }
 
 // JWT is what the policy says of JWT-SVIDs for an identity.
@@ -126,7 +129,7 @@ func (b *Bundle) Authorize(v *verifiers.Verified, at time.Time) (*Grant, error) 
 			return deny(reason, fmt.Sprintf("an SVID for %s would end at %s", ids[i], stamp(end)))
 		}
 		g.issues = append(g.issues, Issue{Key: keyOf[i], NotAfter: end, Identity: Identity{
-			SPIFFEID: ids[i], X509TTL: id.x509TTL, MaxEvidenceAge: id.maxEvidenceAge, JWT: id.jwt, Attributes: id.attributes, Selectors: id.selectors, KeysOnDisk: id.keysOnDisk,
+			SPIFFEID: ids[i], X509TTL: id.x509TTL, MaxEvidenceAge: id.maxEvidenceAge, JWT: id.jwt, Attributes: id.attributes, Selectors: id.selectors, KeysOnDisk: id.keysOnDisk, Hint: id.hint,
 		}})
 	}
 	slices.SortFunc(g.issues, func(a, b Issue) int { return a.Key - b.Key })

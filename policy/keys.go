@@ -88,6 +88,7 @@ var identityKeys = keys{
 	}},
 	{"selectors", false, "Which processes inside the environment get the identity; default: every process.", ref("selectors")},
 	{"key_residency", false, "memory, the default, keeps keys and tokens off disks; file lets an agent that is told to write them to one.", schema{"enum": []string{KeysInMemory, KeysInFiles}}},
+	{"hint", false, "What the identity is for, such as internal: workloads that have several tell them apart by it.", schema{"type": "string", "pattern": hintPattern}},
 }
 
 var jwtKeys = keys{

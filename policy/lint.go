@@ -14,6 +14,7 @@ func (p *parser) lint(w *workload) {
 	}
 	w.tee.lint(w, p)
 	p.lintSelectors(w)
+	p.lintHints(w)
 	p.lintLauncher(w)
 	p.lintLifetime(w)
 }

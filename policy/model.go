@@ -332,7 +332,7 @@ func (w *workload) model() *ModelWorkload {
 		out.Expr = x
 	}
 	for _, id := range w.identities {
-		mi := ModelIdentity{t: id.template, Identity: Identity{X509TTL: id.x509TTL, MaxEvidenceAge: id.maxEvidenceAge, JWT: id.jwt, Attributes: id.attributes, Selectors: id.selectors, KeysOnDisk: id.keysOnDisk}}
+		mi := ModelIdentity{t: id.template, Identity: Identity{X509TTL: id.x509TTL, MaxEvidenceAge: id.maxEvidenceAge, JWT: id.jwt, Attributes: id.attributes, Selectors: id.selectors, KeysOnDisk: id.keysOnDisk, Hint: id.hint}}
 		var b strings.Builder
 		for _, p := range id.template.parts {
 			if p.field == nil {

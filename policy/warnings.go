@@ -25,6 +25,7 @@ const (
 	CodeShadowed           Code = "shadowed"
 	CodeBothMatch          Code = "both-match"
 	CodeAlwaysHolds        Code = "always-holds"
+	CodeSameHint           Code = "same-hint"
 	CodeConstantExpression Code = "constant-expression"
 	CodeNoEffect           Code = "no-effect"
 	CodeUnusedReference    Code = "unused-reference"
@@ -52,6 +53,7 @@ var codes = []CodeInfo{
 	{CodeShadowed, "another workload already matches all that this one does"},
 	{CodeBothMatch, "two workloads can match the same evidence, which would be denied as ambiguous"},
 	{CodeAlwaysHolds, "a rule holds for every value: it demands nothing"},
+	{CodeSameHint, "two identities of a workload have the same hint: programs see it on the first alone"},
 	{CodeConstantExpression, "an expression has the same value for all claims"},
 	{CodeNoEffect, "a setting changes nothing beside the others"},
 	{CodeUnusedReference, "no rule uses the reference set"},

@@ -352,6 +352,9 @@ func (p *parser) identity(w *workload, n *strictyaml.Node) *identity {
 	if v := n.Get("key_residency"); v != nil {
 		id.keysOnDisk, id.diskAt = p.keysOnDisk(v), v
 	}
+	if v := n.Get("hint"); v != nil {
+		id.hint, id.hintAt = p.hint(v), v
+	}
 	v := p.need(n, "spiffe_id", "for example spiffe://{td}/payments/api")
 	if v == nil {
 		return nil

@@ -39,9 +39,11 @@ the socket, which TEE this is, and its device, which is asked who it is.`,
 func check(c *cobra.Command, path string, s *config.Settings, at time.Time) error {
 	out := c.OutOrStdout()
 	good := func(format string, a ...any) { _, _ = fmt.Fprintf(out, "ok  "+format+"\n", a...) }
-	good("configuration %s: trust domain %s, server %s", path, s.TrustDomain, s.Config.Server)
-	if err := checkRoots(out, c.ErrOrStderr(), s.Roots, at); err != nil {
-		return err
+	for _, m := range s.Memberships {
+		good("configuration %s: trust domain %s, server %s", path, m.TrustDomain, m.Server)
+		if err := checkRoots(out, c.ErrOrStderr(), m.BootstrapRoots, at); err != nil {
+			return err
+		}
 	}
 	switch err := agent.CheckSocket(s.Config.Socket); {
 	case errors.Is(err, agent.ErrSocketInUse):

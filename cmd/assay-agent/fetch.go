@@ -90,6 +90,7 @@ type fetched struct {
 	bundle    []*x509.Certificate
 	federated map[string][]*x509.Certificate // by trust domain, the same for each
 	residency agent.KeyResidency
+	hint      string // what it is for; may be empty
 }
 
 // fetch waits for the first answer that has an SVID: an agent that is still
@@ -130,22 +131,14 @@ func resident(ctx context.Context, conn *grpc.ClientConn) ([]fetched, error) {
 	if err != nil {
 		return nil, nil //nolint:nilerr // what the Workload API says counts
 	}
-	var bundle []*x509.Certificate
-	for _, der := range all.GetBundle().GetX509Authorities() {
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			return nil, &attest.Error{Kind: attest.Malformed, Check: "bundle", Err: err}
-		}
-		bundle = append(bundle, c)
-	}
-	federated := map[string][]*x509.Certificate{}
-	for _, b := range all.GetFederated() {
+	bundles := map[string][]*x509.Certificate{}
+	for _, b := range append([]*agentv1.Bundle{all.GetBundle()}, all.GetFederated()...) {
 		for _, der := range b.GetX509Authorities() {
 			c, err := x509.ParseCertificate(der)
 			if err != nil {
 				return nil, &attest.Error{Kind: attest.Malformed, Check: "bundle", Err: err}
 			}
-			federated[b.GetTrustDomain()] = append(federated[b.GetTrustDomain()], c)
+			bundles[b.GetTrustDomain()] = append(bundles[b.GetTrustDomain()], c)
 		}
 	}
 	var out []fetched
@@ -167,7 +160,10 @@ func resident(ctx context.Context, conn *grpc.ClientConn) ([]fetched, error) {
 		if v.ID, err = x509svid.IDFromCert(v.Certificates[0]); err != nil {
 			return nil, &attest.Error{Kind: attest.Malformed, Check: "svid", Err: err}
 		}
-		out = append(out, fetched{v, bundle, federated, agent.TPMKeys})
+		out = append(out, fetched{v, bundles[v.ID.TrustDomain().Name()], bundles, agent.TPMKeys, m.GetHint()})
+	}
+	for _, f := range out {
+		delete(bundles, f.svid.ID.TrustDomain().Name()) // what is left is of others
 	}
 	return out, nil
 }
@@ -228,7 +224,7 @@ func parse(r *workload.X509SVIDResponse) ([]fetched, error) {
 		if err != nil {
 			return nil, &attest.Error{Kind: attest.Malformed, Check: "bundle", Err: err}
 		}
-		out = append(out, fetched{v, b, federated, agent.SoftwareKeys})
+		out = append(out, fetched{v, b, federated, agent.SoftwareKeys, m.GetHint()})
 	}
 	if len(out) == 0 {
 		return nil, &attest.Error{Kind: attest.Malformed, Check: "svid", Err: fmt.Errorf("the agent answered without an SVID")}
@@ -239,7 +235,8 @@ func parse(r *workload.X509SVIDResponse) ([]fetched, error) {
 // shown is an SVID as it is printed: everything but the key.
 type shown struct {
 	SPIFFEID  string    `json:"spiffe_id"`
-	Serial    string    `json:"serial"` // hex, as in the server's ledger
+	Hint      string    `json:"hint,omitempty"` // what it is for
+	Serial    string    `json:"serial"`         // hex, as in the server's ledger
 	NotBefore time.Time `json:"not_before"`
 	NotAfter  time.Time `json:"not_after"`
 	Residency string    `json:"key_residency"` // "software" or "tpm"
@@ -252,7 +249,7 @@ func show(w io.Writer, output string, got []fetched) error {
 	for _, g := range got {
 		leaf := g.svid.Certificates[0]
 		all = append(all, shown{
-			g.svid.ID.String(), fmt.Sprintf("%032x", leaf.SerialNumber), leaf.NotBefore.UTC(), leaf.NotAfter.UTC(), string(g.residency),
+			g.svid.ID.String(), g.hint, fmt.Sprintf("%032x", leaf.SerialNumber), leaf.NotBefore.UTC(), leaf.NotAfter.UTC(), string(g.residency),
 			string(files.Certificates(g.svid.Certificates)), string(files.Certificates(g.bundle)),
 		})
 	}
@@ -263,7 +260,11 @@ func show(w io.Writer, output string, got []fetched) error {
 	}
 	place := map[string]string{string(agent.SoftwareKeys): "in memory", string(agent.TPMKeys): "in the TPM"}
 	for _, s := range all {
-		if _, err := fmt.Fprintf(w, "%s\n  serial      %s\n  not before  %s\n  not after   %s\n  key         %s\n", s.SPIFFEID, s.Serial, s.NotBefore.Format(time.RFC3339), s.NotAfter.Format(time.RFC3339), place[s.Residency]); err != nil {
+		hint := ""
+		if s.Hint != "" {
+			hint = "  hint        " + s.Hint + "\n"
+		}
+		if _, err := fmt.Fprintf(w, "%s\n%s  serial      %s\n  not before  %s\n  not after   %s\n  key         %s\n", s.SPIFFEID, hint, s.Serial, s.NotBefore.Format(time.RFC3339), s.NotAfter.Format(time.RFC3339), place[s.Residency]); err != nil {
 			return err
 		}
 	}

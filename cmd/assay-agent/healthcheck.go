@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,7 +64,8 @@ the last attestation; 7 there is no identity, or no agent.`,
 	return c
 }
 
-// health is what the agent says of itself: "good", "bad" or "unknown".
+// health is what the agent says of itself: "good", "bad" or "unknown". Of several trust
+// domains, serving and identity are good where one is, the others where all are.
 type health struct {
 	Serving  string `json:"serving"`  // a workload gets an SVID now
 	Identity string `json:"identity"` // a live SVID is held
@@ -70,6 +73,8 @@ type health struct {
 	Server   string `json:"server"`   // the last attestation was answered
 	Policy   string `json:"policy"`   // the last attestation was not denied by policy
 	TEE      string `json:"tee"`      // the kind of TEE that it attests with: "aws-nitro"
+	// By trust domain, whether a workload gets an SVID of it now.
+	TrustDomains map[string]string `json:"trust_domains"`
 }
 
 func askHealth(ctx context.Context, path string) (health, error) {
@@ -82,33 +87,46 @@ func askHealth(ctx context.Context, path string) (health, error) {
 	if err != nil {
 		return health{}, noAgent(path, err)
 	}
-	h := health{TEE: "unknown"}
-	for service := range all.GetStatuses() {
+	h := health{TEE: "unknown", TrustDomains: map[string]string{}}
+	for service, s := range all.GetStatuses() {
 		if tee, ok := strings.CutPrefix(service, agent.HealthTEE); ok {
 			h.TEE = tee
+		}
+		if td, ok := strings.CutPrefix(service, agent.HealthTrustDomain); ok {
+			h.TrustDomains[td] = word(s.GetStatus())
 		}
 	}
 	for service, into := range map[string]*string{
 		agent.HealthOverall: &h.Serving, agent.HealthIdentity: &h.Identity, agent.HealthClock: &h.Clock,
 		agent.HealthServer: &h.Server, agent.HealthPolicy: &h.Policy,
 	} {
-		*into = "unknown"
-		switch all.GetStatuses()[service].GetStatus() {
-		case healthpb.HealthCheckResponse_SERVING:
-			*into = "good"
-		case healthpb.HealthCheckResponse_NOT_SERVING:
-			*into = "bad"
-		case healthpb.HealthCheckResponse_UNKNOWN, healthpb.HealthCheckResponse_SERVICE_UNKNOWN:
-		}
+		*into = word(all.GetStatuses()[service].GetStatus())
 	}
 	return h, nil
+}
+
+func word(s healthpb.HealthCheckResponse_ServingStatus) string {
+	switch s {
+	case healthpb.HealthCheckResponse_SERVING:
+		return "good"
+	case healthpb.HealthCheckResponse_NOT_SERVING:
+		return "bad"
+	case healthpb.HealthCheckResponse_UNKNOWN, healthpb.HealthCheckResponse_SERVICE_UNKNOWN:
+	}
+	return "unknown"
 }
 
 func (h health) write(w io.Writer, output string) error {
 	if output == "json" {
 		return json.NewEncoder(w).Encode(h)
 	}
-	_, err := fmt.Fprintf(w, "serving   %s\nidentity  %s\nclock     %s\nserver    %s\npolicy    %s\ntee       %s\n", h.Serving, h.Identity, h.Clock, h.Server, h.Policy, h.TEE)
+	several := ""
+	if len(h.TrustDomains) > 1 {
+		for _, td := range slices.Sorted(maps.Keys(h.TrustDomains)) {
+			several += fmt.Sprintf("  %s  %s\n", td, h.TrustDomains[td])
+		}
+	}
+	_, err := fmt.Fprintf(w, "serving   %s\n%sidentity  %s\nclock     %s\nserver    %s\npolicy    %s\ntee       %s\n", h.Serving, several, h.Identity, h.Clock, h.Server, h.Policy, h.TEE)
 	return err
 }
 
@@ -120,9 +138,9 @@ func (h health) verdict() error {
 	case h.Clock == "bad":
 		return &attest.Error{Kind: attest.Stale, Check: "clock", Err: errors.New("the wall clock departs from the server's time, so nothing is served"), Hint: "set this machine's clock; the agent resumes by itself"}
 	case h.Policy == "bad":
-		return &attest.Error{Kind: attest.Denied, Check: "policy", Err: errors.New("policy denied the last attestation"), Hint: "the agent's log has the reference for `assay ledger show`"}
+		return &attest.Error{Kind: attest.Denied, Check: "policy", Err: errors.New("policy denied the last attestation"), Hint: "the agent's log has the reference for `assay ledger show`, and so has `assay-agent status`"}
 	}
-	return &attest.Error{Kind: attest.Unavailable, Check: "identity", Err: errors.New("the agent holds no identity"), Hint: "the agent's log says why"}
+	return &attest.Error{Kind: attest.Unavailable, Check: "identity", Err: errors.New("the agent holds no identity"), Hint: "the agent's log says why, and so does `assay-agent status`"}
 }
 
 func dialAgent(path string) (*grpc.ClientConn, error) {

@@ -30,7 +30,10 @@ func initCommand() *cobra.Command {
 		Long: `init writes a commented configuration. The trust domain is read from the
 bootstrap root, which ` + "`assayd bootstrap export`" + ` prints on the server. Paths of
 files beside the configuration, or below it, are written relative to it, so that
-the folder can be copied into an image. It overwrites nothing.`,
+the folder can be copied into an image. It overwrites nothing.
+
+A TEE that attests to further trust domains lists them in the configuration, under
+trust_domains; the file shows how.`,
 		Example: `  assay-agent init --server 10.0.0.1:8443 --bootstrap-root bootstrap-root.pem
   assay-agent init --server 127.0.0.1:8443 --bootstrap-root root.pem --nsm-socket nsm.sock --data-dir ~/agent
   assay-agent init --server 127.0.0.1:8443 --bootstrap-root root.pem --snp-socket guest.sock --data-dir ~/agent
@@ -39,7 +42,7 @@ the folder can be copied into an image. It overwrites nothing.`,
 		RunE: func(c *cobra.Command, _ []string) error { return f.run(c) },
 	}
 	f.add(c)
-	c.Flags().StringVar(&f.server, "server", "", "address of the attestation service, host:port (required)")
+	c.Flags().StringVar(&f.server, "server", "", "address of the attestation service, host:port or vsock:CID:PORT (required)")
 	c.Flags().StringArrayVar(&f.roots, "bootstrap-root", nil, "PEM file with the server's bootstrap root (required; again for the next root)")
 	c.Flags().StringVar(&f.trustDomain, "trust-domain", "", "SPIFFE trust domain (default: the one that the bootstrap root names)")
 	c.Flags().StringVar(&f.nsmSocket, "nsm-socket", "", "socket of a simulated Nitro Security Module, instead of "+agent.NitroDevice)
@@ -79,7 +82,7 @@ func (f *initFlags) run(c *cobra.Command) error {
 // configuration checks the flags.
 func (f *initFlags) configuration() (config.Config, error) {
 	conf := config.Default()
-	if err := config.CheckServer(f.server); err != nil {
+	if err := agent.CheckServer(f.server); err != nil {
 		return conf, cli.Usagef("for example --server attest.example.org:8443", "--server %q: %w", f.server, err)
 	}
 	conf.Server = f.server

@@ -32,6 +32,6 @@ Exit codes: 0 good, 1 internal, 2 usage or configuration, 3 malformed,
   assay-agent fetch
   assay-agent exec -- /usr/bin/orders`,
 	}
-	root.AddCommand(initCommand(), checkCommand(), runCommand(), execCommand(), healthcheckCommand(), fetchCommand(), cli.VersionCommand("assay-agent"))
+	root.AddCommand(initCommand(), checkCommand(), runCommand(), execCommand(), healthcheckCommand(), statusCommand(), fetchCommand(), cli.VersionCommand("assay-agent"))
 	return root
 }

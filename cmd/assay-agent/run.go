@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -102,10 +103,20 @@ func newAgent(ctx context.Context, s *config.Settings, log *slog.Logger, listeni
 	}
 	conf := s.Agent(attester, log)
 	conf.Listening = func(addr string) {
-		log.Info("serving the SPIFFE Workload API", "address", addr, "trust_domain", s.TrustDomain.Name(), "server", s.Config.Server, "tee", string(attester.Platform()), "device", device, "key_residency", string(s.KeyResidency))
+		first := s.Memberships[0]
+		log.Info("serving the SPIFFE Workload API", "address", addr, "trust_domain", first.TrustDomain.Name(), "server", first.Server, "further", further(s), "tee", string(attester.Platform()), "device", device, "key_residency", string(s.KeyResidency))
 		listening(addr)
 	}
 	return agent.New(conf)
+}
+
+// further names the trust domains beside the first.
+func further(s *config.Settings) string {
+	var out []string
+	for _, m := range s.Memberships[1:] {
+		out = append(out, m.TrustDomain.Name()+" "+m.Server)
+	}
+	return strings.Join(out, ", ")
 }
 
 func newLog(w io.Writer, s *config.Settings) *slog.Logger {

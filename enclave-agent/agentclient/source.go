@@ -49,6 +49,7 @@ const (
 // Identity is one identity of the agent.
 type Identity struct {
 	ID           spiffeid.ID
+	Hint         string              // what it is for, in the operator's word; may be empty
 	Certificates []*x509.Certificate // leaf first
 	Residency    Residency
 	// Result is the attestation result that the leaf carries, a CMW record; nil
@@ -73,9 +74,10 @@ type Source struct {
 	bundle  *x509bundle.Bundle
 	foreign map[spiffeid.TrustDomain]*x509bundle.Bundle // each speaks for its own trust domain alone
 	tokens  map[spiffeid.TrustDomain]*jwtbundle.Bundle  // ours too
-	keysDoc []byte
-	updated chan struct{} // closed at the next change
-	last    error         // why the last watch ended
+	keysDoc map[spiffeid.TrustDomain][]byte             // of the agent's own trust domains
+	first   spiffeid.TrustDomain                        // that of the first identity
+	updated chan struct{}                               // closed at the next change
+	last    error                                       // why the last watch ended
 }
 
 // New connects to the agent and waits for its first identities, until ctx ends. An
@@ -119,7 +121,7 @@ func (s *Source) Close() {
 	_ = s.conn.Close()
 }
 
-// Identities are what the agent serves, in the order of policy.
+// Identities are what the agent serves, in the order of its trust domains and of policy.
 func (s *Source) Identities() []Identity {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,12 +135,21 @@ func (s *Source) Updated() <-chan struct{} {
 	return s.updated
 }
 
-// VerifierKeys is the signed verifier-keys document (docs/spec/verifier-keys.md),
-// nil without one. It is not verified: svid.ParseVerifierKeys does.
+// VerifierKeys is the signed verifier-keys document (docs/spec/verifier-keys.md) of the
+// first identity's trust domain, nil without one. It is not verified:
+// svid.ParseVerifierKeys does.
 func (s *Source) VerifierKeys() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.keysDoc)
+	return slices.Clone(s.keysDoc[s.first])
+}
+
+// VerifierKeysFor is that document of a trust domain that the agent is in, likewise;
+// nil of every other.
+func (s *Source) VerifierKeysFor(td spiffeid.TrustDomain) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.keysDoc[td])
 }
 
 // GetX509SVID returns the identity with its [Signer] as private key. The error says
@@ -161,8 +172,8 @@ func (s *Source) GetX509SVID() (*x509svid.SVID, error) {
 	return nil, fmt.Errorf("agentclient: the agent does not serve %s", s.id)
 }
 
-// GetX509BundleForTrustDomain returns the bundle of the agent's own trust domain, or
-// of one that it federates with.
+// GetX509BundleForTrustDomain returns the bundle of a trust domain that the agent is in,
+// or of one that it federates with.
 func (s *Source) GetX509BundleForTrustDomain(td spiffeid.TrustDomain) (*x509bundle.Bundle, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -274,6 +285,7 @@ func (s *Source) take(m *agentv1.Identities) error {
 	if len(all) == 0 {
 		return errors.New("agentclient: the agent serves no identity")
 	}
+	keysDoc := map[spiffeid.TrustDomain][]byte{}
 	foreign, tokens := map[spiffeid.TrustDomain]*x509bundle.Bundle{}, map[spiffeid.TrustDomain]*jwtbundle.Bundle{}
 	for _, f := range append([]*agentv1.Bundle{m.GetBundle()}, m.GetFederated()...) {
 		b, err := readBundle(f)
@@ -284,6 +296,7 @@ func (s *Source) take(m *agentv1.Identities) error {
 		if td != bundle.TrustDomain() {
 			foreign[td] = b
 		}
+		keysDoc[td] = f.GetVerifierKeys()
 		if len(f.GetJwtAuthorities()) == 0 {
 			continue // an agent of before
 		}
@@ -292,7 +305,7 @@ func (s *Source) take(m *agentv1.Identities) error {
 		}
 	}
 	s.set(func() {
-		s.all, s.bundle, s.foreign, s.tokens, s.keysDoc, s.last = all, bundle, foreign, tokens, m.GetBundle().GetVerifierKeys(), nil
+		s.all, s.bundle, s.foreign, s.tokens, s.keysDoc, s.first, s.last = all, bundle, foreign, tokens, keysDoc, bundle.TrustDomain(), nil
 	})
 	return nil
 }
@@ -330,6 +343,7 @@ func (s *Source) read(m *agentv1.Identity) (out Identity, err error) {
 	if out.ID.String() != m.GetSpiffeId() {
 		return Identity{}, fmt.Errorf("the certificate is for %s, not for %q", out.ID, m.GetSpiffeId())
 	}
+	out.Hint = m.GetHint()
 	if len(m.GetAttestationResult()) > 0 {
 		out.Result = m.GetAttestationResult()
 	}

@@ -20,11 +20,13 @@ import (
 type Config struct {
 	// TrustDomain is the SPIFFE trust domain that the agent attests to, without `spiffe://`. Required.
 	TrustDomain string `yaml:"trust_domain"`
-	// Server is the address of the attestation service, `host:port`. Required. It is reached over TCP; a proxy on the way must leave TLS alone (layer 4), because evidence is bound to the TLS connection.
+	// Server is the address of the attestation service, `host:port`, or `vsock:CID:PORT` where a TEE has no other network (`vsock:parent:9443` in a Nitro Enclave; who listens there passes the connection on). Required. A proxy on the way must leave TLS alone (layer 4), because evidence is bound to the TLS connection.
 	Server string `yaml:"server"`
 	// BootstrapRoots are PEM files with the roots that the server's TLS certificate may chain to: the current one, and the next while it is being replaced. Required. `assayd bootstrap export` prints them. The system's own roots play no part.
 	BootstrapRoots []string `yaml:"bootstrap_roots"`
 
+	// TrustDomains are further trust domains that the agent attests to as well, at most 7, each with `trust_domain`, `server`, `bootstrap_roots` and, if wanted, `identities`, as above. Workloads get the SVIDs and bundles of all: first those of the trust domain above, then those of this list, in its order.
+	TrustDomains []TrustDomain `yaml:"trust_domains"`
 	// Tee is the kind of TEE: `aws-nitro`, `amd-sev-snp` or `tpm2`. With `auto` the agent finds out when it starts: by the socket of a simulator where one is named below, else by the devices that it finds; a TPM counts where there is no other TEE. The flag `--tee` goes before.
 	Tee string `yaml:"tee"`
 	// Nitro is the device of AWS Nitro Enclaves.
@@ -51,6 +53,18 @@ type Config struct {
 
 	// Log says how the agent logs, to standard error.
 	Log Log `yaml:"log"`
+}
+
+// TrustDomain is one that the agent attests to.
+type TrustDomain struct {
+	// The SPIFFE trust domain.
+	TrustDomain string `yaml:"trust_domain"`
+	// The address of its attestation service.
+	Server string `yaml:"server"`
+	// PEM files with the roots of that service.
+	BootstrapRoots []string `yaml:"bootstrap_roots"`
+	// The SPIFFE IDs to ask for there.
+	Identities []string `yaml:"identities"`
 }
 
 // Processes says who tells callers apart beside the kernel. Name only what was

@@ -8,6 +8,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -65,7 +66,7 @@ func TestTheStarterFileMeansTheDefaults(t *testing.T) {
 	if d := cmp.Diff(want, got.Config); d != "" {
 		t.Error(d)
 	}
-	if got.KeyType != agent.P256 || got.SocketMode != agent.DefaultSocketMode || got.Roots.Len() != 1 || got.TrustDomain.Name() != want.TrustDomain {
+	if got.KeyType != agent.P256 || got.SocketMode != agent.DefaultSocketMode || len(got.Memberships) != 1 || got.Memberships[0].BootstrapRoots.Len() != 1 || got.Memberships[0].TrustDomain.Name() != want.TrustDomain {
 		t.Errorf("%+v", got)
 	}
 	// Every key that it shows commented is accepted as it stands there.
@@ -79,7 +80,7 @@ func TestTheStarterFileMeansTheDefaults(t *testing.T) {
 	if got, err = Parse(file, []byte(strings.Join(open, ""))); err != nil {
 		t.Fatal(err)
 	}
-	if len(got.Identities) != 1 {
+	if len(got.Memberships[0].Identities) != 1 {
 		t.Errorf("the commented keys were not opened:\n%s", strings.Join(open, ""))
 	}
 	want.Identities = got.Config.Identities
@@ -95,7 +96,10 @@ func TestEveryMistakeIsReportedWhereItIs(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "noise.pem"), []byte("noise"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	root(t, filepath.Join(dir, "partner.pem"), "partner.example.org")
 	good := "trust_domain: attested.example.org\nserver: 10.0.0.1:8443\nbootstrap_roots: [root.pem]\n"
+	partnerItem := "  - trust_domain: partner.example.org\n    server: 10.0.0.2:8443\n    bootstrap_roots: [partner.pem]\n"
+	partner := "trust_domains:\n" + partnerItem
 	if _, err := Parse(filepath.Join(dir, "a.yaml"), []byte(good)); err != nil {
 		t.Fatal(err)
 	}
@@ -136,6 +140,17 @@ func TestEveryMistakeIsReportedWhereItIs(t *testing.T) {
 		{good + "key_residency: tpm\nkey_type: ecdsa-p384\n", "a.yaml:5:11: keys in the TPM are of type ecdsa-p256, not ecdsa-p384"},
 		{good + "key_residency: tpm\ntee: aws-nitro\n", "a.yaml:4:16: there is no TPM to keep keys in"},
 		{good + "log: {level: loud}\n", `a.yaml:4:14: unknown log level "loud"`},
+		{good + "trust_domains: [{trust_domain: attested.example.org, server: 10.0.0.2:8443, bootstrap_roots: [root.pem]}]\n", "a.yaml:4:32: the trust domain attested.example.org twice"},
+		{good + partner + partnerItem, "a.yaml:8:19: the trust domain partner.example.org twice"},
+		{good + "trust_domains:\n  - {server: 10.0.0.2:8443, bootstrap_roots: [partner.pem]}\n", "a.yaml:5:5: trust_domain is not the name of a trust domain: it is empty"},
+		{good + strings.Replace(partner, "10.0.0.2:8443", "10.0.0.2", 1), "a.yaml:6:13: server is not an address: missing port"},
+		{good + strings.Replace(partner, "10.0.0.2:8443", "vsock:3", 1), `a.yaml:6:13: server is not an address: "vsock:3" has no port: want vsock:CID:PORT`},
+		{good + strings.Replace(partner, "[partner.pem]", "[]", 1), "a.yaml:7:22: no bootstrap root"},
+		{good + strings.Replace(partner, "partner.pem", "root.pem", 1), "a.yaml:7:22: the bootstrap root is that of trust domain attested.example.org, not of partner.example.org"},
+		{good + partner + "    identities: [spiffe://attested.example.org/a]\n", "a.yaml:8:18: not the name of a workload in the trust domain partner.example.org"},
+		{good + partner + "    socket: /run/x\n", "a.yaml:8:5: unknown key"},
+		{good + "trust_domains:\n" + strings.Repeat(partnerItem, 8), "a.yaml:5:3: 9 trust domains, at most 8"},
+		{strings.Replace(good, "10.0.0.1:8443", "vsock:parent:0", 1), `a.yaml:2:9: server is not an address: "0" is no port of a vsock`},
 		{good + "log: {format: xml}\n", `a.yaml:4:15: unknown log format "xml"`},
 		{good + "sockets: /x\n", "a.yaml:4:1: unknown key"},
 		{good + "server: 10.0.0.2:8443\n", "a.yaml:4:1: duplicate key"},
@@ -145,6 +160,35 @@ func TestEveryMistakeIsReportedWhereItIs(t *testing.T) {
 		if !errors.As(err, &all) || len(all) != 1 || !strings.HasPrefix(strings.TrimPrefix(err.Error(), dir+"/"), c.want) {
 			t.Errorf("got  %v\nwant %s", err, c.want)
 		}
+	}
+}
+
+func TestFurtherTrustDomainsComeInTheOrderOfTheFile(t *testing.T) {
+	dir := t.TempDir()
+	for _, td := range []string{"a", "b", "c"} {
+		root(t, filepath.Join(dir, td+".pem"), td+".example.org")
+	}
+	s, err := Parse(filepath.Join(dir, "x.yaml"), []byte(`trust_domain: b.example.org
+server: vsock:parent:9443
+bootstrap_roots: [b.pem]
+trust_domains:
+  - {trust_domain: c.example.org, server: "10.0.0.3:8443", bootstrap_roots: [c.pem], identities: ["spiffe://c.example.org/x"]}
+  - {trust_domain: a.example.org, server: "10.0.0.1:8443", bootstrap_roots: [a.pem]}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.Agent(agent.NewNitro(agent.NitroDevice), nil)
+	got := []string{c.TrustDomain.Name() + " " + c.Server}
+	for _, m := range c.Further {
+		got = append(got, fmt.Sprint(m.TrustDomain.Name(), " ", m.Server, " ", m.Identities, " ", m.BootstrapRoots.Len()))
+	}
+	want := []string{"b.example.org vsock:parent:9443", "c.example.org 10.0.0.3:8443 [spiffe://c.example.org/x] 1", "a.example.org 10.0.0.1:8443 [] 1"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if _, err := agent.New(c); err != nil {
+		t.Error(err)
 	}
 }
 

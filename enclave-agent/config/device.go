@@ -99,8 +99,10 @@ func tpmKey(kind string) agent.TPMKeyKind {
 // Agent is the configuration as package agent takes it, with the device that
 // [Settings.Attester] returned.
 func (s *Settings) Agent(device Device, log *slog.Logger) agent.Config {
+	first := s.Memberships[0]
 	return agent.Config{
-		TrustDomain: s.TrustDomain, Server: s.Config.Server, BootstrapRoots: s.Roots, Attester: device,
-		Socket: s.Config.Socket, SocketMode: s.SocketMode, KeyType: s.KeyType, KeyResidency: s.KeyResidency, Identities: s.Identities, Processes: s.Processes, Log: log,
+		TrustDomain: first.TrustDomain, Server: first.Server, BootstrapRoots: first.BootstrapRoots, Identities: first.Identities,
+		Further: s.Memberships[1:], Attester: device, Socket: s.Config.Socket, SocketMode: s.SocketMode,
+		KeyType: s.KeyType, KeyResidency: s.KeyResidency, Processes: s.Processes, Log: log,
 	}
 }

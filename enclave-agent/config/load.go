@@ -5,13 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/assay-project/assay/attest"
 	agent "github.com/assay-project/assay/enclave-agent"
@@ -20,15 +16,10 @@ import (
 	"github.com/assay-project/assay/internal/strictyaml"
 )
 
-// maxRootFile bounds a file of bootstrap roots, 64 KiB.
-const maxRootFile = 64 << 10
-
 // Settings is a validated configuration.
 type Settings struct {
-	Config      Config // with absolute paths
-	TrustDomain spiffeid.TrustDomain
-	Roots       agent.BootstrapRoots
-	Identities  []spiffeid.ID
+	Config      Config             // with absolute paths
+	Memberships []agent.Membership // the trust domains, in their order: one at least
 	KeyType     agent.KeyType
 	SocketMode  fs.FileMode
 	KDS         *agent.KDS // nil: the agent fetches no certificate
@@ -65,9 +56,7 @@ func Parse(file string, src []byte) (*Settings, error) {
 		return nil, err
 	}
 	v := validator{doc, s, filepath.Dir(file)}
-	v.trustDomain()
-	v.server()
-	v.roots()
+	v.memberships()
 	v.device()
 	v.keys()
 	v.socket()
@@ -96,121 +85,12 @@ func (v validator) report(msg, hint string, path ...string) {
 	v.doc.Report(v.doc.At(path...), msg, hint)
 }
 
-// item reports at an item of a list.
-func (v validator) item(i int, msg, hint string, path ...string) {
-	n := v.doc.At(path...)
-	if n != nil && i < len(n.Items) {
-		n = n.Items[i]
-	}
-	v.doc.Report(n, msg, hint)
-}
-
 func (v validator) absolute(p *string) {
 	if *p != "" && !filepath.IsAbs(*p) {
 		if abs, err := filepath.Abs(filepath.Join(v.base, *p)); err == nil {
 			*p = abs
 		}
 	}
-}
-
-// CheckTrustDomain parses the bare name of a trust domain.
-func CheckTrustDomain(name string) (spiffeid.TrustDomain, error) {
-	td, err := spiffeid.TrustDomainFromString(name)
-	switch {
-	case name == "":
-		return spiffeid.TrustDomain{}, errors.New("it is empty")
-	case strings.Contains(name, "://"):
-		return spiffeid.TrustDomain{}, errors.New("it has a scheme; the name alone is wanted")
-	case err != nil:
-		return spiffeid.TrustDomain{}, err
-	case td.Name() != name:
-		return spiffeid.TrustDomain{}, fmt.Errorf("want the bare name %q", td.Name())
-	}
-	return td, nil
-}
-
-// CheckServer wants host:port with a host.
-func CheckServer(address string) error {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		var ae *net.AddrError
-		if errors.As(err, &ae) {
-			return fmt.Errorf("%s in %q", ae.Err, address)
-		}
-		return err
-	}
-	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
-		return fmt.Errorf("port %q, want 1 to 65535", port)
-	}
-	if host == "" || strings.ContainsAny(host, " \t/") {
-		return fmt.Errorf("host %q", host)
-	}
-	return nil
-}
-
-func (v validator) trustDomain() {
-	td, err := CheckTrustDomain(v.s.Config.TrustDomain)
-	if err != nil {
-		v.report("trust_domain is not the name of a trust domain: "+err.Error(), "for example trust_domain: attested.example.org", "trust_domain")
-		return
-	}
-	v.s.TrustDomain = td
-	for i, s := range v.s.Config.Identities {
-		id, err := spiffeid.FromString(s)
-		switch {
-		case err != nil:
-			v.item(i, "not a SPIFFE ID: "+err.Error(), "for example spiffe://"+td.Name()+"/payments/api", "identities")
-		case !id.MemberOf(td) || id.Path() == "":
-			v.item(i, "not the name of a workload in the trust domain "+td.Name(), "for example spiffe://"+td.Name()+"/payments/api", "identities")
-		case slices.Contains(v.s.Identities, id):
-			v.item(i, "the same SPIFFE ID twice", "", "identities")
-		default:
-			v.s.Identities = append(v.s.Identities, id)
-		}
-	}
-	if n := len(v.s.Config.Identities); n > attest.MaxKeys {
-		v.report(fmt.Sprintf("%d identities, at most %d fit into one attestation", n, attest.MaxKeys), "", "identities")
-	}
-}
-
-func (v validator) server() {
-	if err := CheckServer(v.s.Config.Server); err != nil {
-		v.report("server is not an address: "+err.Error(), `for example server: "attest.example.org:8443"`, "server")
-	}
-}
-
-func (v validator) roots() {
-	files := v.s.Config.BootstrapRoots
-	if len(files) == 0 {
-		v.report("no bootstrap root", "bootstrap_roots: [FILE]; `assayd bootstrap export` prints it. There is no insecure bootstrap", "bootstrap_roots")
-		return
-	}
-	for i := range files {
-		v.absolute(&files[i])
-		more, err := ReadRoots(files[i])
-		if err == nil {
-			v.s.Roots, err = v.s.Roots.Add(more)
-		}
-		if err != nil {
-			v.item(i, "cannot use the bootstrap root: "+err.Error(), "`assayd bootstrap export` prints it as PEM", "bootstrap_roots")
-		}
-	}
-	if td, err := v.s.Roots.TrustDomain(); err == nil && !v.s.TrustDomain.IsZero() && td != v.s.TrustDomain {
-		v.report(fmt.Sprintf("the bootstrap root is that of trust domain %s, not of %s", td, v.s.TrustDomain), "export the root of the right server", "bootstrap_roots")
-	}
-}
-
-// ReadRoots reads a file of bootstrap roots.
-func ReadRoots(path string) (agent.BootstrapRoots, error) {
-	b, err := cli.ReadFile(path, maxRootFile)
-	if err != nil {
-		return agent.BootstrapRoots{}, err
-	}
-	r, err := agent.ParseBootstrapRoots(b)
-	if err != nil {
-		return agent.BootstrapRoots{}, fmt.Errorf("%s: %w", path, err)
-	}
-	return r, nil
 }
 
 func (v validator) device() {

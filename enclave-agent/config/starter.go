@@ -33,6 +33,8 @@ func Starter(file string, c Config) []byte {
 		line("  - %s", path(r))
 	}
 	line("")
+	line("# This TEE can attest to further trust domains: trust_domains: [{trust_domain: NAME, server: ADDR, bootstrap_roots: [FILE]}].")
+	line("")
 	line("# The kind of TEE: %s. With auto the agent finds out where it runs.", teeHint)
 	line("tee: %s", c.Tee)
 	if c.Nitro.Socket != "" {

@@ -5,14 +5,17 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
 	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	agentv1 "github.com/assay-project/assay/issuer/issuerpb/assay/agent/v1"
 )
@@ -49,6 +52,11 @@ type identity struct {
 type material struct {
 	identities []identity
 	federated  map[string][]*x509.Certificate // by name of the trust domain
+	// first is the agent's first trust domain, whose files have names without it; ""
+	// of an agent that does not tell, and is in one alone.
+	first string
+	// away are the agent's trust domains of which it serves nothing now.
+	away map[string]bool
 }
 
 // watch calls put with the full state, at once and after every change. With permits
@@ -67,6 +75,9 @@ func (c *client) watch(ctx context.Context, permits bool, put func(*material) er
 		}
 		m, err := parse(r)
 		if err != nil {
+			return err
+		}
+		if m.first, m.away, err = c.trustDomains(ctx); err != nil {
 			return err
 		}
 		if permits {
@@ -107,6 +118,28 @@ func parse(r *workload.X509SVIDResponse) (*material, error) {
 		}
 	}
 	return out, nil
+}
+
+// trustDomains are the first trust domain of the agent, and those of which it serves
+// nothing now.
+func (c *client) trustDomains(ctx context.Context) (first string, away map[string]bool, err error) {
+	r, err := c.agent.GetStatus(ctx, &agentv1.GetStatusRequest{})
+	if status.Code(err) == codes.Unimplemented {
+		return "", nil, nil // an agent of before
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	away = map[string]bool{}
+	for i, td := range r.GetTrustDomains() {
+		if i == 0 {
+			first = td.GetTrustDomain()
+		}
+		if td.GetState() != agentv1.State_STATE_SERVING {
+			away[td.GetTrustDomain()] = true
+		}
+	}
+	return first, away, nil
 }
 
 // permits notes which identities may be on a disk. It is false when the agent holds
@@ -159,9 +192,51 @@ type token struct {
 
 var errNoToken = errors.New("the agent answered without a token")
 
-// mint asks for a token: of the first identity that policy grants one for the
-// audience, or of the one that is named.
+// mint asks for a token: of the one identity that is named, or of the first in the
+// agent's first trust domain that policy grants one for the audience.
 func (c *client) mint(ctx context.Context, audience, id string) (*token, error) {
+	ids := []string{id}
+	if id == "" {
+		var err error
+		if ids, err = c.ofTheFirst(withHeader(ctx)); err != nil {
+			return nil, err
+		}
+	}
+	var denied error
+	for _, id := range ids {
+		t, err := c.mintFor(ctx, audience, id)
+		if status.Code(err) == codes.PermissionDenied {
+			denied = err
+			continue
+		}
+		return t, err
+	}
+	return nil, denied
+}
+
+// ofTheFirst are the identities in the agent's first trust domain, one at least; where
+// it is in one alone, the agent is left to choose.
+func (c *client) ofTheFirst(ctx context.Context) (ids []string, err error) {
+	first, _, err := c.trustDomains(ctx)
+	if first == "" || err != nil {
+		return []string{""}, err
+	}
+	all, err := c.agent.GetIdentities(ctx, &agentv1.GetIdentitiesRequest{})
+	if err != nil {
+		return nil, err
+	}
+	for _, x := range all.GetIdentities() {
+		if strings.HasPrefix(x.GetSpiffeId(), "spiffe://"+first+"/") {
+			ids = append(ids, x.GetSpiffeId())
+		}
+	}
+	if len(ids) == 0 {
+		return nil, status.Error(codes.Unavailable, "the agent holds no identity of "+first+" now")
+	}
+	return ids, nil
+}
+
+func (c *client) mintFor(ctx context.Context, audience, id string) (*token, error) {
 	r, err := c.workload.FetchJWTSVID(withHeader(ctx), &workload.JWTSVIDRequest{Audience: []string{audience}, SpiffeId: id})
 	if err != nil {
 		return nil, err

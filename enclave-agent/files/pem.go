@@ -37,28 +37,29 @@ func trustDomain(id string) (string, error) {
 	return td.Name(), nil
 }
 
-// numbered is the name of a file of the i-th identity: svid.pem of the first,
-// svid.1.pem of the second.
-func numbered(name, suffix string, i int) string {
-	if i == 0 {
-		return name + suffix
-	}
-	return fmt.Sprintf("%s.%d%s", name, i, suffix)
-}
-
 // maxDomainName keeps names of files below the 255 bytes that file systems have.
-const maxDomainName = 240
+const maxDomainName = 230
 
 // pems is the set of files for what is had; may is asked which identities are
 // written.
-func (m *material) pems(may func(int, *identity) bool) ([]File, error) {
+func (m *material) pems(may func(*identity) bool) ([]File, error) {
 	var out []File
+	count := map[string]int{}
 	for i := range m.identities {
 		id := &m.identities[i]
-		if i == 0 || may(i, id) {
-			out = append(out, File{Name: numbered("bundle", ".pem", i), Content: Certificates(id.bundle)})
+		td := id.svid.ID.TrustDomain().Name()
+		if m.first == "" || td == m.first {
+			td = ""
 		}
-		if !may(i, id) {
+		n := name{td: td, n: count[td]}
+		count[td]++
+		if len(td) > maxDomainName {
+			continue
+		}
+		if n == (name{}) || may(id) {
+			out = append(out, File{Name: n.of(bundleFile, ".pem"), Content: Certificates(id.bundle)})
+		}
+		if !may(id) {
 			continue
 		}
 		key, err := PrivateKey(id.svid.PrivateKey)
@@ -67,10 +68,10 @@ func (m *material) pems(may func(int, *identity) bool) ([]File, error) {
 		}
 		chain := Certificates(id.svid.Certificates)
 		out = append(out,
-			File{Name: numbered("svid", ".pem", i), Content: chain},
-			File{Name: numbered("svid", ".key", i), Content: key, Secret: true},
+			File{Name: n.of(svidFile, ".pem"), Content: chain},
+			File{Name: n.of(svidFile, ".key"), Content: key, Secret: true},
 			// For software that wants both in one file. They belong together whenever it is read.
-			File{Name: numbered("svid-with-key", ".pem", i), Content: bytes.Join([][]byte{chain, key}, nil), Secret: true},
+			File{Name: n.of(bothFile, ".pem"), Content: bytes.Join([][]byte{chain, key}, nil), Secret: true},
 		)
 	}
 	for td, certs := range m.federated {

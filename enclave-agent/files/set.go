@@ -62,6 +62,30 @@ func (d *Dir) Put(set []File) (changed bool, err error) {
 	return true, err
 }
 
+// kept are files of the present set that stay as they are: of a trust domain whose
+// server is away, so that the agent has none of its identities now, as after a
+// restart.
+func (d *Dir) kept(stay func(file string) bool) (out []File) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all, err := fs.ReadDir(d.root.FS(), current)
+	if err != nil {
+		return nil
+	}
+	for _, e := range all {
+		if !stay(e.Name()) {
+			continue
+		}
+		b, err := d.root.ReadFile(filepath.Join(current, e.Name()))
+		if err != nil {
+			continue
+		}
+		secret := strings.HasSuffix(e.Name(), ".key") || strings.HasPrefix(e.Name(), bothFile+".")
+		out = append(out, File{Name: e.Name(), Secret: secret, Content: b})
+	}
+	return out
+}
+
 // holds reports whether a set on the directory is this one.
 func (d *Dir) holds(name string, set []File) bool {
 	if name == "" {

@@ -159,11 +159,15 @@ func (w *Writer) put(m *material, changed chan<- struct{}) error {
 		if len(m.identities) == 0 {
 			return fmt.Errorf("the agent has no identity %s for this process", w.c.ID)
 		}
+		m.first, m.away = m.identities[0].svid.ID.TrustDomain().Name(), nil // the only one here
 	}
 	var written []string
 	for i := range m.identities {
 		id := &m.identities[i]
-		if w.may(i, id) {
+		if len(id.svid.ID.TrustDomain().Name()) > maxDomainName && w.once("long "+id.svid.ID.String()) {
+			w.c.Log.Error("the trust domain's name is too long for that of a file: the identity is not written, unless it is named alone", "spiffe_id", id.svid.ID.String())
+		}
+		if w.may(id) {
 			written = append(written, id.svid.ID.String())
 		} else if name := id.svid.ID.String(); w.once("disk " + name) {
 			w.c.Log.Error("policy does not permit keys on a disk: the identity is not written", "check", "key_residency", "spiffe_id", name, "dir", w.c.Dir.Path(), "hint", "use a tmpfs; or permit it in the policy: issue: … key_residency: file")
@@ -173,12 +177,16 @@ func (w *Writer) put(m *material, changed chan<- struct{}) error {
 	if err != nil {
 		return err
 	}
+	set = append(set, w.c.Dir.kept(func(file string) bool {
+		n, ok := parseName(file)
+		return ok && !slices.ContainsFunc(set, func(f File) bool { return f.Name == file }) && (m.away[n.td] || n.td == "" && m.away[m.first])
+	})...)
 	fresh, err := w.c.Dir.Put(set)
 	if err != nil {
 		return fmt.Errorf("files are not written; those of before stay: %w", err)
 	}
 	w.well("svid")
-	if len(written) > 0 {
+	if slices.ContainsFunc(set, func(f File) bool { return f.Name == "svid.pem" }) {
 		w.wrote("svid.pem")
 	}
 	if fresh {
@@ -191,7 +199,7 @@ func (w *Writer) put(m *material, changed chan<- struct{}) error {
 	return nil
 }
 
-func (w *Writer) may(_ int, id *identity) bool { return !w.c.Dir.OnDisk() || id.onDisk }
+func (w *Writer) may(id *identity) bool { return !w.c.Dir.OnDisk() || id.onDisk }
 
 // reloads has the workload read the files again.
 func (w *Writer) reloads(ctx context.Context, changed <-chan struct{}) error {

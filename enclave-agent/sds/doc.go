@@ -5,8 +5,9 @@
 //
 //	default              the first SVID that the caller may have, with its key
 //	spiffe://TD/PATH     the SVID of that name
-//	ROOTCA               the bundle of the agent's own trust domain
-//	spiffe://TD          the bundle of that trust domain, federated ones too
+//	ROOTCA               the bundle of that SVID's trust domain
+//	spiffe://TD          the bundle of that trust domain: one that the agent is in, or
+//	                     that is federated with
 //	ALL                  every bundle, each for its own trust domain alone: a
 //	                     validator of Envoy's that checks SPIFFE IDs
 //

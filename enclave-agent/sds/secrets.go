@@ -31,9 +31,9 @@ type SVID struct {
 
 // Secrets is what one caller may have now.
 type Secrets struct {
-	TrustDomain string // the agent's own: "example.org"
+	TrustDomain string // of the first SVID: "example.org"
 	SVIDs       []SVID
-	Bundles     map[string][]*x509.Certificate // by trust domain, its own among them
+	Bundles     map[string][]*x509.Certificate // by trust domain
 }
 
 // secrets makes Envoy's messages of the names, in their order; no names is all

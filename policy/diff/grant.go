@@ -1,6 +1,7 @@
 package diff
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -207,6 +208,9 @@ func each(a, b *policy.ModelWorkload, as, bs []string) (what []string) {
 		}
 		if x.KeysOnDisk != y.KeysOnDisk {
 			add("key_residency %s, was %s", policy.KeyResidency(y.KeysOnDisk), policy.KeyResidency(x.KeysOnDisk))
+		}
+		if x.Hint != y.Hint {
+			add("hint %s, was %s", cmp.Or(y.Hint, "none"), cmp.Or(x.Hint, "none"))
 		}
 	}
 	return what

@@ -30,6 +30,7 @@ func TestChangesInWhatIsGrantedAreFound(t *testing.T) {
 		{"an attribute", []string{"tier: gold", "tier: silver"}, `spiffe://example.org/payments/api: attributes team="pay", tier="silver", was team="pay", tier="gold"`},
 		{"selectors", []string{"        attributes:", "        selectors: {unix: {uid: 7}}\n        attributes:", "  - name: payments\n", "  - name: payments\n    silence: [evidence-oracle]\n"}, "spiffe://example.org/payments/api: selectors unix:uid=7, was none"},
 		{"keys on a disk", []string{"        attributes:", "        key_residency: file\n        attributes:"}, "spiffe://example.org/payments/api: key_residency file, was memory"},
+		{"a hint", []string{"        attributes:", "        hint: internal\n        attributes:"}, "spiffe://example.org/payments/api: hint internal, was none"},
 		{"an age", []string{"    expr: \"nitro.pcr1 != nitro.pcr2\"\n", "    expr: \"nitro.pcr1 != nitro.pcr2\"\n    max_evidence_age: 10m\n"}, "spiffe://example.org/payments/api: max_evidence_age 10m0s, was 1h0m0s"},
 		{"what is published", []string{"    expr: \"nitro.pcr1 != nitro.pcr2\"\n", "    expr: \"nitro.pcr1 != nitro.pcr2\"\n    publish: [pcr0]\n"}, "publish: pcr0, was pcr0, pcr1, pcr2, pcr8"},
 		{"a template that says otherwise", []string{"{pcr0:16}", "{pcr0:17}"}, "also grants spiffe://example.org/payments/{pcr0:17}\nno longer grants spiffe://example.org/payments/{pcr0:16}"},

@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -179,6 +180,7 @@ func differences(before, after *Standing) []Difference {
 		add("attributes", pairs(a.Attributes), pairs(b.Attributes))
 		add("selectors", selectors(a.Selectors), selectors(b.Selectors))
 		add("key_residency", policy.KeyResidency(a.KeysOnDisk), policy.KeyResidency(b.KeysOnDisk))
+		add("hint", cmp.Or(a.Hint, "none"), cmp.Or(b.Hint, "none"))
 	}
 	whole := func(property, before, after string) {
 		if before != after {

@@ -1176,7 +1176,10 @@ type X509SVID struct {
 	Selectors []*Selector `protobuf:"bytes,5,rep,name=selectors,proto3" json:"selectors,omitempty"`
 	// Policy permits that the agent writes key and tokens to a disk, where its
 	// operator asks for that. Without it they are in memory only.
-	KeysOnDisk    bool `protobuf:"varint,6,opt,name=keys_on_disk,json=keysOnDisk,proto3" json:"keys_on_disk,omitempty"`
+	KeysOnDisk bool `protobuf:"varint,6,opt,name=keys_on_disk,json=keysOnDisk,proto3" json:"keys_on_disk,omitempty"`
+	// What the identity is for, in the operator's word, for workloads that have
+	// several: 1 to 64 characters of a-z, 0-9, "-", "_" and "."; empty is none.
+	Hint          string `protobuf:"bytes,7,opt,name=hint,proto3" json:"hint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1251,6 +1254,13 @@ func (x *X509SVID) GetKeysOnDisk() bool {
 		return x.KeysOnDisk
 	}
 	return false
+}
+
+func (x *X509SVID) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
 }
 
 // Selector is one thing that a process must show (docs/spec/policy.md).
@@ -1941,7 +1951,7 @@ const file_assay_v1_attestation_proto_rawDesc = "" +
 	"checkpoint\x18\x05 \x01(\fR\n" +
 	"checkpoint\x12\x12\n" +
 	"\x04more\x18\x06 \x01(\rR\x04more\x12\x1c\n" +
-	"\treference\x18\a \x01(\tR\treference\"\xce\x01\n" +
+	"\treference\x18\a \x01(\tR\treference\"\xe2\x01\n" +
 	"\bX509SVID\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\rR\x03key\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x14\n" +
@@ -1949,7 +1959,8 @@ const file_assay_v1_attestation_proto_rawDesc = "" +
 	"\x11not_after_unix_ms\x18\x04 \x01(\x03R\x0enotAfterUnixMs\x120\n" +
 	"\tselectors\x18\x05 \x03(\v2\x12.assay.v1.SelectorR\tselectors\x12 \n" +
 	"\fkeys_on_disk\x18\x06 \x01(\bR\n" +
-	"keysOnDisk\"4\n" +
+	"keysOnDisk\x12\x12\n" +
+	"\x04hint\x18\a \x01(\tR\x04hint\"4\n" +
 	"\bSelector\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\xe9\x02\n" +

@@ -137,6 +137,66 @@ func (HashAlgorithm) EnumDescriptor() ([]byte, []int) {
 	return file_assay_agent_v1_agent_proto_rawDescGZIP(), []int{1}
 }
 
+// State is what callers get of a trust domain.
+type State int32
+
+const (
+	State_STATE_UNSPECIFIED State = 0
+	// Identities.
+	State_STATE_SERVING State = 1
+	// Nothing yet: the first attestation has not come to an end.
+	State_STATE_ATTESTING State = 2
+	// Nothing: there is no identity, or the last one ended.
+	State_STATE_NO_IDENTITY State = 3
+	// Nothing while the wall clock departs from the time of this trust domain's server.
+	State_STATE_CLOCK State = 4
+)
+
+// Enum value maps for State.
+var (
+	State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_SERVING",
+		2: "STATE_ATTESTING",
+		3: "STATE_NO_IDENTITY",
+		4: "STATE_CLOCK",
+	}
+	State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_SERVING":     1,
+		"STATE_ATTESTING":   2,
+		"STATE_NO_IDENTITY": 3,
+		"STATE_CLOCK":       4,
+	}
+)
+
+func (x State) Enum() *State {
+	p := new(State)
+	*p = x
+	return p
+}
+
+func (x State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (State) Descriptor() protoreflect.EnumDescriptor {
+	return file_assay_agent_v1_agent_proto_enumTypes[2].Descriptor()
+}
+
+func (State) Type() protoreflect.EnumType {
+	return &file_assay_agent_v1_agent_proto_enumTypes[2]
+}
+
+func (x State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use State.Descriptor instead.
+func (State) EnumDescriptor() ([]byte, []int) {
+	return file_assay_agent_v1_agent_proto_rawDescGZIP(), []int{2}
+}
+
 type GetIdentitiesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -214,11 +274,13 @@ type Identities struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The kind of TEE that was attested: "aws-nitro", "amd-sev-snp" or "tpm2".
 	Tee string `protobuf:"bytes,1,opt,name=tee,proto3" json:"tee,omitempty"`
-	// In the order of policy.
+	// In the order of the agent's trust domains, and then of policy.
 	Identities []*Identity `protobuf:"bytes,2,rep,name=identities,proto3" json:"identities,omitempty"`
-	Bundle     *Bundle     `protobuf:"bytes,3,opt,name=bundle,proto3" json:"bundle,omitempty"`
-	// Bundles of other trust domains that this one federates with. Each speaks for
-	// its own trust domain alone: never put their authorities together.
+	// Of the trust domain of the first identity.
+	Bundle *Bundle `protobuf:"bytes,3,opt,name=bundle,proto3" json:"bundle,omitempty"`
+	// Of every other trust domain: those that the agent is in too (`member`), and those
+	// that they federate with. Each speaks for its own trust domain alone: never put
+	// their authorities together.
 	Federated     []*Bundle `protobuf:"bytes,4,rep,name=federated,proto3" json:"federated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -295,7 +357,9 @@ type Identity struct {
 	// verified here.
 	AttestationResult []byte `protobuf:"bytes,5,opt,name=attestation_result,json=attestationResult,proto3" json:"attestation_result,omitempty"`
 	// Policy permits that key and tokens of this identity are written to a disk.
-	KeysOnDisk    bool `protobuf:"varint,6,opt,name=keys_on_disk,json=keysOnDisk,proto3" json:"keys_on_disk,omitempty"`
+	KeysOnDisk bool `protobuf:"varint,6,opt,name=keys_on_disk,json=keysOnDisk,proto3" json:"keys_on_disk,omitempty"`
+	// What the identity is for, in the operator's word; unique in its message, or empty.
+	Hint          string `protobuf:"bytes,7,opt,name=hint,proto3" json:"hint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -372,6 +436,13 @@ func (x *Identity) GetKeysOnDisk() bool {
 	return false
 }
 
+func (x *Identity) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
+}
+
 // Bundle is what to check SVIDs of one trust domain with.
 type Bundle struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -381,16 +452,18 @@ type Bundle struct {
 	// Grows whenever the bundle changes.
 	Sequence uint64 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// The signed verifier-keys document (docs/spec/verifier-keys.md), for who pins
-	// the verifier root. It is not verified here. Empty in a bundle of another trust
-	// domain: a SPIFFE bundle has none.
+	// the verifier root. It is not verified here. Empty in a bundle that came by
+	// federation: a SPIFFE bundle has none.
 	VerifierKeys []byte `protobuf:"bytes,4,opt,name=verifier_keys,json=verifierKeys,proto3" json:"verifier_keys,omitempty"`
 	// The JWT authorities, a JWK Set (RFC 7517) in JSON.
 	JwtAuthorities []byte `protobuf:"bytes,5,opt,name=jwt_authorities,json=jwtAuthorities,proto3" json:"jwt_authorities,omitempty"`
 	// Grows whenever anything here changes, other trust domains' bundles too; 0 from a
-	// server that does not count it, and in a bundle of another trust domain.
+	// server that does not count it, and in a bundle that came by federation.
 	Revision uint64 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
 	// The signed deny-list (docs/spec/deny-list.md), likewise not verified here.
-	DenyList      []byte `protobuf:"bytes,7,opt,name=deny_list,json=denyList,proto3" json:"deny_list,omitempty"`
+	DenyList []byte `protobuf:"bytes,7,opt,name=deny_list,json=denyList,proto3" json:"deny_list,omitempty"`
+	// The agent is in this trust domain itself: the bundle is from its own server.
+	Member        bool `protobuf:"varint,8,opt,name=member,proto3" json:"member,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -472,6 +545,13 @@ func (x *Bundle) GetDenyList() []byte {
 		return x.DenyList
 	}
 	return nil
+}
+
+func (x *Bundle) GetMember() bool {
+	if x != nil {
+		return x.Member
+	}
+	return false
 }
 
 // SignRequest asks for one signature.
@@ -591,6 +671,363 @@ func (x *SignResponse) GetSignature() []byte {
 	return nil
 }
 
+type GetStatusRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetStatusRequest) Reset() {
+	*x = GetStatusRequest{}
+	mi := &file_assay_agent_v1_agent_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetStatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetStatusRequest) ProtoMessage() {}
+
+func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_agent_v1_agent_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
+func (*GetStatusRequest) Descriptor() ([]byte, []int) {
+	return file_assay_agent_v1_agent_proto_rawDescGZIP(), []int{7}
+}
+
+// Status is how the agent stands. Times are by the wall clock of its machine.
+type Status struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The kind of TEE, as in Identities.
+	Tee string `protobuf:"bytes,1,opt,name=tee,proto3" json:"tee,omitempty"`
+	// In the order of the configuration; the first is what software gets that asks
+	// for no other.
+	TrustDomains  []*TrustDomainStatus `protobuf:"bytes,2,rep,name=trust_domains,json=trustDomains,proto3" json:"trust_domains,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Status) Reset() {
+	*x = Status{}
+	mi := &file_assay_agent_v1_agent_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Status) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Status) ProtoMessage() {}
+
+func (x *Status) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_agent_v1_agent_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Status.ProtoReflect.Descriptor instead.
+func (*Status) Descriptor() ([]byte, []int) {
+	return file_assay_agent_v1_agent_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Status) GetTee() string {
+	if x != nil {
+		return x.Tee
+	}
+	return ""
+}
+
+func (x *Status) GetTrustDomains() []*TrustDomainStatus {
+	if x != nil {
+		return x.TrustDomains
+	}
+	return nil
+}
+
+// TrustDomainStatus is how the agent stands with one trust domain.
+type TrustDomainStatus struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	TrustDomain string                 `protobuf:"bytes,1,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	// The address in the configuration.
+	Server string `protobuf:"bytes,2,opt,name=server,proto3" json:"server,omitempty"`
+	State  State  `protobuf:"varint,3,opt,name=state,proto3,enum=assay.agent.v1.State" json:"state,omitempty"`
+	// The last attestation that came to an end; absent before the first.
+	Last *Attempt `protobuf:"bytes,4,opt,name=last,proto3" json:"last,omitempty"`
+	// When the next attestation is due, Unix milliseconds; 0 while one is under way.
+	NextUnixMs int64 `protobuf:"varint,5,opt,name=next_unix_ms,json=nextUnixMs,proto3" json:"next_unix_ms,omitempty"`
+	// The server's last word is a denial, by policy or by a ban. What is held is
+	// served until it ends.
+	Denied bool `protobuf:"varint,6,opt,name=denied,proto3" json:"denied,omitempty"`
+	// What is held, also where nothing is served. A caller sees the identities that
+	// it may have; root, and the agent's own user, see all.
+	Identities []*IdentityStatus `protobuf:"bytes,7,rep,name=identities,proto3" json:"identities,omitempty"`
+	// How far the wall clock is ahead of the server's time; negative: behind it.
+	WallClockAheadMs int64 `protobuf:"varint,8,opt,name=wall_clock_ahead_ms,json=wallClockAheadMs,proto3" json:"wall_clock_ahead_ms,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *TrustDomainStatus) Reset() {
+	*x = TrustDomainStatus{}
+	mi := &file_assay_agent_v1_agent_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustDomainStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustDomainStatus) ProtoMessage() {}
+
+func (x *TrustDomainStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_agent_v1_agent_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustDomainStatus.ProtoReflect.Descriptor instead.
+func (*TrustDomainStatus) Descriptor() ([]byte, []int) {
+	return file_assay_agent_v1_agent_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *TrustDomainStatus) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *TrustDomainStatus) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *TrustDomainStatus) GetState() State {
+	if x != nil {
+		return x.State
+	}
+	return State_STATE_UNSPECIFIED
+}
+
+func (x *TrustDomainStatus) GetLast() *Attempt {
+	if x != nil {
+		return x.Last
+	}
+	return nil
+}
+
+func (x *TrustDomainStatus) GetNextUnixMs() int64 {
+	if x != nil {
+		return x.NextUnixMs
+	}
+	return 0
+}
+
+func (x *TrustDomainStatus) GetDenied() bool {
+	if x != nil {
+		return x.Denied
+	}
+	return false
+}
+
+func (x *TrustDomainStatus) GetIdentities() []*IdentityStatus {
+	if x != nil {
+		return x.Identities
+	}
+	return nil
+}
+
+func (x *TrustDomainStatus) GetWallClockAheadMs() int64 {
+	if x != nil {
+		return x.WallClockAheadMs
+	}
+	return 0
+}
+
+// Attempt is one attestation.
+type Attempt struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	AtUnixMs  int64                  `protobuf:"varint,1,opt,name=at_unix_ms,json=atUnixMs,proto3" json:"at_unix_ms,omitempty"` // when it ended
+	Succeeded bool                   `protobuf:"varint,2,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
+	// Names it in the server's ledger; empty where the server did not answer.
+	Reference string `protobuf:"bytes,3,opt,name=reference,proto3" json:"reference,omitempty"`
+	// Of a failure: "denied", "unavailable", …, and the name of the check.
+	Kind          string `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`
+	Check         string `protobuf:"bytes,5,opt,name=check,proto3" json:"check,omitempty"`
+	Message       string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
+	Hint          string `protobuf:"bytes,7,opt,name=hint,proto3" json:"hint,omitempty"` // what may help; may be empty
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attempt) Reset() {
+	*x = Attempt{}
+	mi := &file_assay_agent_v1_agent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attempt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attempt) ProtoMessage() {}
+
+func (x *Attempt) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_agent_v1_agent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
+func (*Attempt) Descriptor() ([]byte, []int) {
+	return file_assay_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Attempt) GetAtUnixMs() int64 {
+	if x != nil {
+		return x.AtUnixMs
+	}
+	return 0
+}
+
+func (x *Attempt) GetSucceeded() bool {
+	if x != nil {
+		return x.Succeeded
+	}
+	return false
+}
+
+func (x *Attempt) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *Attempt) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Attempt) GetCheck() string {
+	if x != nil {
+		return x.Check
+	}
+	return ""
+}
+
+func (x *Attempt) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Attempt) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
+}
+
+// IdentityStatus is one identity that is held.
+type IdentityStatus struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	SpiffeId       string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	NotAfterUnixMs int64                  `protobuf:"varint,2,opt,name=not_after_unix_ms,json=notAfterUnixMs,proto3" json:"not_after_unix_ms,omitempty"`
+	Hint           string                 `protobuf:"bytes,3,opt,name=hint,proto3" json:"hint,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *IdentityStatus) Reset() {
+	*x = IdentityStatus{}
+	mi := &file_assay_agent_v1_agent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentityStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentityStatus) ProtoMessage() {}
+
+func (x *IdentityStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_assay_agent_v1_agent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentityStatus.ProtoReflect.Descriptor instead.
+func (*IdentityStatus) Descriptor() ([]byte, []int) {
+	return file_assay_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *IdentityStatus) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+func (x *IdentityStatus) GetNotAfterUnixMs() int64 {
+	if x != nil {
+		return x.NotAfterUnixMs
+	}
+	return 0
+}
+
+func (x *IdentityStatus) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
+}
+
 var File_assay_agent_v1_agent_proto protoreflect.FileDescriptor
 
 const file_assay_agent_v1_agent_proto_rawDesc = "" +
@@ -605,7 +1042,7 @@ const file_assay_agent_v1_agent_proto_rawDesc = "" +
 	"identities\x18\x02 \x03(\v2\x18.assay.agent.v1.IdentityR\n" +
 	"identities\x12.\n" +
 	"\x06bundle\x18\x03 \x01(\v2\x16.assay.agent.v1.BundleR\x06bundle\x124\n" +
-	"\tfederated\x18\x04 \x03(\v2\x16.assay.agent.v1.BundleR\tfederated\"\xfc\x01\n" +
+	"\tfederated\x18\x04 \x03(\v2\x16.assay.agent.v1.BundleR\tfederated\"\x90\x02\n" +
 	"\bIdentity\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x14\n" +
 	"\x05chain\x18\x02 \x03(\fR\x05chain\x12)\n" +
@@ -613,7 +1050,8 @@ const file_assay_agent_v1_agent_proto_rawDesc = "" +
 	"\rkey_residency\x18\x04 \x01(\x0e2\x1c.assay.agent.v1.KeyResidencyR\fkeyResidency\x12-\n" +
 	"\x12attestation_result\x18\x05 \x01(\fR\x11attestationResult\x12 \n" +
 	"\fkeys_on_disk\x18\x06 \x01(\bR\n" +
-	"keysOnDisk\"\xf9\x01\n" +
+	"keysOnDisk\x12\x12\n" +
+	"\x04hint\x18\a \x01(\tR\x04hint\"\x91\x02\n" +
 	"\x06Bundle\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12)\n" +
 	"\x10x509_authorities\x18\x02 \x03(\fR\x0fx509Authorities\x12\x1a\n" +
@@ -621,7 +1059,8 @@ const file_assay_agent_v1_agent_proto_rawDesc = "" +
 	"\rverifier_keys\x18\x04 \x01(\fR\fverifierKeys\x12'\n" +
 	"\x0fjwt_authorities\x18\x05 \x01(\fR\x0ejwtAuthorities\x12\x1a\n" +
 	"\brevision\x18\x06 \x01(\x04R\brevision\x12\x1b\n" +
-	"\tdeny_list\x18\a \x01(\fR\bdenyList\"\xa9\x01\n" +
+	"\tdeny_list\x18\a \x01(\fR\bdenyList\x12\x16\n" +
+	"\x06member\x18\b \x01(\bR\x06member\"\xa9\x01\n" +
 	"\vSignRequest\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12D\n" +
 	"\x0ehash_algorithm\x18\x02 \x01(\x0e2\x1d.assay.agent.v1.HashAlgorithmR\rhashAlgorithm\x12\x16\n" +
@@ -629,7 +1068,36 @@ const file_assay_agent_v1_agent_proto_rawDesc = "" +
 	"\vspki_sha256\x18\x04 \x01(\fR\n" +
 	"spkiSha256\",\n" +
 	"\fSignResponse\x12\x1c\n" +
-	"\tsignature\x18\x01 \x01(\fR\tsignature*`\n" +
+	"\tsignature\x18\x01 \x01(\fR\tsignature\"\x12\n" +
+	"\x10GetStatusRequest\"b\n" +
+	"\x06Status\x12\x10\n" +
+	"\x03tee\x18\x01 \x01(\tR\x03tee\x12F\n" +
+	"\rtrust_domains\x18\x02 \x03(\v2!.assay.agent.v1.TrustDomainStatusR\ftrustDomains\"\xd1\x02\n" +
+	"\x11TrustDomainStatus\x12!\n" +
+	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x16\n" +
+	"\x06server\x18\x02 \x01(\tR\x06server\x12+\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x15.assay.agent.v1.StateR\x05state\x12+\n" +
+	"\x04last\x18\x04 \x01(\v2\x17.assay.agent.v1.AttemptR\x04last\x12 \n" +
+	"\fnext_unix_ms\x18\x05 \x01(\x03R\n" +
+	"nextUnixMs\x12\x16\n" +
+	"\x06denied\x18\x06 \x01(\bR\x06denied\x12>\n" +
+	"\n" +
+	"identities\x18\a \x03(\v2\x1e.assay.agent.v1.IdentityStatusR\n" +
+	"identities\x12-\n" +
+	"\x13wall_clock_ahead_ms\x18\b \x01(\x03R\x10wallClockAheadMs\"\xbb\x01\n" +
+	"\aAttempt\x12\x1c\n" +
+	"\n" +
+	"at_unix_ms\x18\x01 \x01(\x03R\batUnixMs\x12\x1c\n" +
+	"\tsucceeded\x18\x02 \x01(\bR\tsucceeded\x12\x1c\n" +
+	"\treference\x18\x03 \x01(\tR\treference\x12\x12\n" +
+	"\x04kind\x18\x04 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05check\x18\x05 \x01(\tR\x05check\x12\x18\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\x12\x12\n" +
+	"\x04hint\x18\a \x01(\tR\x04hint\"l\n" +
+	"\x0eIdentityStatus\x12\x1b\n" +
+	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12)\n" +
+	"\x11not_after_unix_ms\x18\x02 \x01(\x03R\x0enotAfterUnixMs\x12\x12\n" +
+	"\x04hint\x18\x03 \x01(\tR\x04hint*`\n" +
 	"\fKeyResidency\x12\x1d\n" +
 	"\x19KEY_RESIDENCY_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16KEY_RESIDENCY_SOFTWARE\x10\x01\x12\x15\n" +
@@ -638,11 +1106,18 @@ const file_assay_agent_v1_agent_proto_rawDesc = "" +
 	"\x1aHASH_ALGORITHM_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15HASH_ALGORITHM_SHA256\x10\x01\x12\x19\n" +
 	"\x15HASH_ALGORITHM_SHA384\x10\x02\x12\x19\n" +
-	"\x15HASH_ALGORITHM_SHA512\x10\x032\xf6\x01\n" +
+	"\x15HASH_ALGORITHM_SHA512\x10\x03*n\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rSTATE_SERVING\x10\x01\x12\x13\n" +
+	"\x0fSTATE_ATTESTING\x10\x02\x12\x15\n" +
+	"\x11STATE_NO_IDENTITY\x10\x03\x12\x0f\n" +
+	"\vSTATE_CLOCK\x10\x042\xbd\x02\n" +
 	"\x05Agent\x12Q\n" +
 	"\rGetIdentities\x12$.assay.agent.v1.GetIdentitiesRequest\x1a\x1a.assay.agent.v1.Identities\x12W\n" +
 	"\x0fWatchIdentities\x12&.assay.agent.v1.WatchIdentitiesRequest\x1a\x1a.assay.agent.v1.Identities0\x01\x12A\n" +
-	"\x04Sign\x12\x1b.assay.agent.v1.SignRequest\x1a\x1c.assay.agent.v1.SignResponseBGZEgithub.com/assay-project/assay/issuer/issuerpb/assay/agent/v1;agentv1b\x06proto3"
+	"\x04Sign\x12\x1b.assay.agent.v1.SignRequest\x1a\x1c.assay.agent.v1.SignResponse\x12E\n" +
+	"\tGetStatus\x12 .assay.agent.v1.GetStatusRequest\x1a\x16.assay.agent.v1.StatusBGZEgithub.com/assay-project/assay/issuer/issuerpb/assay/agent/v1;agentv1b\x06proto3"
 
 var (
 	file_assay_agent_v1_agent_proto_rawDescOnce sync.Once
@@ -656,36 +1131,48 @@ func file_assay_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_assay_agent_v1_agent_proto_rawDescData
 }
 
-var file_assay_agent_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_assay_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_assay_agent_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_assay_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_assay_agent_v1_agent_proto_goTypes = []any{
 	(KeyResidency)(0),              // 0: assay.agent.v1.KeyResidency
 	(HashAlgorithm)(0),             // 1: assay.agent.v1.HashAlgorithm
-	(*GetIdentitiesRequest)(nil),   // 2: assay.agent.v1.GetIdentitiesRequest
-	(*WatchIdentitiesRequest)(nil), // 3: assay.agent.v1.WatchIdentitiesRequest
-	(*Identities)(nil),             // 4: assay.agent.v1.Identities
-	(*Identity)(nil),               // 5: assay.agent.v1.Identity
-	(*Bundle)(nil),                 // 6: assay.agent.v1.Bundle
-	(*SignRequest)(nil),            // 7: assay.agent.v1.SignRequest
-	(*SignResponse)(nil),           // 8: assay.agent.v1.SignResponse
+	(State)(0),                     // 2: assay.agent.v1.State
+	(*GetIdentitiesRequest)(nil),   // 3: assay.agent.v1.GetIdentitiesRequest
+	(*WatchIdentitiesRequest)(nil), // 4: assay.agent.v1.WatchIdentitiesRequest
+	(*Identities)(nil),             // 5: assay.agent.v1.Identities
+	(*Identity)(nil),               // 6: assay.agent.v1.Identity
+	(*Bundle)(nil),                 // 7: assay.agent.v1.Bundle
+	(*SignRequest)(nil),            // 8: assay.agent.v1.SignRequest
+	(*SignResponse)(nil),           // 9: assay.agent.v1.SignResponse
+	(*GetStatusRequest)(nil),       // 10: assay.agent.v1.GetStatusRequest
+	(*Status)(nil),                 // 11: assay.agent.v1.Status
+	(*TrustDomainStatus)(nil),      // 12: assay.agent.v1.TrustDomainStatus
+	(*Attempt)(nil),                // 13: assay.agent.v1.Attempt
+	(*IdentityStatus)(nil),         // 14: assay.agent.v1.IdentityStatus
 }
 var file_assay_agent_v1_agent_proto_depIdxs = []int32{
-	5, // 0: assay.agent.v1.Identities.identities:type_name -> assay.agent.v1.Identity
-	6, // 1: assay.agent.v1.Identities.bundle:type_name -> assay.agent.v1.Bundle
-	6, // 2: assay.agent.v1.Identities.federated:type_name -> assay.agent.v1.Bundle
-	0, // 3: assay.agent.v1.Identity.key_residency:type_name -> assay.agent.v1.KeyResidency
-	1, // 4: assay.agent.v1.SignRequest.hash_algorithm:type_name -> assay.agent.v1.HashAlgorithm
-	2, // 5: assay.agent.v1.Agent.GetIdentities:input_type -> assay.agent.v1.GetIdentitiesRequest
-	3, // 6: assay.agent.v1.Agent.WatchIdentities:input_type -> assay.agent.v1.WatchIdentitiesRequest
-	7, // 7: assay.agent.v1.Agent.Sign:input_type -> assay.agent.v1.SignRequest
-	4, // 8: assay.agent.v1.Agent.GetIdentities:output_type -> assay.agent.v1.Identities
-	4, // 9: assay.agent.v1.Agent.WatchIdentities:output_type -> assay.agent.v1.Identities
-	8, // 10: assay.agent.v1.Agent.Sign:output_type -> assay.agent.v1.SignResponse
-	8, // [8:11] is the sub-list for method output_type
-	5, // [5:8] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	6,  // 0: assay.agent.v1.Identities.identities:type_name -> assay.agent.v1.Identity
+	7,  // 1: assay.agent.v1.Identities.bundle:type_name -> assay.agent.v1.Bundle
+	7,  // 2: assay.agent.v1.Identities.federated:type_name -> assay.agent.v1.Bundle
+	0,  // 3: assay.agent.v1.Identity.key_residency:type_name -> assay.agent.v1.KeyResidency
+	1,  // 4: assay.agent.v1.SignRequest.hash_algorithm:type_name -> assay.agent.v1.HashAlgorithm
+	12, // 5: assay.agent.v1.Status.trust_domains:type_name -> assay.agent.v1.TrustDomainStatus
+	2,  // 6: assay.agent.v1.TrustDomainStatus.state:type_name -> assay.agent.v1.State
+	13, // 7: assay.agent.v1.TrustDomainStatus.last:type_name -> assay.agent.v1.Attempt
+	14, // 8: assay.agent.v1.TrustDomainStatus.identities:type_name -> assay.agent.v1.IdentityStatus
+	3,  // 9: assay.agent.v1.Agent.GetIdentities:input_type -> assay.agent.v1.GetIdentitiesRequest
+	4,  // 10: assay.agent.v1.Agent.WatchIdentities:input_type -> assay.agent.v1.WatchIdentitiesRequest
+	8,  // 11: assay.agent.v1.Agent.Sign:input_type -> assay.agent.v1.SignRequest
+	10, // 12: assay.agent.v1.Agent.GetStatus:input_type -> assay.agent.v1.GetStatusRequest
+	5,  // 13: assay.agent.v1.Agent.GetIdentities:output_type -> assay.agent.v1.Identities
+	5,  // 14: assay.agent.v1.Agent.WatchIdentities:output_type -> assay.agent.v1.Identities
+	9,  // 15: assay.agent.v1.Agent.Sign:output_type -> assay.agent.v1.SignResponse
+	11, // 16: assay.agent.v1.Agent.GetStatus:output_type -> assay.agent.v1.Status
+	13, // [13:17] is the sub-list for method output_type
+	9,  // [9:13] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_assay_agent_v1_agent_proto_init() }
@@ -698,8 +1185,8 @@ func file_assay_agent_v1_agent_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_assay_agent_v1_agent_proto_rawDesc), len(file_assay_agent_v1_agent_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   7,
+			NumEnums:      3,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -33,6 +33,7 @@ const (
 	Agent_GetIdentities_FullMethodName   = "/assay.agent.v1.Agent/GetIdentities"
 	Agent_WatchIdentities_FullMethodName = "/assay.agent.v1.Agent/WatchIdentities"
 	Agent_Sign_FullMethodName            = "/assay.agent.v1.Agent/Sign"
+	Agent_GetStatus_FullMethodName       = "/assay.agent.v1.Agent/GetStatus"
 )
 
 // AgentClient is the client API for Agent service.
@@ -62,6 +63,9 @@ type AgentClient interface {
 	// RESOURCE_EXHAUSTED: too many signatures at once; wait and ask again.
 	// UNAVAILABLE: the hardware does not answer, or the key ended with a reset.
 	Sign(ctx context.Context, in *SignRequest, opts ...grpc.CallOption) (*SignResponse, error)
+	// GetStatus says how the agent stands with each of its trust domains, and why.
+	// It answers always, also where there is no identity.
+	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*Status, error)
 }
 
 type agentClient struct {
@@ -111,6 +115,16 @@ func (c *agentClient) Sign(ctx context.Context, in *SignRequest, opts ...grpc.Ca
 	return out, nil
 }
 
+func (c *agentClient) GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*Status, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Status)
+	err := c.cc.Invoke(ctx, Agent_GetStatus_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AgentServer is the server API for Agent service.
 // All implementations must embed UnimplementedAgentServer
 // for forward compatibility.
@@ -138,6 +152,9 @@ type AgentServer interface {
 	// RESOURCE_EXHAUSTED: too many signatures at once; wait and ask again.
 	// UNAVAILABLE: the hardware does not answer, or the key ended with a reset.
 	Sign(context.Context, *SignRequest) (*SignResponse, error)
+	// GetStatus says how the agent stands with each of its trust domains, and why.
+	// It answers always, also where there is no identity.
+	GetStatus(context.Context, *GetStatusRequest) (*Status, error)
 	mustEmbedUnimplementedAgentServer()
 }
 
@@ -156,6 +173,9 @@ func (UnimplementedAgentServer) WatchIdentities(*WatchIdentitiesRequest, grpc.Se
 }
 func (UnimplementedAgentServer) Sign(context.Context, *SignRequest) (*SignResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Sign not implemented")
+}
+func (UnimplementedAgentServer) GetStatus(context.Context, *GetStatusRequest) (*Status, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method GetStatus not implemented")
 }
 func (UnimplementedAgentServer) mustEmbedUnimplementedAgentServer() {}
 func (UnimplementedAgentServer) testEmbeddedByValue()               {}
@@ -225,6 +245,24 @@ func _Agent_Sign_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Agent_GetStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetStatusRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).GetStatus(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_GetStatus_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).GetStatus(ctx, req.(*GetStatusRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Agent_ServiceDesc is the grpc.ServiceDesc for Agent service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -239,6 +277,10 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Sign",
 			Handler:    _Agent_Sign_Handler,
+		},
+		{
+			MethodName: "GetStatus",
+			Handler:    _Agent_GetStatus_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
