@@ -4,6 +4,7 @@ package guides
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,13 +20,12 @@ import (
 	"time"
 )
 
-// The test binary plays the parts of three programs that need EC2, when it is
+// The test binary plays the parts of two programs that need EC2, when it is
 // called by their names.
 func TestMain(m *testing.M) {
 	parts := map[string]func([]string) error{
 		"nitro-cli":   nitroCLI,
 		"vsock-proxy": vsockProxy,
-		"socat":       socat,
 	}
 	part, ok := parts[filepath.Base(os.Args[0])]
 	if !ok {
@@ -37,7 +37,15 @@ func TestMain(m *testing.M) {
 	}
 }
 
-const stage = "GUIDE_STAGE" // the test's folder, for the stand-ins
+// What the stand-ins find in their environment.
+const (
+	stage     = "GUIDE_STAGE" // the test's folder
+	vsockPort = "GUIDE_VSOCK" // the port that stands for the parent's vsock port 9443
+)
+
+// enclosed reports whether this user can run an image's entry point with nothing but
+// the image in reach.
+func enclosed() bool { return os.Geteuid() == 0 }
 
 func TestEveryCommandOfTheFirstEnclaveGuideWorks(t *testing.T) {
 	if _, err := exec.LookPath("bash"); err != nil {
@@ -45,22 +53,27 @@ func TestEveryCommandOfTheFirstEnclaveGuideWorks(t *testing.T) {
 	}
 	dir := shortTempDir(t)
 	bin := filepath.Join(dir, "bin")
-	build := exec.Command("go", "build", "-o", bin+"/", "../../cmd/assayd", "../../cmd/assay-agent", "../../cmd/assay", "../../cmd/teesim")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	for _, d := range []string{"server", "run", "bin"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, args := range [][]string{
+		{bin + "/", "../../cmd/assayd", "../../cmd/assay-agent", "../../cmd/assay", "../../cmd/teesim"},
+		{filepath.Join(dir, "server/payments"), "./testdata/payments"},
+	} {
+		build := exec.Command("go", append([]string{"build", "-o"}, args...)...)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
 	}
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"nitro-cli", "vsock-proxy", "socat"} {
+	for _, name := range []string{"nitro-cli", "vsock-proxy"} {
 		if err := os.Symlink(self, filepath.Join(bin, name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, d := range []string{"server", "run"} {
-		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -72,12 +85,13 @@ func TestEveryCommandOfTheFirstEnclaveGuideWorks(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	script := guideScript(t, "first-enclave.md", dir)
+	inside := freePort(t)
+	script := guideScript(t, "first-enclave.md", dir, inside)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash")
 	cmd.Dir = filepath.Join(dir, "server")
-	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), stage+"="+dir)
+	cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), stage+"="+dir, vsockPort+"="+inside)
 	cmd.Stdin = strings.NewReader(script)
 	// Everything that the guide starts belongs to one process group.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -87,10 +101,19 @@ func TestEveryCommandOfTheFirstEnclaveGuideWorks(t *testing.T) {
 	cmd.WaitDelay = 5 * time.Second
 	err = cmd.Run()
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out.String())
+	enclave, readErr := os.ReadFile(filepath.Join(dir, "enclave.log"))
+	if err != nil || readErr != nil {
+		t.Fatalf("%v\n%s\n### in the enclave (%v)\n%s", err, out.String(), readErr, enclave)
 	}
-	t.Log(out.String())
+	t.Logf("%s\n### in the enclave\n%s", out.String(), enclave)
+	// The program found its identity by itself, and is not who the agent is.
+	user := "65532"
+	if !enclosed() {
+		user = fmt.Sprint(os.Getuid())
+	}
+	if want := "payments is spiffe://simulated.attested.example.org/payments/api, as user " + user + "\n"; !strings.Contains(string(enclave), want) {
+		t.Errorf("the enclave's program never said %q", want)
+	}
 	for _, want := range []string{
 		"VERIFIED: spiffe://simulated.attested.example.org/payments/api",
 		"ok: first@2, 1 workload",
@@ -126,23 +149,27 @@ func memory(t *testing.T) string {
 
 // guideScript strings the guide's blocks together, with the changes that the
 // guide itself lists.
-func guideScript(t *testing.T, name, dir string) string {
+func guideScript(t *testing.T, name, dir, inside string) string {
 	t.Helper()
 	b, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, inside := freePort(t), freePort(t)
+	server := freePort(t)
+	// Sockets of the enclave: where it finds them, and where this machine does.
+	nsm, within, without := "/run/nsm.sock", "/run/assay/agent.sock", dir+"/rootfs/run/assay/agent.sock"
+	if !enclosed() {
+		nsm, within, without = dir+"/run/nsm.sock", dir+"/run/agent.sock", dir+"/run/agent.sock"
+	}
 	changes := strings.NewReplacer(
 		"attested.example.org", "simulated.attested.example.org",
 		"assayd init ", "assayd init --simulated-root root.pem ",
-		"assay-agent init ", "assay-agent init --nsm-socket "+dir+"/nsm.sock ",
+		"assay-agent init ", "assay-agent init --nsm-socket "+nsm+" --socket "+within+" ",
 		"assay svid verify ", "assay svid verify --allow-simulated ",
-		"10443", inside,
+		"vsock:parent:9443", "127.0.0.1:"+inside,
 		"8443", server,
-		"/etc/assay", dir+"/server/image",
 		"/run/assay/svid", memory(t)+"/svid",
-		"/run/assay", dir+"/run",
+		"/run/assay/agent.sock", without,
 	)
 	var script strings.Builder
 	script.WriteString("set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n")
@@ -156,7 +183,6 @@ func guideScript(t *testing.T, name, dir string) string {
 		// The server's configuration listens on fixed ports, which may be taken,
 		// and on every address, where this machine's own is enough.
 		fmt.Fprintf(&script, "[ ! -f assay/assayd.yaml ] || sed -i 's/\":8443\"/\"127.0.0.1:%s\"/; s/127.0.0.1:9464//; s#/run/assay/agent.sock#%s/run/agent.sock#' assay/assayd.yaml\n", server, dir)
-		fmt.Fprintf(&script, "[ ! -f image/assay-agent.yaml ] || sed -i 's#/run/assay/agent.sock#%s/run/agent.sock#' image/assay-agent.yaml\n", dir)
 	}
 	return script.String()
 }
@@ -217,46 +243,119 @@ func nitroCLI(args []string) error {
 		if strings.HasPrefix(string(uri), ".eif") {
 			return runEIF(dir, flagValue(args, "--eif-path"), flagValue(args, "--enclave-name"))
 		}
-		nsm := exec.Command("teesim", "nitro", "run", "--authority", filepath.Join(dir, "aws"), "--socket", filepath.Join(dir, "nsm.sock"),
-			"--image", string(uri), "--role", "arn:aws:iam::123456789012:role/payments")
-		if err := nsm.Start(); err != nil {
-			return err
-		}
-		for range 500 {
-			if _, err := os.Stat(filepath.Join(dir, "nsm.sock")); err == nil {
-				break
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-		inside := exec.Command(filepath.Join(dir, "server/image/entrypoint.sh"))
-		log, err := os.Create(filepath.Join(dir, "enclave.log"))
-		if err != nil {
-			return err
-		}
-		inside.Stdout, inside.Stderr = log, log
-		return inside.Start()
+		return runImage(dir, string(uri))
 	case len(args) > 0 && args[0] == "terminate-enclave":
 		return nil // the test ends the process group
 	}
 	return fmt.Errorf("unknown command %q", args)
 }
 
-// vsockProxy stands in for AWS's vsock-proxy: the vsock is a unix socket, and
-// every name is this machine.
-func vsockProxy(args []string) error {
-	if len(args) < 3 {
-		return errors.New("usage: vsock-proxy PORT HOST PORT")
+// runImage launches the image beside a simulated security module. Where this user can,
+// the entry point sees the files that the Dockerfile copies, the directories that
+// nitro-cli adds, and nothing else.
+func runImage(dir, uri string) error {
+	image := filepath.Join(dir, "server/image")
+	text, err := os.ReadFile(filepath.Join(image, "Dockerfile"))
+	if err != nil {
+		return err
 	}
-	return forward("unix", filepath.Join(os.Getenv(stage), "vsock-"+args[0]), "tcp", "127.0.0.1:"+args[2])
+	root := filepath.Join(dir, "rootfs")
+	for _, d := range []string{"dev", "run", "sys", "var", "proc", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+			return err
+		}
+	}
+	var entry []string
+	for line := range strings.Lines(string(text)) {
+		switch f := strings.Fields(line); {
+		case len(f) > 2 && f[0] == "COPY":
+			if err := copyFiles(image, f[1:len(f)-1], root, f[len(f)-1]); err != nil {
+				return err
+			}
+		case len(f) > 1 && f[0] == "ENTRYPOINT":
+			if err := json.Unmarshal([]byte(strings.TrimPrefix(line, "ENTRYPOINT ")), &entry); err != nil {
+				return err
+			}
+		}
+	}
+	if len(entry) == 0 {
+		return errors.New("the image has no ENTRYPOINT")
+	}
+	socket := filepath.Join(root, "run/nsm.sock")
+	if !enclosed() {
+		socket = filepath.Join(dir, "run/nsm.sock")
+	}
+	nsm := exec.Command("teesim", "nitro", "run", "--authority", filepath.Join(dir, "aws"), "--socket", socket, "--image", uri, "--role", payrole)
+	if err := nsm.Start(); err != nil {
+		return err
+	}
+	for range 500 {
+		if _, err := os.Stat(socket); err == nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	log, err := os.Create(filepath.Join(dir, "enclave.log"))
+	if err != nil {
+		return err
+	}
+	cmd := &exec.Cmd{Path: entry[0], Args: entry, Dir: "/", Env: []string{"PATH=/usr/bin"}, Stdout: log, Stderr: log}
+	if enclosed() {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
+		return cmd.Start()
+	}
+	var args []string
+	for i := 0; i < len(entry); i++ {
+		switch {
+		case entry[i] == "--user":
+			i++
+		case entry[i] == "exec":
+			args = append(args, "exec", "--config", filepath.Join(root, "etc/assay/assay-agent.yaml"))
+		case strings.HasPrefix(entry[i], "/"):
+			args = append(args, filepath.Join(root, entry[i]))
+		default:
+			args = append(args, entry[i])
+		}
+	}
+	cmd.Path, cmd.Args = args[0], args
+	return cmd.Start()
 }
 
-// socat stands in for the one call of socat that the guide makes.
-func socat(args []string) error {
-	m := regexp.MustCompile(`^TCP-LISTEN:(\d+),bind=127\.0\.0\.1\S* VSOCK-CONNECT:3:(\d+)$`).FindStringSubmatch(strings.Join(args, " "))
-	if m == nil {
+// copyFiles does what a line COPY does.
+func copyFiles(from string, names []string, root, to string) error {
+	for _, name := range names {
+		target := filepath.Join(root, to)
+		if strings.HasSuffix(to, "/") {
+			target = filepath.Join(root, to, name)
+		}
+		b, err := os.ReadFile(filepath.Join(from, name))
+		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(target, b, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// vsockProxy stands in for AWS's vsock-proxy: the vsock is a port of this machine, and
+// so is every name.
+func vsockProxy(args []string) error {
+	if len(args) != 7 || args[0] != "--num_workers" || args[2] != "--config" || args[4] != "9443" {
 		return fmt.Errorf("unexpected arguments %q", args)
 	}
-	return forward("tcp", "127.0.0.1:"+m[1], "unix", filepath.Join(os.Getenv(stage), "vsock-"+m[2]))
+	list, err := os.ReadFile(args[3])
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(string(list), "- {address: "+args[5]+", port: "+args[6]+"}") {
+		return fmt.Errorf("%s does not allow %s:%s", args[3], args[5], args[6])
+	}
+	return forward("tcp", "127.0.0.1:"+os.Getenv(vsockPort), "tcp", "127.0.0.1:"+args[6])
 }
 
 // forward accepts on one side and copies bytes to and from the other.
