@@ -31,7 +31,6 @@ type site struct {
 	bin     string
 	dir     string // short, on a disk perhaps
 	memory  string // on a tmpfs
-	policy  string
 	log     map[string]*buffer
 	process map[string]*exec.Cmd
 }
@@ -54,9 +53,10 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
+// sitePolicy grants the image what the second part says.
 const sitePolicy = `version: 1
 bundle: shop
-revision: %[1]d
+revision: %d
 trust_domain: simulated.example.org
 workloads:
   - name: orders
@@ -65,11 +65,16 @@ workloads:
     match:
       pcr0: {eq: "a6605665e354fff6793a9191daac3cd6ed6c28bdb9b435eb700be7d17d43b9ecd385ee4e807656285c37f7f3c5581eac"}
       pcr3: {eq: "1abe9528ea89e025310c497f698de754557923cfa6c9df592e8c3ea0bd0bef1632578d5882eeca89ecfb259c24d7dd6a"}
-    issue:
+    issue:%s`
+
+// orders is the one identity that the image gets, another one with each revision.
+func orders(revision int) string {
+	return fmt.Sprintf(`
       - spiffe_id: "spiffe://{td}/orders"
-        attributes: {release: "%[1]d"}
+        attributes: {release: "%d"}
         jwt: {ttl: 30s, audiences: [reports, sts.amazonaws.com]}
-`
+`, revision)
+}
 
 // newSite starts both, and writes an agent's configuration into agent/.
 func newSite(t *testing.T) *site {
@@ -128,7 +133,13 @@ func (s *site) write(name, content string) {
 // revise changes the policy, after which agents attest again.
 func (s *site) revise(revision int) {
 	s.t.Helper()
-	s.write("server/policy.yaml", fmt.Sprintf(sitePolicy, revision))
+	s.grant(revision, orders(revision))
+}
+
+// grant is revise with the identities, as YAML, that the image gets.
+func (s *site) grant(revision int, identities string) {
+	s.t.Helper()
+	s.write("server/policy.yaml", fmt.Sprintf(sitePolicy, revision, identities))
 	if c := s.process["assayd"]; c != nil {
 		if err := c.Process.Signal(syscall.SIGHUP); err != nil {
 			s.t.Fatal(err)
