@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 )
 
 // The facts that the Docker engine tells of a container.
@@ -26,20 +25,32 @@ const DefaultDockerSocket = "/var/run/docker.sock"
 const maxEngineAnswer = 4 << 20 // bytes
 
 // docker asks the engine (Docker Engine API v1.41 or later; Podman speaks it too).
-type docker struct{ client *http.Client }
+type docker struct{ engine *asker }
 
 // NewDocker is the source of the kind "docker", which asks the engine on its
 // socket.
 func NewDocker(socket string) Source {
-	return &docker{&http.Client{
-		CheckRedirect: noRedirect,
-		Transport: &http.Transport{
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-			},
-			MaxIdleConns: 2, IdleConnTimeout: 30 * time.Second, ResponseHeaderTimeout: lookTimeout, DisableCompression: true,
+	return &docker{newAsker(&http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 		},
-	}}
+		DisableCompression: true,
+	})}
+}
+
+// dockerContainer is the part of an inspected container that is needed.
+type dockerContainer struct {
+	ID     string `json:"Id"`
+	Name   string
+	Image  string
+	State  struct{ Running bool }
+	Config struct{ Labels map[string]string }
+}
+
+// dockerImage is that of an inspected image.
+type dockerImage struct {
+	ID          string `json:"Id"`
+	RepoDigests []string
 }
 
 // Kind implements [Source].
@@ -56,14 +67,8 @@ func (d *docker) Facts(ctx context.Context, p *Process, types []string) ([]Fact,
 
 // of tells about the container with an id.
 func (d *docker) of(ctx context.Context, id string, types []string) ([]Fact, error) {
-	var c struct {
-		ID     string `json:"Id"`
-		Name   string
-		Image  string
-		State  struct{ Running bool }
-		Config struct{ Labels map[string]string }
-	}
-	if err := get(ctx, d.client, "http://docker/v1.41/containers/"+id+"/json", "", maxEngineAnswer, &c); err != nil {
+	c, err := ask[dockerContainer](ctx, d.engine, "http://docker/v1.41/containers/"+id+"/json", "", maxEngineAnswer, false)
+	if err != nil {
 		return nil, fmt.Errorf("the engine: %w", err)
 	}
 	if c.ID != id || !c.State.Running {
@@ -96,15 +101,12 @@ func (d *docker) of(ctx context.Context, id string, types []string) ([]Fact, err
 }
 
 // digests are those of the manifests under which registries gave out the image.
-func (d *docker) digests(ctx context.Context, image string) ([]string, error) {
-	var i struct {
-		ID          string `json:"Id"`
-		RepoDigests []string
-	}
-	if err := get(ctx, d.client, "http://docker/v1.41/images/"+url.PathEscape(image)+"/json", "", maxEngineAnswer, &i); err != nil {
+func (d *docker) digests(ctx context.Context, id string) ([]string, error) {
+	i, err := ask[dockerImage](ctx, d.engine, "http://docker/v1.41/images/"+url.PathEscape(id)+"/json", "", maxEngineAnswer, false)
+	if err != nil {
 		return nil, fmt.Errorf("the engine: %w", err)
 	}
-	if i.ID != image {
+	if i.ID != id {
 		return nil, errors.New("the engine tells of another image than it was asked for")
 	}
 	var out []string

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"time"
 )
 
 // The facts that the kubelet tells of a pod and of the container in it.
@@ -45,7 +44,7 @@ const maxPods = 64 << 20 // bytes
 
 type kubelet struct {
 	url, token string
-	client     *http.Client
+	api        *asker
 }
 
 // NewKubelet is the source of the kind "k8s".
@@ -67,10 +66,7 @@ func NewKubelet(k Kubelet) (Source, error) {
 	if !t.RootCAs.AppendCertsFromPEM(pem) {
 		return nil, fmt.Errorf("the kubelet's CA: %s holds no certificate", k.CA)
 	}
-	return &kubelet{strings.TrimSuffix(k.URL, "/"), k.Token, &http.Client{
-		CheckRedirect: noRedirect,
-		Transport:     &http.Transport{TLSClientConfig: t, MaxIdleConns: 2, IdleConnTimeout: 30 * time.Second, ResponseHeaderTimeout: lookTimeout, ForceAttemptHTTP2: true},
-	}}, nil
+	return &kubelet{strings.TrimSuffix(k.URL, "/"), k.Token, newAsker(&http.Transport{TLSClientConfig: t, ForceAttemptHTTP2: true})}, nil
 }
 
 // Kind implements [Source].
@@ -115,10 +111,21 @@ func (k *kubelet) of(ctx context.Context, id, pod string, types []string) ([]Fac
 		}
 		token = strings.TrimSpace(string(b))
 	}
-	var list pods
-	if err := get(ctx, k.client, k.url+"/pods", token, maxPods, &list); err != nil {
-		return nil, fmt.Errorf("the kubelet: %w", err)
+	// A container that began within the last second is not in a list of before.
+	for _, fresh := range []bool{false, true} {
+		list, err := ask[pods](ctx, k.api, k.url+"/pods", token, maxPods, fresh)
+		if err != nil {
+			return nil, fmt.Errorf("the kubelet: %w", err)
+		}
+		if facts, ok := list.of(id, pod, types); ok {
+			return facts, nil
+		}
 	}
+	return nil, errors.New("the kubelet knows no running container of that id")
+}
+
+// of tells about a running container, of those in the list.
+func (list *pods) of(id, pod string, types []string) ([]Fact, bool) {
 	for _, item := range list.Items {
 		// The kernel names the pod as well: a container id alone would be the
 		// kubelet's word.
@@ -151,9 +158,9 @@ func (k *kubelet) of(ctx context.Context, id, pod string, types []string) ([]Fac
 						}
 					}
 				}
-				return out, nil
+				return out, true
 			}
 		}
 	}
-	return nil, errors.New("the kubelet knows no running container of that id")
+	return nil, false
 }

@@ -21,7 +21,7 @@ var ErrChanged = errors.New("the process has ended, or is not what it was when i
 
 // Process is the process that opened a connection.
 type Process struct {
-	PID int
+	PID int    // as /proc has it
 	UID uint32 // effective, when it connected
 	GID uint32
 
@@ -76,12 +76,42 @@ func OfPeer(c *net.UnixConn) (*Process, error) {
 	default:
 		unix.CloseOnExec(fd)
 	}
-	p := &Process{PID: int(cred.Pid), UID: cred.Uid, GID: cred.Gid, fd: fd}
-	if err := p.remember(); err != nil {
+	p := &Process{UID: cred.Uid, GID: cred.Gid, fd: fd}
+	if p.PID, err = pidOf(fd); err == nil {
+		err = p.remember()
+	}
+	if err != nil {
 		p.Close()
 		return nil, err
 	}
 	return p, nil
+}
+
+// pidOf is the number that /proc has the process under. That of the credentials is
+// one in the agent's own PID namespace; a /proc of another namespace has somebody
+// else under it.
+func pidOf(fd int) (int, error) {
+	b, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(fd))
+	if err != nil {
+		return 0, fmt.Errorf("the kernel does not tell which process called: %w", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		value, ok := strings.CutPrefix(line, "Pid:")
+		if !ok {
+			continue
+		}
+		switch pid, err := strconv.Atoi(strings.TrimSpace(value)); {
+		case err != nil:
+			return 0, err
+		case pid < 0:
+			return 0, ErrChanged // it has ended
+		case pid == 0:
+			return 0, errors.New("the caller is in a PID namespace that this /proc does not show")
+		default:
+			return pid, nil
+		}
+	}
+	return 0, errors.New("the kernel does not tell which process a descriptor is of")
 }
 
 // remember notes what the process is now.
