@@ -3,6 +3,7 @@ package issuer
 import (
 	"context"
 	"errors"
+	"iter"
 	"fmt"
 	"strconv"
 	"time"
@@ -222,16 +223,18 @@ func (a *admin) ListCheckpoints(req *assayv1.ListCheckpointsRequest, stream assa
 		return adminError(err)
 	}
 	for _, name := range names {
-		notes, err := a.checkpoints(stream.Context(), name, req.GetNewest())
-		if err != nil {
-			return adminError(err)
+		key, sent := a.checkpointKey(name), 0
+		for note, err := range a.checkpoints(stream.Context(), name, req.GetNewest()) {
+			if err != nil {
+				return adminError(err)
+			}
+			if err := stream.Send(&assayv1.Checkpoint{Note: note, VerifierKey: key, Chain: name}); err != nil {
+				return err
+			}
+			sent++
 		}
-		key := a.checkpointKey(name)
-		if len(notes) == 0 {
-			notes = [][]byte{nil}
-		}
-		for _, n := range notes {
-			if err := stream.Send(&assayv1.Checkpoint{Note: n, VerifierKey: key, Chain: name}); err != nil {
+		if sent == 0 {
+			if err := stream.Send(&assayv1.Checkpoint{VerifierKey: key, Chain: name}); err != nil {
 				return err
 			}
 		}
@@ -240,15 +243,16 @@ func (a *admin) ListCheckpoints(req *assayv1.ListCheckpointsRequest, stream assa
 }
 
 // checkpoints are the notes of a chain: all, or the newest if there is one.
-func (a *admin) checkpoints(ctx context.Context, chain string, newest bool) ([][]byte, error) {
+func (a *admin) checkpoints(ctx context.Context, chain string, newest bool) iter.Seq2[[]byte, error] {
 	if !newest {
-		return a.ledger.In(chain).Checkpoints(ctx)
+		return a.ledger.In(chain).EachCheckpoint(ctx)
 	}
-	note, err := a.ledger.In(chain).NewestCheckpoint(ctx)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil
+	return func(yield func([]byte, error) bool) {
+		note, err := a.ledger.In(chain).NewestCheckpoint(ctx)
+		if !errors.Is(err, store.ErrNotFound) {
+			yield(note, err)
+		}
 	}
-	return [][]byte{note}, err
 }
 
 // checkpointKey is the text of a chain's key; empty where this server knows none.

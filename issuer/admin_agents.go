@@ -52,43 +52,6 @@ func reason(s string) error {
 	return nil
 }
 
-// ListAgents streams the instances that hold or held an identity.
-func (a *agents) ListAgents(req *assayv1.ListAgentsRequest, stream assayv1.Agents_ListAgentsServer) error {
-	ctx := stream.Context()
-	f := store.FindHeld{SPIFFEID: req.GetSpiffeId()}
-	if req.GetTee() != "" {
-		f.Prefix = req.GetTee() + ":"
-	}
-	if req.GetLive() {
-		f.EndsAfter = a.now()
-	}
-	if !req.GetBanned() { // which is found by asking each
-		f.Limit = int(req.GetLimit())
-	}
-	holders, err := a.bans.st.Holders(ctx, a.td.Name(), f)
-	if err != nil {
-		return adminError(err)
-	}
-	watching := a.watchers.watching()
-	var sent uint32
-	for _, h := range holders {
-		out, _, err := a.agent(ctx, h, watching)
-		if err != nil {
-			return adminError(err)
-		}
-		if req.GetBanned() && out.GetBan() == "" {
-			continue
-		}
-		if err := stream.Send(out); err != nil {
-			return err
-		}
-		if sent++; sent == req.GetLimit() {
-			break
-		}
-	}
-	return nil
-}
-
 // agent tells of one instance, with the newest record of it.
 func (a *agents) agent(ctx context.Context, h store.Holder, watching map[attest.Instance]bool) (*assayv1.Agent, *ledger.Item, error) {
 	out := &assayv1.Agent{
@@ -157,24 +120,6 @@ func (a *agents) svid(h store.HeldIdentity) *assayv1.SVIDRecord {
 		_, out.Revoked = set.revocation(a.now(), h.Serial)
 	}
 	return out
-}
-
-// ListSVIDs streams issued X.509-SVIDs, newest first.
-func (a *agents) ListSVIDs(req *assayv1.ListSVIDsRequest, stream assayv1.Agents_ListSVIDsServer) error {
-	f := store.FindHeld{SPIFFEID: req.GetSpiffeId(), Instance: req.GetInstance(), Limit: int(req.GetLimit())}
-	if req.GetLive() {
-		f.EndsAfter = a.now()
-	}
-	svids, err := a.bans.st.HeldIdentities(stream.Context(), a.td.Name(), f)
-	if err != nil {
-		return adminError(err)
-	}
-	for _, h := range svids {
-		if err := stream.Send(a.svid(h)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // banOf is what a request names.
@@ -349,7 +294,7 @@ func (a *agents) Unban(ctx context.Context, req *assayv1.UnbanRequest) (*assayv1
 
 // ListBans tells which bans stand.
 func (a *agents) ListBans(ctx context.Context, _ *assayv1.ListBansRequest) (*assayv1.ListBansResponse, error) {
-	all, err := a.bans.st.Bans(ctx, a.td.Name())
+	all, err := a.bans.st.Bans(ctx, a.td.Name(), false)
 	if err != nil {
 		return nil, adminError(err)
 	}
@@ -380,9 +325,11 @@ func (a *agents) RevokeSVIDs(ctx context.Context, req *assayv1.RevokeSVIDsReques
 	var held []store.HeldIdentity
 	var missing []string
 	if req.GetSpiffeId() != "" {
-		var err error
-		if held, err = a.bans.st.HeldIdentities(ctx, a.td.Name(), store.FindHeld{SPIFFEID: req.GetSpiffeId(), EndsAfter: now}); err != nil {
-			return nil, adminError(err)
+		for h, err := range store.EachHeld(ctx, a.bans.st, a.td.Name(), store.FindHeld{SPIFFEID: req.GetSpiffeId(), EndsAfter: now}) {
+			if err != nil {
+				return nil, adminError(err)
+			}
+			held = append(held, h)
 		}
 		if len(held) == 0 {
 			return nil, status.Errorf(codes.NotFound, "nobody holds a live SVID of %s", clip(req.GetSpiffeId(), 256))

@@ -50,9 +50,9 @@ func newBans(st store.Store, td string, now func() time.Time, log *slog.Logger) 
 type banSet struct {
 	version  uint64
 	readAt   time.Time // by the machine's clock
-	all      []store.Ban
-	rules    []banRule             // of those that were not lifted
-	byID     map[string]*store.Ban // of those
+	all      []store.Ban // that nobody lifted
+	rules    []banRule   // of those
+	byID     map[string]*store.Ban
 	revoked  map[string][]revokedBy
 	rows     []store.Revocation
 	policies []store.DeniedPolicy
@@ -111,7 +111,7 @@ func (b *bans) read(ctx context.Context) (different bool, err error) {
 	defer b.reading.Unlock()
 	started := time.Now()
 	next := &banSet{readAt: started, byID: map[string]*store.Ban{}, revoked: map[string][]revokedBy{}}
-	if next.all, err = b.st.Bans(ctx, b.td); err != nil {
+	if next.all, err = b.st.Bans(ctx, b.td, false); err != nil {
 		return false, err
 	}
 	if next.rows, err = b.st.Revocations(ctx, b.td, b.now().Add(-time.Minute)); err != nil {
@@ -136,9 +136,6 @@ func (b *bans) read(ctx context.Context) (different bool, err error) {
 	}
 	for i := range next.all {
 		ban := &next.all[i]
-		if !ban.LiftedAt.IsZero() {
-			continue
-		}
 		next.byID[ban.ID] = ban
 		next.rules = append(next.rules, b.compile(*ban, before))
 	}

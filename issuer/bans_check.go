@@ -179,13 +179,12 @@ func (s *Server) holders(ctx context.Context, rules []*banRule, f store.FindHeld
 		}
 	}
 	byClaims := slices.ContainsFunc(rules, func(r *banRule) bool { return r.Kind == store.BanHardware || r.Kind == store.BanExpr })
-	all, err := s.bans.st.HeldIdentities(ctx, s.td.Name(), f)
-	if err != nil {
-		return out, err
-	}
 	seen := map[string]bool{}
 	known := map[string]attest.Claims{} // of the entry before
-	for _, h := range all {
+	for h, err := range store.EachHeld(ctx, s.bans.st, s.td.Name(), f) {
+		if err != nil {
+			return out, err
+		}
 		claims, ok := known[h.Reference]
 		damaged := false
 		if !ok && byClaims {

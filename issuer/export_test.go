@@ -2,6 +2,7 @@ package issuer
 
 import (
 	"context"
+	"encoding/base64"
 	"time"
 
 	"google.golang.org/grpc"
@@ -94,4 +95,17 @@ func RolesForTest() map[string]Role {
 		out[name] = r.role
 	}
 	return out
+}
+
+// MoveCursorForTest is a cursor with the place of one in the list of another.
+func MoveCursorForTest(place, list string) string {
+	p, err := base64.RawURLEncoding.DecodeString(place)
+	if err != nil {
+		return ""
+	}
+	l, err := base64.RawURLEncoding.DecodeString(list)
+	if err != nil {
+		return ""
+	}
+	return base64.RawURLEncoding.EncodeToString(append(l[:cursorHead:cursorHead], p[cursorHead:]...))
 }

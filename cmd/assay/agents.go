@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"strings"
 	"time"
@@ -68,13 +67,14 @@ type agentJSON struct {
 	Ban          string     `json:"ban"`
 	Policy       string     `json:"policy"`
 	Reference    string     `json:"reference"`
+	Cursor       string     `json:"cursor,omitempty"`
 }
 
 func agentOf(a *assayv1.Agent) agentJSON {
 	return agentJSON{
 		Instance: a.GetInstance(), TEE: a.GetTee(), SPIFFEIDs: append([]string{}, a.GetSpiffeIds()...),
 		First: unixMilli(a.GetFirstUnixMs()), Last: unixMilli(a.GetLastUnixMs()), NotAfter: timeOrNull(a.GetNotAfterUnixMs()),
-		Attestations: a.GetAttestations(), Simulated: a.GetSimulated(), Watching: a.GetWatching(), Ban: a.GetBan(), Policy: a.GetPolicy(), Reference: a.GetReference(),
+		Attestations: a.GetAttestations(), Simulated: a.GetSimulated(), Watching: a.GetWatching(), Ban: a.GetBan(), Policy: a.GetPolicy(), Reference: a.GetReference(), Cursor: a.GetCursor(),
 	}
 }
 
@@ -92,6 +92,11 @@ func stampOr(t *time.Time, none string) string {
 		return none
 	}
 	return stamp(*t)
+}
+
+// afterFlag adds --after.
+func afterFlag(c *cobra.Command) *string {
+	return c.Flags().String("after", "", "go on after the record with this `CURSOR`, of the same list")
 }
 
 // limitFlag adds --limit.
@@ -113,7 +118,9 @@ func agentsListCommand() *cobra.Command {
 		Long: `List the instances that hold or held an identity, the last one to attest first.
 
 "until" is the latest end of what an instance holds; "watching" that it is
-connected to this server now. JSON is one object a line.`,
+connected to this server now. JSON is one object a line, each as it comes, with a
+"cursor" from which --after goes on: whoever attests meanwhile, nobody is missed or
+told twice.`,
 		Example: `  assay agents list
   assay agents list --live --tee amd-sev-snp
   assay agents list --banned --output json --limit 0`,
@@ -124,7 +131,7 @@ connected to this server now. JSON is one object a line.`,
 	teeName := c.Flags().String("tee", "", "only those of this `TEE`")
 	live := c.Flags().Bool("live", false, "only those whose SVID has not ended")
 	banned := c.Flags().Bool("banned", false, "only those that fall under a ban")
-	limit := limitFlag(c)
+	limit, after := limitFlag(c), afterFlag(c)
 	output := cli.OutputFlag(c)
 	// The flag exists: it was added above.
 	_ = c.RegisterFlagCompletionFunc("tee", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -140,41 +147,21 @@ connected to this server now. JSON is one object a line.`,
 			return err
 		}
 		defer func() { _ = a.Close() }() // only read
-		stream, err := a.ListAgents(c.Context(), &assayv1.ListAgentsRequest{SpiffeId: *id, Tee: *teeName, Live: *live, Banned: *banned, Limit: n})
+		stream, err := a.ListAgents(c.Context(), &assayv1.ListAgentsRequest{SpiffeId: *id, Tee: *teeName, Live: *live, Banned: *banned, Limit: n, Cursor: *after})
 		if err != nil {
 			return a.explain(err)
 		}
-		var rows [][]string
-		for {
-			m, err := stream.Recv()
-			if errors.Is(err, io.EOF) {
-				break
+		return streamed(c, a.admin, *output, *limit, stream.Recv, agentOf, func(x agentJSON) string { return x.Cursor }, func(p *cli.Page, list []agentJSON) {
+			if len(list) == 0 {
+				p.Linef("no agents")
+				return
 			}
-			if err != nil {
-				return a.explain(err)
+			rows := make([][]string, len(list))
+			for i, x := range list {
+				rows[i] = []string{x.Instance, strings.Join(x.SPIFFEIDs, " "), stamp(x.Last), stampOr(x.NotAfter, "-"), yes(x.Watching), orDash(x.Ban)}
 			}
-			x := agentOf(m)
-			if *output == cli.JSON {
-				if err := cli.PrintJSONLine(c.OutOrStdout(), x); err != nil {
-					return err
-				}
-				continue
-			}
-			rows = append(rows, []string{x.Instance, strings.Join(x.SPIFFEIDs, " "), stamp(x.Last), stampOr(x.NotAfter, "-"), yes(x.Watching), orDash(x.Ban)})
-		}
-		if *output == cli.JSON {
-			return nil
-		}
-		p := cli.NewPage(c.OutOrStdout())
-		if len(rows) == 0 {
-			p.Linef("no agents")
-			return p.Err()
-		}
-		p.Table([]string{"instance", "spiffe id", "last", "until", "watching", "ban"}, rows)
-		if len(rows) == *limit && cli.IsTerminal(c.ErrOrStderr()) {
-			_, _ = fmt.Fprintf(c.ErrOrStderr(), "(the last %d; --limit 0 lists all)\n", *limit)
-		}
-		return p.Err()
+			p.Table([]string{"instance", "spiffe id", "last", "until", "watching", "ban"}, rows)
+		})
 	}
 	return c
 }
@@ -202,12 +189,13 @@ type svidJSON struct {
 	NotAfter  time.Time `json:"not_after"`
 	Reference string    `json:"reference"`
 	Revoked   bool      `json:"revoked"`
+	Cursor    string    `json:"cursor,omitempty"`
 }
 
 func svidOf(s *assayv1.SVIDRecord) svidJSON {
 	return svidJSON{
 		Serial: s.GetSerial(), SPIFFEID: s.GetSpiffeId(), Instance: s.GetInstance(), Issued: unixMilli(s.GetIssuedUnixMs()),
-		NotAfter: unixMilli(s.GetNotAfterUnixMs()), Reference: s.GetReference(), Revoked: s.GetRevoked(),
+		NotAfter: unixMilli(s.GetNotAfterUnixMs()), Reference: s.GetReference(), Revoked: s.GetRevoked(), Cursor: s.GetCursor(),
 	}
 }
 

@@ -1,10 +1,6 @@
 package main
 
 import (
-	"errors"
-	"fmt"
-	"io"
-
 	"github.com/spf13/cobra"
 
 	"github.com/assay-project/assay/internal/cli"
@@ -27,7 +23,7 @@ func svidsListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List issued X.509-SVIDs, newest first",
 		Long: `List issued X.509-SVIDs, newest first: those that the ledger allows. JSON is one
-object a line.`,
+object a line, each as it comes, with a "cursor" from which --after goes on.`,
 		Example: `  assay svids list --live
   assay svids list --id spiffe://example.org/payments/api --output json --limit 0`,
 		Args: cobra.NoArgs,
@@ -36,7 +32,7 @@ object a line.`,
 	id := c.Flags().String("id", "", "only of this `SPIFFE-ID`")
 	instance := c.Flags().String("instance", "", "only of this `INSTANCE`")
 	live := c.Flags().Bool("live", false, "only those that have not ended")
-	limit := limitFlag(c)
+	limit, after := limitFlag(c), afterFlag(c)
 	output := cli.OutputFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		n, err := limitOf(*limit)
@@ -48,37 +44,11 @@ object a line.`,
 			return err
 		}
 		defer func() { _ = a.Close() }() // only read
-		stream, err := a.ListSVIDs(c.Context(), &assayv1.ListSVIDsRequest{SpiffeId: *id, Instance: *instance, Live: *live, Limit: n})
+		stream, err := a.ListSVIDs(c.Context(), &assayv1.ListSVIDsRequest{SpiffeId: *id, Instance: *instance, Live: *live, Limit: n, Cursor: *after})
 		if err != nil {
 			return a.explain(err)
 		}
-		var list []svidJSON
-		for {
-			m, err := stream.Recv()
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				return a.explain(err)
-			}
-			s := svidOf(m)
-			if *output == cli.JSON {
-				if err := cli.PrintJSONLine(c.OutOrStdout(), s); err != nil {
-					return err
-				}
-				continue
-			}
-			list = append(list, s)
-		}
-		if *output == cli.JSON {
-			return nil
-		}
-		p := cli.NewPage(c.OutOrStdout())
-		printSVIDs(p, list)
-		if len(list) > 0 && len(list) == *limit && cli.IsTerminal(c.ErrOrStderr()) {
-			_, _ = fmt.Fprintf(c.ErrOrStderr(), "(the newest %d; --limit 0 lists all)\n", *limit)
-		}
-		return p.Err()
+		return streamed(c, a.admin, *output, *limit, stream.Recv, svidOf, func(x svidJSON) string { return x.Cursor }, printSVIDs)
 	}
 	return c
 }

@@ -15,8 +15,9 @@ type BanStore interface {
 	AddBan(ctx context.Context, b Ban) error
 	// LiftBan ends a ban, once; ErrNotFound where none of that ID stands.
 	LiftBan(ctx context.Context, trustDomain, id string, l Lifted) error
-	// Bans lists all that were ever made, those that were lifted too, oldest first.
-	Bans(ctx context.Context, trustDomain string) ([]Ban, error)
+	// Bans lists those that nobody lifted, oldest first; with lifted, all that were
+	// ever made.
+	Bans(ctx context.Context, trustDomain string, lifted bool) ([]Ban, error)
 
 	// AddRevocations stores what is taken back, all or none. The same serial for
 	// the same ban again is no error, and changes nothing. It returns how many were
@@ -40,10 +41,11 @@ type BanStore interface {
 	// DenyList reads it; ErrNotFound.
 	DenyList(ctx context.Context, trustDomain string) (SignedDenyList, error)
 
-	// HeldIdentities lists SVIDs that were allowed, the newest first.
+	// HeldIdentities lists SVIDs that were allowed, the newest first, a page at a
+	// time: see [EachHeld].
 	HeldIdentities(ctx context.Context, trustDomain string, f FindHeld) ([]HeldIdentity, error)
 	// Holders lists the instances that were ever allowed an SVID, the one that
-	// attested last first.
+	// attested last first, a page at a time: see [EachHolder].
 	Holders(ctx context.Context, trustDomain string, f FindHeld) ([]Holder, error)
 }
 
@@ -125,34 +127,4 @@ type SignedDenyList struct {
 	Sequence    uint64
 	Body        []byte
 	At          time.Time
-}
-
-// FindHeld selects SVIDs, or the instances that were allowed them. Zero fields
-// select everything.
-type FindHeld struct {
-	SPIFFEID  string
-	Instance  string
-	Prefix    string // of the instance: its platform and a colon
-	Serial    string
-	EndsAfter time.Time // not after this: later than
-	MadeAfter time.Time // the entry's time: not before
-	Limit     int       // 0 is all
-}
-
-// HeldIdentity is an SVID that an entry of the ledger allows.
-type HeldIdentity struct {
-	Identity
-	Chain     string
-	Sequence  uint64
-	Reference string
-	Instance  string
-	At        time.Time
-}
-
-// Holder is an instance that was allowed SVIDs.
-type Holder struct {
-	Instance     string
-	First, Last  time.Time
-	NotAfter     time.Time // the latest end
-	Attestations uint64
 }

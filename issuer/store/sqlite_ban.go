@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"fmt"
 	"math"
-	"strings"
 	"time"
 )
 
@@ -58,9 +57,9 @@ func orNotFound(err error) error {
 }
 
 // Bans implements [BanStore].
-func (s *SQLite) Bans(ctx context.Context, trustDomain string) ([]Ban, error) {
+func (s *SQLite) Bans(ctx context.Context, trustDomain string, lifted bool) ([]Ban, error) {
 	return query(ctx, s.r, `SELECT trust_domain, ban, kind, value, reason, actor, since, until, lifted_at, lifted_by, lift_reason
-		FROM bans WHERE trust_domain = ? ORDER BY since, ban`, []any{trustDomain}, func(scan func(...any) error) (b Ban, err error) {
+		FROM bans WHERE trust_domain = ? AND (lifted_at = 0 OR ?) ORDER BY since, ban`, []any{trustDomain, lifted}, func(scan func(...any) error) (b Ban, err error) {
 		var since, until, lifted int64
 		err = scan(&b.TrustDomain, &b.ID, &b.Kind, &b.Value, &b.Reason, &b.Actor, &since, &until, &lifted, &b.LiftedBy, &b.LiftReason)
 		b.Since, b.Until, b.LiftedAt = when(since), whenever(until), whenever(lifted)
@@ -174,65 +173,4 @@ func (s *SQLite) DenyList(ctx context.Context, trustDomain string) (SignedDenyLi
 			l.Sequence, l.At = uint64(sequence), when(at)
 			return l, err
 		}))
-}
-
-// held is what selects SVIDs, over identities i and entries e.
-func (f FindHeld) held(trustDomain string) (where string, args []any) {
-	cond := []string{"i.trust_domain = ?"}
-	args = []any{trustDomain}
-	add := func(c string, arg any) { cond, args = append(cond, c), append(args, arg) }
-	if f.SPIFFEID != "" {
-		add("i.spiffe_id = ?", f.SPIFFEID)
-	}
-	if f.Instance != "" {
-		add("e.instance = ?", f.Instance)
-	}
-	if f.Prefix != "" {
-		cond, args = append(cond, "substr(e.instance, 1, length(?)) = ?"), append(args, f.Prefix, f.Prefix)
-	}
-	if f.Serial != "" {
-		add("i.serial = ?", f.Serial)
-	}
-	if !f.EndsAfter.IsZero() {
-		add("i.not_after > ?", micros(f.EndsAfter))
-	}
-	if !f.MadeAfter.IsZero() {
-		add("e.at >= ?", micros(f.MadeAfter))
-	}
-	return strings.Join(cond, " AND "), args
-}
-
-// atMost is the limit that 0 stands for.
-func (f FindHeld) atMost() int {
-	if f.Limit <= 0 {
-		return math.MaxInt32
-	}
-	return f.Limit
-}
-
-const heldFrom = ` FROM identities i JOIN entries e ON e.trust_domain = i.trust_domain AND e.chain = i.chain AND e.sequence = i.sequence WHERE `
-
-// HeldIdentities implements [BanStore].
-func (s *SQLite) HeldIdentities(ctx context.Context, trustDomain string, f FindHeld) ([]HeldIdentity, error) {
-	where, args := f.held(trustDomain)
-	return query(ctx, s.r, `SELECT i.serial, i.spiffe_id, i.key_thumbprint, i.not_after, e.chain, e.sequence, e.reference, e.instance, e.at`+heldFrom+where+
-		` ORDER BY e.at DESC, e.chain, e.sequence DESC, i.position LIMIT ?`, append(args, f.atMost()), func(scan func(...any) error) (h HeldIdentity, err error) {
-		var sum []byte
-		var end, sequence, at int64
-		err = scan(&h.Serial, &h.SPIFFEID, &sum, &end, &h.Chain, &sequence, &h.Reference, &h.Instance, &at)
-		h.KeyThumbprint, h.NotAfter, h.Sequence, h.At = fixed(sum), when(end), uint64(sequence), when(at)
-		return h, err
-	})
-}
-
-// Holders implements [BanStore].
-func (s *SQLite) Holders(ctx context.Context, trustDomain string, f FindHeld) ([]Holder, error) {
-	where, args := f.held(trustDomain)
-	return query(ctx, s.r, `SELECT e.instance, min(e.at), max(e.at), max(i.not_after), count(DISTINCT e.chain || '/' || e.sequence)`+heldFrom+where+
-		` GROUP BY e.instance ORDER BY max(e.at) DESC, e.instance LIMIT ?`, append(args, f.atMost()), func(scan func(...any) error) (h Holder, err error) {
-		var first, last, end, n int64
-		err = scan(&h.Instance, &first, &last, &end, &n)
-		h.First, h.Last, h.NotAfter, h.Attestations = when(first), when(last), when(end), uint64(n)
-		return h, err
-	})
 }

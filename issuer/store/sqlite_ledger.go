@@ -406,9 +406,9 @@ func (s *SQLite) Certificate(ctx context.Context, trustDomain, serial string) (C
 }
 
 // Checkpoints implements [LedgerReader].
-func (s *SQLite) Checkpoints(ctx context.Context, trustDomain, chain string) ([]Checkpoint, error) {
-	return query(ctx, s.r, `SELECT size, note, at FROM checkpoints WHERE trust_domain = ? AND chain = ? ORDER BY size`,
-		[]any{trustDomain, chain}, scanCheckpoint)
+func (s *SQLite) Checkpoints(ctx context.Context, trustDomain, chain string, beyond uint64, limit int) ([]Checkpoint, error) {
+	return query(ctx, s.r, `SELECT size, note, at FROM checkpoints WHERE trust_domain = ? AND chain = ? AND size > ? ORDER BY size LIMIT ?`,
+		[]any{trustDomain, chain, int64(min(beyond, math.MaxInt64)), limit}, scanCheckpoint)
 }
 
 // LastCheckpoint implements [LedgerReader].

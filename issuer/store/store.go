@@ -275,8 +275,9 @@ type LedgerReader interface {
 	Evidence(ctx context.Context, trustDomain string, digest [32]byte) (Evidence, error)
 	// Certificate reads one by serial; ErrNotFound.
 	Certificate(ctx context.Context, trustDomain, serial string) (Certificate, error)
-	// Checkpoints reads all of a chain, ascending by size.
-	Checkpoints(ctx context.Context, trustDomain, chain string) ([]Checkpoint, error)
+	// Checkpoints reads up to limit of a chain that cover more entries than a size,
+	// ascending by size.
+	Checkpoints(ctx context.Context, trustDomain, chain string, beyond uint64, limit int) ([]Checkpoint, error)
 	// LastCheckpoint reads the one with the greatest size; ErrNotFound.
 	LastCheckpoint(ctx context.Context, trustDomain, chain string) (Checkpoint, error)
 }

@@ -47,9 +47,9 @@ func (s *Store) LiftBan(ctx context.Context, trustDomain, id string, l store.Lif
 }
 
 // Bans implements [store.BanStore].
-func (s *Store) Bans(ctx context.Context, trustDomain string) ([]store.Ban, error) {
+func (s *Store) Bans(ctx context.Context, trustDomain string, lifted bool) ([]store.Ban, error) {
 	return query(ctx, s, `SELECT trust_domain, ban, kind, value, reason, actor, since, until, lifted_at, lifted_by, lift_reason
-		FROM bans WHERE trust_domain = $1 ORDER BY since, ban`, []any{trustDomain}, func(scan func(...any) error) (b store.Ban, err error) {
+		FROM bans WHERE trust_domain = $1 AND (lifted_at = 0 OR $2) ORDER BY since, ban`, []any{trustDomain, lifted}, func(scan func(...any) error) (b store.Ban, err error) {
 		var since, until, lifted int64
 		err = scan(&b.TrustDomain, &b.ID, &b.Kind, &b.Value, &b.Reason, &b.Actor, &since, &until, &lifted, &b.LiftedBy, &b.LiftReason)
 		b.Since, b.Until, b.LiftedAt = when(since), whenever(until), whenever(lifted)
@@ -176,65 +176,4 @@ func (s *Store) DenyList(ctx context.Context, trustDomain string) (store.SignedD
 		return store.SignedDenyList{}, store.ErrNotFound
 	}
 	return l, err
-}
-
-// held is what selects SVIDs, over identities i and entries e.
-func held(c *conditions, trustDomain string, f store.FindHeld) {
-	c.add(`i.trust_domain = %s`, trustDomain)
-	if f.SPIFFEID != "" {
-		c.add(`i.spiffe_id = %s`, text(f.SPIFFEID))
-	}
-	if f.Instance != "" {
-		c.add(`e.instance = %s`, text(f.Instance))
-	}
-	if f.Prefix != "" {
-		c.add(`starts_with(e.instance, %s)`, text(f.Prefix))
-	}
-	if f.Serial != "" {
-		c.add(`i.serial = %s`, text(f.Serial))
-	}
-	if !f.EndsAfter.IsZero() {
-		c.add(`i.not_after > %s`, micros(f.EndsAfter))
-	}
-	if !f.MadeAfter.IsZero() {
-		c.add(`e.at >= %s`, micros(f.MadeAfter))
-	}
-}
-
-func atMost(f store.FindHeld) int {
-	if f.Limit <= 0 {
-		return math.MaxInt32
-	}
-	return f.Limit
-}
-
-const heldFrom = ` FROM identities i JOIN entries e ON e.trust_domain = i.trust_domain AND e.chain = i.chain AND e.sequence = i.sequence`
-
-// HeldIdentities implements [store.BanStore].
-func (s *Store) HeldIdentities(ctx context.Context, trustDomain string, f store.FindHeld) ([]store.HeldIdentity, error) {
-	var c conditions
-	held(&c, trustDomain, f)
-	text := `SELECT i.serial, i.spiffe_id, i.key_thumbprint, i.not_after, e.chain, e.sequence, e.reference, e.instance, e.at` + heldFrom + c.where() +
-		` ORDER BY e.at DESC, e.chain, e.sequence DESC, i.position` + c.limit(atMost(f))
-	return query(ctx, s, text, c.args, func(scan func(...any) error) (h store.HeldIdentity, err error) {
-		var sum []byte
-		var end, sequence, at int64
-		err = scan(&h.Serial, &h.SPIFFEID, &sum, &end, &h.Chain, &sequence, &h.Reference, &h.Instance, &at)
-		h.KeyThumbprint, h.NotAfter, h.Sequence, h.At = fixed(sum), when(end), uint64(sequence), when(at)
-		return h, err
-	})
-}
-
-// Holders implements [store.BanStore].
-func (s *Store) Holders(ctx context.Context, trustDomain string, f store.FindHeld) ([]store.Holder, error) {
-	var c conditions
-	held(&c, trustDomain, f)
-	text := `SELECT e.instance, min(e.at), max(e.at), max(i.not_after), count(DISTINCT (e.chain, e.sequence))` + heldFrom + c.where() +
-		` GROUP BY e.instance ORDER BY max(e.at) DESC, e.instance` + c.limit(atMost(f))
-	return query(ctx, s, text, c.args, func(scan func(...any) error) (h store.Holder, err error) {
-		var first, last, end, n int64
-		err = scan(&h.Instance, &first, &last, &end, &n)
-		h.First, h.Last, h.NotAfter, h.Attestations = when(first), when(last), when(end), uint64(n)
-		return h, err
-	})
 }

@@ -220,9 +220,9 @@ func (s *Store) Certificate(ctx context.Context, trustDomain, serial string) (st
 }
 
 // Checkpoints implements [store.LedgerReader].
-func (s *Store) Checkpoints(ctx context.Context, trustDomain, chain string) ([]store.Checkpoint, error) {
-	return query(ctx, s, `SELECT size, note, at FROM checkpoints WHERE trust_domain = $1 AND chain = $2 ORDER BY size`,
-		[]any{trustDomain, chain}, scanCheckpoint)
+func (s *Store) Checkpoints(ctx context.Context, trustDomain, chain string, beyond uint64, limit int) ([]store.Checkpoint, error) {
+	return query(ctx, s, `SELECT size, note, at FROM checkpoints WHERE trust_domain = $1 AND chain = $2 AND size > $3 ORDER BY size LIMIT $4`,
+		[]any{trustDomain, chain, number(beyond), limit}, scanCheckpoint)
 }
 
 // LastCheckpoint implements [store.LedgerReader].

@@ -17,6 +17,8 @@ func RunBans(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *t
 	t.Run("APolicyIsDeniedUntilItIsLifted", func(t *testing.T) { deniedPolicies(t, open(t), reopen) })
 	t.Run("DenyListsOnlyGrow", func(t *testing.T) { denyLists(t, open(t)) })
 	t.Run("WhoHoldsWhatIsFound", func(t *testing.T) { held(t, open(t)) })
+	t.Run("ListsComeInPages", func(t *testing.T) { pages(t, open(t)) })
+	t.Run("NoPageIsLongerThanAPage", func(t *testing.T) { longPages(t, open(t)) })
 }
 
 func ban(id string, kind store.BanKind, value string) store.Ban {
@@ -42,7 +44,7 @@ func bans(t *testing.T, s store.Store, reopen func(*testing.T, store.Store) stor
 		}
 	}
 	s = reopen(t, s)
-	got, err := s.Bans(ctx, td)
+	got, err := s.Bans(ctx, td, false)
 	must(t, err)
 	diff(t, []store.Ban{a, b}, got)
 	if !b.Stands(b.Until.Add(-1)) || b.Stands(b.Until) || !a.Stands(start.AddDate(100, 0, 0)) {
@@ -60,13 +62,16 @@ func bans(t *testing.T, s store.Store, reopen func(*testing.T, store.Store) stor
 		t.Errorf("lifting another trust domain's: %v", err)
 	}
 	a.Lifted = lifted
-	got, err = s.Bans(ctx, td)
+	got, err = s.Bans(ctx, td, true)
 	must(t, err)
 	diff(t, []store.Ban{a, b}, got)
+	got, err = s.Bans(ctx, td, false)
+	must(t, err)
+	diff(t, []store.Ban{b}, got)
 	if a.Stands(start.Add(time.Minute)) {
 		t.Error("a lifted ban stands")
 	}
-	none, err := s.Bans(ctx, "other.example.org")
+	none, err := s.Bans(ctx, "other.example.org", true)
 	must(t, err)
 	if len(none) != 0 {
 		t.Errorf("another trust domain has %v", none)

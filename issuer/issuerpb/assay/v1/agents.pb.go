@@ -33,7 +33,10 @@ type ListAgentsRequest struct {
 	Live   bool `protobuf:"varint,3,opt,name=live,proto3" json:"live,omitempty"`
 	Banned bool `protobuf:"varint,4,opt,name=banned,proto3" json:"banned,omitempty"`
 	// At most this many; 0 is all.
-	Limit         uint32 `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit uint32 `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Go on after this one: the cursor of an agent of the same list, that is of the
+	// same trust domain and selection. INVALID_ARGUMENT for any other.
+	Cursor        string `protobuf:"bytes,6,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -103,6 +106,13 @@ func (x *ListAgentsRequest) GetLimit() uint32 {
 	return 0
 }
 
+func (x *ListAgentsRequest) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
 // Agent is one instance, as the ledger knows it.
 type Agent struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -119,9 +129,12 @@ type Agent struct {
 	// It watches this server now.
 	Watching bool `protobuf:"varint,9,opt,name=watching,proto3" json:"watching,omitempty"`
 	// The ban that it falls under; empty for none.
-	Ban           string `protobuf:"bytes,10,opt,name=ban,proto3" json:"ban,omitempty"`
-	Policy        string `protobuf:"bytes,11,opt,name=policy,proto3" json:"policy,omitempty"`
-	Reference     string `protobuf:"bytes,12,opt,name=reference,proto3" json:"reference,omitempty"`
+	Ban       string `protobuf:"bytes,10,opt,name=ban,proto3" json:"ban,omitempty"`
+	Policy    string `protobuf:"bytes,11,opt,name=policy,proto3" json:"policy,omitempty"`
+	Reference string `protobuf:"bytes,12,opt,name=reference,proto3" json:"reference,omitempty"`
+	// Where a list goes on after this agent; as it was when the list began, whoever
+	// attests meanwhile.
+	Cursor        string `protobuf:"bytes,13,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -236,6 +249,13 @@ func (x *Agent) GetPolicy() string {
 func (x *Agent) GetReference() string {
 	if x != nil {
 		return x.Reference
+	}
+	return ""
+}
+
+func (x *Agent) GetCursor() string {
+	if x != nil {
+		return x.Cursor
 	}
 	return ""
 }
@@ -833,11 +853,13 @@ func (x *ListBansResponse) GetBans() []*BanRecord {
 }
 
 type ListSVIDsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SpiffeId      string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
-	Instance      string                 `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
-	Live          bool                   `protobuf:"varint,3,opt,name=live,proto3" json:"live,omitempty"`
-	Limit         uint32                 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	SpiffeId string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	Instance string                 `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
+	Live     bool                   `protobuf:"varint,3,opt,name=live,proto3" json:"live,omitempty"`
+	Limit    uint32                 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Go on after this one, as of ListAgentsRequest.
+	Cursor        string `protobuf:"bytes,5,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -900,6 +922,13 @@ func (x *ListSVIDsRequest) GetLimit() uint32 {
 	return 0
 }
 
+func (x *ListSVIDsRequest) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
+}
+
 // SVIDRecord is an X.509-SVID that was issued.
 type SVIDRecord struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -910,8 +939,10 @@ type SVIDRecord struct {
 	NotAfterUnixMs int64                  `protobuf:"varint,5,opt,name=not_after_unix_ms,json=notAfterUnixMs,proto3" json:"not_after_unix_ms,omitempty"`
 	Reference      string                 `protobuf:"bytes,6,opt,name=reference,proto3" json:"reference,omitempty"`
 	Revoked        bool                   `protobuf:"varint,7,opt,name=revoked,proto3" json:"revoked,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Where a list goes on after this SVID.
+	Cursor        string `protobuf:"bytes,8,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SVIDRecord) Reset() {
@@ -991,6 +1022,13 @@ func (x *SVIDRecord) GetRevoked() bool {
 		return x.Revoked
 	}
 	return false
+}
+
+func (x *SVIDRecord) GetCursor() string {
+	if x != nil {
+		return x.Cursor
+	}
+	return ""
 }
 
 type RevokeSVIDsRequest struct {
@@ -1525,13 +1563,14 @@ var File_assay_v1_agents_proto protoreflect.FileDescriptor
 
 const file_assay_v1_agents_proto_rawDesc = "" +
 	"\n" +
-	"\x15assay/v1/agents.proto\x12\bassay.v1\x1a\x1aassay/v1/attestation.proto\"\x84\x01\n" +
+	"\x15assay/v1/agents.proto\x12\bassay.v1\x1a\x1aassay/v1/attestation.proto\"\x9c\x01\n" +
 	"\x11ListAgentsRequest\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x10\n" +
 	"\x03tee\x18\x02 \x01(\tR\x03tee\x12\x12\n" +
 	"\x04live\x18\x03 \x01(\bR\x04live\x12\x16\n" +
 	"\x06banned\x18\x04 \x01(\bR\x06banned\x12\x14\n" +
-	"\x05limit\x18\x05 \x01(\rR\x05limit\"\xeb\x02\n" +
+	"\x05limit\x18\x05 \x01(\rR\x05limit\x12\x16\n" +
+	"\x06cursor\x18\x06 \x01(\tR\x06cursor\"\x83\x03\n" +
 	"\x05Agent\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\tR\binstance\x12\x10\n" +
 	"\x03tee\x18\x02 \x01(\tR\x03tee\x12\x1d\n" +
@@ -1547,7 +1586,8 @@ const file_assay_v1_agents_proto_rawDesc = "" +
 	"\x03ban\x18\n" +
 	" \x01(\tR\x03ban\x12\x16\n" +
 	"\x06policy\x18\v \x01(\tR\x06policy\x12\x1c\n" +
-	"\treference\x18\f \x01(\tR\treference\"-\n" +
+	"\treference\x18\f \x01(\tR\treference\x12\x16\n" +
+	"\x06cursor\x18\r \x01(\tR\x06cursor\"-\n" +
 	"\x0fGetAgentRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\tR\binstance\"{\n" +
 	"\x10GetAgentResponse\x12%\n" +
@@ -1584,12 +1624,13 @@ const file_assay_v1_agents_proto_rawDesc = "" +
 	"\rUnbanResponse\"\x11\n" +
 	"\x0fListBansRequest\";\n" +
 	"\x10ListBansResponse\x12'\n" +
-	"\x04bans\x18\x01 \x03(\v2\x13.assay.v1.BanRecordR\x04bans\"u\n" +
+	"\x04bans\x18\x01 \x03(\v2\x13.assay.v1.BanRecordR\x04bans\"\x8d\x01\n" +
 	"\x10ListSVIDsRequest\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x12\n" +
 	"\x04live\x18\x03 \x01(\bR\x04live\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\rR\x05limit\"\xe6\x01\n" +
+	"\x05limit\x18\x04 \x01(\rR\x05limit\x12\x16\n" +
+	"\x06cursor\x18\x05 \x01(\tR\x06cursor\"\xfe\x01\n" +
 	"\n" +
 	"SVIDRecord\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x1b\n" +
@@ -1598,7 +1639,8 @@ const file_assay_v1_agents_proto_rawDesc = "" +
 	"\x0eissued_unix_ms\x18\x04 \x01(\x03R\fissuedUnixMs\x12)\n" +
 	"\x11not_after_unix_ms\x18\x05 \x01(\x03R\x0enotAfterUnixMs\x12\x1c\n" +
 	"\treference\x18\x06 \x01(\tR\treference\x12\x18\n" +
-	"\arevoked\x18\a \x01(\bR\arevoked\"y\n" +
+	"\arevoked\x18\a \x01(\bR\arevoked\x12\x16\n" +
+	"\x06cursor\x18\b \x01(\tR\x06cursor\"y\n" +
 	"\x12RevokeSVIDsRequest\x12\x18\n" +
 	"\aserials\x18\x01 \x03(\tR\aserials\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x16\n" +

@@ -19,5 +19,8 @@ CREATE TRIGGER denied_policies_stay BEFORE UPDATE ON denied_policies FOR EACH RO
 CREATE TRIGGER denied_policies_no_delete BEFORE DELETE ON denied_policies
     FOR EACH ROW EXECUTE FUNCTION assay_refuse('denied policies are append-only');
 
--- Lists of who holds what begin with the newest, a page at a time.
+-- Lists of who holds what begin with the newest, a page at a time. Who attested last
+-- is told from the second index alone: in the table a row's payload comes before its
+-- time.
 CREATE INDEX entries_at ON entries (trust_domain, at);
+CREATE INDEX entries_instance_at ON entries (trust_domain, instance, at, chain, sequence);
