@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -10,8 +11,13 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"math/big"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -111,29 +117,45 @@ func BenchmarkWorkloadAPI(b *testing.B) {
 }
 
 // BenchmarkConnectedWorkloads is what a workload costs the agent that is connected
-// and waits for the next renewal: resident memory of an agent's own process.
+// and waits for the next renewal: resident memory of an agent's own process. The
+// workloads are processes that know go-spiffe alone, a few connections in each: no
+// process may have many.
 func BenchmarkConnectedWorkloads(b *testing.B) {
-	const workloads = 500
+	const (
+		processes = 16
+		each      = 32
+	)
+	program := filepath.Join(b.TempDir(), "plainspiffe")
+	if out, err := exec.Command("go", "build", "-o", program, "github.com/assay-project/assay/internal/fleet/plainspiffe").CombinedOutput(); err != nil {
+		b.Fatalf("go build: %v\n%s", err, out)
+	}
 	s := newServerWith(b, tokens(policyText(1, ordersID)))
 	p, cfg := s.launch(b, buildAgent(b))
 	names(b, cfg, ordersID)
 	for b.Loop() {
 		time.Sleep(time.Second)
 		before := p.resident(b)
-		ctx, cancel := context.WithCancel(context.Background())
-		var conns []*grpc.ClientConn
-		for range workloads {
-			c := must(grpc.NewClient("unix://"+cfg.Socket, grpc.WithTransportCredentials(insecure.NewCredentials())))
-			conns = append(conns, c)
-			stream := must(workload.NewSpiffeWorkloadAPIClient(c).FetchX509SVID(spiffeHeader(ctx), &workload.X509SVIDRequest{}))
-			must(stream.Recv())
+		var workloads []*exec.Cmd
+		for range processes {
+			c := exec.Command(program, "hold", strconv.Itoa(each))
+			c.Env = append(os.Environ(), "SPIFFE_ENDPOINT_SOCKET=unix://"+cfg.Socket)
+			out := must(c.StdoutPipe())
+			if err := c.Start(); err != nil {
+				b.Fatal(err)
+			}
+			workloads = append(workloads, c)
+			if line, err := bufio.NewReader(out).ReadString('\n'); line != fmt.Sprintf("holding %d\n", each) {
+				b.Fatalf("a workload says %q, %v", line, err)
+			}
 		}
 		time.Sleep(2 * time.Second) // and a collection or two
-		b.ReportMetric(float64(p.resident(b)-before)/workloads/1024, "KiB/workload")
+		b.ReportMetric(float64(p.resident(b)-before)/(processes*each)/1024, "KiB/workload")
 		b.ReportMetric(float64(before)/(1<<20), "MiB-before")
-		cancel()
-		for _, c := range conns {
-			_ = c.Close()
+		for _, c := range workloads {
+			_ = c.Process.Signal(os.Interrupt)
+			if err := c.Wait(); err != nil {
+				b.Error(err)
+			}
 		}
 	}
 }

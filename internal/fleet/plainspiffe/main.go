@@ -6,6 +6,7 @@
 //	plainspiffe call ADDRESS SPIFFE-ID  calls without a pause, until interrupted
 //	plainspiffe once ADDRESS SPIFFE-ID  one call
 //	plainspiffe fetch                 everything that the Workload API has for it
+//	plainspiffe hold N                N sources, each with a connection, until interrupted
 //
 // Each call shows an X.509-SVID and a JWT-SVID of the caller's, checks the server's,
 // and is made on a connection that is kept or on a new one, by turns.
@@ -21,6 +22,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -48,10 +50,13 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("serve, call, once or fetch")
+		return errors.New("serve, call, once, fetch or hold")
 	}
-	if args[0] == "fetch" {
+	switch {
+	case args[0] == "fetch":
 		return fetch(ctx)
+	case args[0] == "hold" && len(args) == 2:
+		return hold(ctx, args[1])
 	}
 	p, err := newProgram(ctx)
 	if err != nil {
@@ -104,6 +109,26 @@ func fetch(ctx context.Context) error {
 	if _, err := c.ValidateJWTSVID(ctx, v.Marshal(), audience); err != nil {
 		return fmt.Errorf("validation of the JWT-SVID: %w", err)
 	}
+	return nil
+}
+
+// hold follows the agent as many workloads would.
+func hold(ctx context.Context, count string) error {
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	begin, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for range n {
+		s, err := workloadapi.NewX509Source(begin)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = s.Close() }()
+	}
+	fmt.Println("holding", n)
+	<-ctx.Done()
 	return nil
 }
 
