@@ -87,3 +87,30 @@ func TestOnlyTheServersDenialCountsAsOne(t *testing.T) {
 		t.Errorf("an outage took the denial back: %v", d)
 	}
 }
+
+// A host that cuts the watch keeps the server's word from the agent until the next
+// attestation, and no longer.
+func TestNoTokenIsHandedOutOnceAnAttestationWasDenied(t *testing.T) {
+	t.Parallel()
+	s := newFaultyServer(t)
+	newMints(t, s)
+	s.start()
+	a, _ := runAgent(t, s.config(t))
+	served(t, a)
+	_, c := callAgent(t, a)
+	if _, err := fetchToken(c, "", "reports"); err != nil {
+		t.Fatal(err)
+	}
+	s.with(func() {
+		s.refuse = func(*assayv1.Hello) *assayv1.Denied {
+			return &assayv1.Denied{Kind: "denied", Check: "policy", Reference: "as-k3v9x2q7ma"}
+		}
+	})
+	eventually(t, "the renewal is denied", func() bool {
+		a.members[0].plan.advance(a.members[0].time.now())
+		return a.members[0].state.denial() != nil
+	})
+	if _, err := fetchToken(c, "", "reports"); status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "as-k3v9x2q7ma") {
+		t.Errorf("a token that was kept is handed out: %v", err)
+	}
+}

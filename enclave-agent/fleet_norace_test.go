@@ -7,6 +7,7 @@ package agent
 // average, and fewer later. A herd would be all of them. Each agent makes two
 // connections: one attests, one watches.
 const (
-	fleetSize = 1000
-	herd      = fleetSize * 15 / 100
+	fleetSize    = 1000
+	herd         = fleetSize * 15 / 100
+	raceDetector = false
 )

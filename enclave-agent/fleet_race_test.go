@@ -7,4 +7,6 @@ package agent
 const (
 	fleetSize = 250
 	herd      = fleetSize * 25 / 100
+	// raceDetector says that memory and time are not those of the program.
+	raceDetector = true
 )

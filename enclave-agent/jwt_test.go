@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -53,6 +54,7 @@ type mints struct {
 	answer func(*assayv1.MintJWTSVIDResponse)
 	err    atomic.Pointer[error]
 	life   time.Duration
+	td     spiffeid.TrustDomain
 }
 
 func newMints(t testing.TB, s *faultyServer) *mints {
@@ -61,7 +63,7 @@ func newMints(t testing.TB, s *faultyServer) *mints {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &mints{key: key, life: 5 * time.Minute}
+	m := &mints{key: key, life: 5 * time.Minute, td: s.td}
 	if m.kid, err = attested.JWKThumbprint(key.Public()); err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +85,7 @@ func (m *mints) mint(r *assayv1.MintJWTSVIDRequest) (*assayv1.MintJWTSVIDRespons
 	if err := m.err.Load(); err != nil && *err != nil {
 		return nil, *err
 	}
-	id := "spiffe://" + testDomain.Name() + "/orders"
+	id := "spiffe://" + m.td.Name() + "/orders"
 	end := time.Now().Add(m.life).Truncate(time.Second)
 	claims := map[string]any{"sub": id, "aud": r.GetAudience(), "exp": end.Unix(), "iat": time.Now().Unix(), "jti": fmt.Sprint(m.calls.Load())}
 	if m.claims != nil {

@@ -91,6 +91,9 @@ func newMinter(now func() time.Time, log *slog.Logger, denied func() error, dial
 // get returns a token of the SVID's identity for the audiences, which are checked.
 // The error is a status for the workload.
 func (m *minter) get(ctx context.Context, own *svid, b *trustBundle, audiences []string) (string, error) {
+	if err := m.denied(); err != nil {
+		return "", err
+	}
 	key := tokenKey{own.id.String(), strings.Join(audiences, " ")} // an audience has no space
 	m.mu.Lock()
 	kept, ok := m.held(key, b)

@@ -151,7 +151,9 @@ func (m *member) renewal(ctx context.Context) error {
 			wait = hurry(wait, v.notAfter().Sub(m.time.now()))
 		}
 		m.health.failed(err)
-		m.state.deny(err)
+		if m.state.deny(err) {
+			m.tokens.forget() // no token that was kept is handed out after a denial
+		}
 		m.past.failed(err, m.agent.cfg.Clock.Wall(), wait)
 		m.logFailure(ctx, err, wait)
 		if !answered(err) {

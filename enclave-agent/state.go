@@ -158,15 +158,17 @@ func (s *state) adopt(svids []*svid, b *trustBundle) {
 
 // deny remembers that the server denies this agent its identities: by policy, or by a
 // ban, which sounds the same. What is held is served until it ends. That a server
-// cannot be reached says nothing, and changes nothing.
-func (s *state) deny(err error) {
+// cannot be reached says nothing, and changes nothing. It reports whether it is a
+// denial.
+func (s *state) deny(err error) bool {
 	var r *Refusal
 	if !errors.As(err, &r) || r.Kind != attest.Denied {
-		return
+		return false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.denied = r
+	return true
 }
 
 // denial is the denial that was the server's last word, or nil.

@@ -42,6 +42,7 @@ func provocations(t *testing.T) map[policy.Code]provocation {
 		policy.CodeShadowed:           {src: twin, at: "19:11", from: 19},
 		policy.CodeBothMatch:          {src: ch(base, "    issue:", "    expr: \"size(nitro.pcr0) > 0\"\n    issue:") + strings.ReplaceAll(base[strings.Index(base, "  - name"):], "payments", "second"), at: "20:11", from: workload},
 		policy.CodeAlwaysHolds:        {src: ch(snpBase, "    match:\n", "    match:\n      guest_svn: {gte: 0}\n"), at: "12:24", from: 8},
+		policy.CodeSameHint:           {src: ch(base, "x509_ttl: 1h", "hint: internal\n      - {spiffe_id: \"spiffe://{td}/second\", hint: internal}"), at: "19:51", from: workload},
 		policy.CodeConstantExpression: {src: ch(base, "    issue:", "    expr: \"1 < 2\"\n    issue:"), at: "16:11", from: workload},
 		policy.CodeNoEffect:           {src: ch(base, "x509_ttl: 1h", "x509_ttl: 10m\n        jwt: {ttl: 20m, audiences: [a]}"), at: "19:20", from: workload},
 		policy.CodeUnusedReference:    {src: ch(base, "references:\n", "references:\n  unused: [\"$u$\"]\n"), at: "6:3"},
