@@ -24,7 +24,8 @@ import (
 type caller struct {
 	credentials.CommonAuthInfo
 	conn    net.Conn
-	process *process.Process // nil where the kernel does not tell
+	uid     uint32           // nobodysUser where the kernel does not tell
+	process *process.Process // nil where the kernel does not tell more
 	err     error            // why it does not
 
 	mu     sync.Mutex
@@ -72,8 +73,13 @@ func newCallerCredentials(c *crowd) callerCredentials {
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (cc callerCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	c := &caller{conn: conn, err: errors.New("not a unix socket")}
+	c := &caller{conn: conn, uid: nobodysUser, err: errors.New("not a unix socket")}
 	if u, ok := conn.(*net.UnixConn); ok {
+		// Of a process that has ended, or is in another namespace, the user is known
+		// all the same: it takes that user's room, and nobody else's.
+		if uid, err := process.UserOfPeer(u); err == nil {
+			c.uid = uid
+		}
 		c.process, c.err = process.OfPeer(u)
 	}
 	leave, err := cc.crowd.connect(c.user())

@@ -6,21 +6,23 @@ import (
 	"os"
 	"sync"
 
-	"google.golang.org/grpc"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 )
 
 // What the processes of the machine may take of the agent at once. Everybody reaches
 // the socket: without bounds one process could take the memory or the descriptors
 // that everybody's renewal needs. A connection costs two descriptors, a call that
-// waits for changes about 20 kB.
+// waits for changes about 20 kB, and one whose message does not come 64 kB more.
 const (
 	maxConnections        = 2048
-	maxConnectionsPerUser = 256
-	maxCalls              = 8192
-	maxCallsPerUser       = 1024
+	maxCalls              = 4096
+	maxCallsPerUser       = 512
 	maxCallsPerConnection = 256 // Envoy opens one for each secret
+	usersShare            = 8   // a user has an eighth of the connections
+	descriptorsForOthers  = 256 // what is not a workload's connection
 )
 
 // shareOfRoot is how many times a user's share root has, and the agent's own user:
@@ -32,8 +34,10 @@ const nobodysUser = ^uint32(0)
 
 // crowd counts who is there, by user.
 type crowd struct {
+	room int // connections
+	own  uint32
+
 	mu          sync.Mutex
-	own         uint32
 	connections tally
 	calls       tally
 }
@@ -43,8 +47,23 @@ type tally struct {
 	byUser map[uint32]int
 }
 
+// newCrowd has room for as many connections as the process may have descriptors for.
 func newCrowd() *crowd {
-	return &crowd{own: uint32(os.Geteuid()), connections: tally{byUser: map[uint32]int{}}, calls: tally{byUser: map[uint32]int{}}}
+	room := maxConnections
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil {
+		room = connectionsWith(limit.Cur)
+	}
+	return &crowd{room: room, own: uint32(os.Geteuid()), connections: tally{byUser: map[uint32]int{}}, calls: tally{byUser: map[uint32]int{}}}
+}
+
+// connectionsWith is how many connections there is room for with so many descriptors.
+// A few workloads are served whatever the limit.
+func connectionsWith(descriptors uint64) int {
+	if descriptors >= descriptorsForOthers+2*maxConnections {
+		return maxConnections
+	}
+	return max(usersShare, (int(descriptors)-descriptorsForOthers)/2)
 }
 
 var errCrowded = errors.New("too many at once")
@@ -72,7 +91,7 @@ func (c *crowd) enter(t *tally, user uint32, most, mostOfUser int) (leave func()
 }
 
 func (c *crowd) connect(user uint32) (leave func(), err error) {
-	return c.enter(&c.connections, user, maxConnections, maxConnectionsPerUser)
+	return c.enter(&c.connections, user, c.room, c.room/usersShare)
 }
 
 func (c *crowd) call(ctx context.Context) (leave func(), err error) {
@@ -83,28 +102,21 @@ func (c *crowd) call(ctx context.Context) (leave func(), err error) {
 	return leave, nil
 }
 
-func (c *crowd) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+// tap counts a call from its headers on, and until its stream ends: interceptors see
+// a call only once its message has come, which it may never do.
+func (c *crowd) tap(ctx context.Context, _ *tap.Info) (context.Context, error) {
 	leave, err := c.call(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer leave()
-	return next(ctx, req)
-}
-
-func (c *crowd) stream(srv any, s grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	leave, err := c.call(s.Context())
-	if err != nil {
-		return err
-	}
-	defer leave()
-	return next(srv, s)
+	context.AfterFunc(ctx, leave)
+	return ctx, nil
 }
 
 // user is whose process the caller is.
 func (c *caller) user() uint32 {
-	if c == nil || c.process == nil {
+	if c == nil {
 		return nobodysUser
 	}
-	return c.process.UID
+	return c.uid
 }

@@ -1,15 +1,19 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -17,6 +21,8 @@ import (
 func TestOneUserDoesNotTakeTheRoomOfOthers(t *testing.T) {
 	t.Parallel()
 	c := newCrowd()
+	c.room = maxConnections
+	const maxConnectionsPerUser = maxConnections / usersShare
 	fill := func(user uint32) (n int, leave func()) {
 		for {
 			l, err := c.connect(user)
@@ -143,14 +149,127 @@ func TestCallsOfAUserAreBounded(t *testing.T) {
 		}
 		leave = l
 	}
-	handler := func(context.Context, any) (any, error) { return nil, nil }
-	if _, err := c.unary(t.Context(), nil, nil, handler); status.Code(err) != codes.ResourceExhausted {
+	if _, err := c.tap(t.Context(), nil); status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("one more: %v", err)
 	}
 	leave()
-	for range 2 {
-		if _, err := c.unary(t.Context(), nil, nil, handler); err != nil {
-			t.Errorf("after one has ended: %v", err)
+	ctx, end := context.WithCancel(t.Context())
+	if _, err := c.tap(ctx, nil); err != nil {
+		t.Errorf("after one has ended: %v", err)
+	}
+	end()
+	eventually(t, "room, once that has ended too", func() bool {
+		l, err := c.call(t.Context())
+		if err == nil {
+			l()
+		}
+		return err == nil
+	})
+}
+
+func TestConnectionsLeaveDescriptorsForTheRest(t *testing.T) {
+	t.Parallel()
+	for descriptors, want := range map[uint64]int{1 << 20: maxConnections, 4096: 1920, 1024: 384, 500: 122, 256: usersShare, 10: usersShare} {
+		if got := connectionsWith(descriptors); got != want {
+			t.Errorf("%d descriptors: room for %d connections, want %d", descriptors, got, want)
+		}
+	}
+}
+
+// What a stranger may have the agent hold before anything is known of the call: raw
+// HTTP/2, of headers that do not end in a message.
+func TestCallsWithoutTheirMessageAreCountedAndHoldLittle(t *testing.T) {
+	t.Parallel()
+	s := newFaultyServer(t)
+	s.start()
+	a, _ := runAgent(t, s.config(t))
+	served(t, a)
+	if n := dialRaw(t, a).calls(4, 2*maxWorkloadHeaders); n != 4 {
+		t.Errorf("%d of 4 calls with large headers are refused", n)
+	}
+	const most = maxCallsPerUser * shareOfRoot // of the agent's own user
+	refused := 0
+	for range most/maxCallsPerConnection + 1 {
+		refused += dialRaw(t, a).calls(maxCallsPerConnection, 100)
+	}
+	if refused != maxCallsPerConnection {
+		t.Errorf("%d of %d calls beyond the room of a user are refused", refused, maxCallsPerConnection)
+	}
+}
+
+// rawConn speaks HTTP/2 without a library that would end what it begins.
+type rawConn struct {
+	*testing.T
+	*http2.Framer
+}
+
+func dialRaw(t *testing.T, a *Agent) rawConn {
+	t.Helper()
+	c, err := net.Dial("unix", a.cfg.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := c.Write([]byte(http2.ClientPreface)); err != nil {
+		t.Fatal(err)
+	}
+	f := http2.NewFramer(c, c)
+	if err := f.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	return rawConn{t, f}
+}
+
+// calls begins n unary calls, whose message does not come, with headers of so many
+// bytes. It returns how many of them are over by the time that the agent has read
+// them all.
+func (r rawConn) calls(n, size int) int {
+	r.Helper()
+	for i := range n {
+		var block bytes.Buffer
+		e := hpack.NewEncoder(&block)
+		for _, h := range [][2]string{
+			{":method", "POST"}, {":scheme", "http"}, {":path", workload.SpiffeWorkloadAPI_FetchJWTSVID_FullMethodName}, {":authority", "localhost"},
+			{"content-type", "application/grpc"}, {"te", "trailers"}, {securityHeader, "true"},
+		} {
+			_ = e.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]})
+		}
+		for range size / 100 {
+			_ = e.WriteField(hpack.HeaderField{Name: "x-large", Value: strings.Repeat("x", 100), Sensitive: true})
+		}
+		stream, rest := uint32(2*i+1), block.Bytes()
+		part := rest[:min(len(rest), 1<<14)]
+		if err := r.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: part, EndHeaders: len(part) == len(rest)}); err != nil {
+			r.Fatal(err)
+		}
+		for rest = rest[len(part):]; len(rest) > 0; rest = rest[len(part):] {
+			part = rest[:min(len(rest), 1<<14)]
+			if err := r.WriteContinuation(stream, len(part) == len(rest), part); err != nil {
+				r.Fatal(err)
+			}
+		}
+	}
+	if err := r.WritePing(false, [8]byte{1}); err != nil {
+		r.Fatal(err)
+	}
+	over := map[uint32]bool{}
+	for {
+		f, err := r.ReadFrame()
+		if err != nil {
+			r.Fatal(err)
+		}
+		switch f := f.(type) {
+		case *http2.PingFrame:
+			if f.IsAck() && f.Data == [8]byte{1} {
+				return len(over)
+			}
+		case *http2.HeadersFrame:
+			if f.StreamEnded() {
+				over[f.StreamID] = true
+			}
+		case *http2.RSTStreamFrame:
+			over[f.StreamID] = true
 		}
 	}
 }

@@ -30,6 +30,10 @@ const securityHeader = "workload.spiffe.io"
 // maxWorkloadMessage bounds a request of a workload, 64 KiB.
 const maxWorkloadMessage = 64 << 10
 
+// maxWorkloadHeaders bounds the headers of a request; gRPC's own bound is 16 MiB for
+// each call.
+const maxWorkloadHeaders = 8 << 10
+
 // stopGrace is how long a stop waits for calls to end.
 const stopGrace = 2 * time.Second
 
@@ -139,8 +143,14 @@ func (a *Agent) serve(ctx context.Context, l *socketListener) error {
 		grpc.Creds(newCallerCredentials(crowd)),
 		grpc.MaxConcurrentStreams(maxCallsPerConnection),
 		grpc.MaxRecvMsgSize(maxWorkloadMessage),
-		grpc.ChainUnaryInterceptor(recoverUnary(a.log), crowd.unary, headerUnary),
-		grpc.ChainStreamInterceptor(recoverStream(a.log), crowd.stream, headerStream),
+		// What a call may cost before anything of ours sees it: its headers, and as
+		// much of a message as there is room for, which need not come.
+		grpc.MaxHeaderListSize(maxWorkloadHeaders),
+		grpc.StaticStreamWindowSize(maxWorkloadMessage),
+		grpc.StaticConnWindowSize(maxWorkloadMessage),
+		grpc.InTapHandle(crowd.tap),
+		grpc.ChainUnaryInterceptor(recoverUnary(a.log), headerUnary),
+		grpc.ChainStreamInterceptor(recoverStream(a.log), headerStream),
 	)
 	api := &workloadAPI{held: a.holdings, gate: &gatekeeper{a.cfg.Processes, a.log}, stopping: stopping}
 	workload.RegisterSpiffeWorkloadAPIServer(s, api)

@@ -87,6 +87,24 @@ func OfPeer(c *net.UnixConn) (*Process, error) {
 	return p, nil
 }
 
+// UserOfPeer is the user who connected to this end of a socket, whatever became of
+// the process.
+func UserOfPeer(c *net.UnixConn) (uint32, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	if err := raw.Control(func(s uintptr) { cred, credErr = unix.GetsockoptUcred(int(s), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+		return 0, err
+	}
+	if credErr != nil {
+		return 0, fmt.Errorf("the kernel does not tell who connected: %w", credErr)
+	}
+	return cred.Uid, nil
+}
+
 // pidOf is the number that /proc has the process under. That of the credentials is
 // one in the agent's own PID namespace; a /proc of another namespace has somebody
 // else under it.
