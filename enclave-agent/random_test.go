@@ -14,6 +14,8 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 	"github.com/google/go-tpm/tpm2"
+	"github.com/hf/nsm/request"
+	"github.com/hf/nsm/response"
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/enclave-agent/entropy"
@@ -193,3 +195,77 @@ func TestATPMWhoseRandomBytesCannotBeRightIsRefusedByName(t *testing.T) {
 		t.Errorf("the TPM's own error is lost: %v", err)
 	}
 }
+
+// moody attests as a simulated security module does, and has a source of entropy of
+// the test's.
+type moody struct {
+	*Nitro
+	entropy func(ctx context.Context, n int) ([]byte, error)
+}
+
+func (m moody) Entropy(ctx context.Context, n int) ([]byte, error) { return m.entropy(ctx, n) }
+
+func TestAnAgentServesWhateverItsSourceOfEntropyDoes(t *testing.T) {
+	t.Parallel()
+	for name, source := range map[string]func(context.Context, int) ([]byte, error){
+		"refuses": func(context.Context, int) ([]byte, error) {
+			return nil, &attest.Error{Kind: attest.Internal, Check: "nsm", Err: errors.New("refused")}
+		},
+		"gives zeros": func(_ context.Context, n int) ([]byte, error) { return make([]byte, n), nil },
+		"gives more":  func(_ context.Context, n int) ([]byte, error) { return make([]byte, 1<<20), nil },
+		"hangs":       func(ctx context.Context, _ int) ([]byte, error) { <-ctx.Done(); return nil, ctx.Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newFaultyServer(t)
+			s.start()
+			cfg := s.config(t)
+			nsm, _ := simulatedNSM(t)
+			asked := make(chan int, 1)
+			cfg.Attester = moody{nsm, func(ctx context.Context, n int) ([]byte, error) {
+				select {
+				case asked <- len(s.heard()):
+				default:
+				}
+				return source(ctx, n)
+			}}
+			a, _ := runAgent(t, cfg)
+			served(t, a)
+			select {
+			case before := <-asked:
+				if before != 0 {
+					t.Errorf("the source was asked after %d attestations", before)
+				}
+			default:
+				t.Error("the source was never asked")
+			}
+		})
+	}
+}
+
+func FuzzRandomAnswers(f *testing.F) {
+	f.Add(must(cbor.Marshal(map[string]any{"GetRandom": map[string]any{"random": bytes.Repeat([]byte{1, 2}, 128)}})), 64)
+	f.Add(must(cbor.Marshal("GetRandom")), 64)
+	f.Add(append([]byte{3, 0x80, 1, 0, 0, 0, 44, 0, 0, 0, 0, 0, 32}, bytes.Repeat([]byte{3, 4}, 20)...), 32)
+	f.Fuzz(func(t *testing.T, b []byte, n int) {
+		tpm := newTPM("fuzz", func(context.Context) (tpmConn, error) { return &scripted{b}, nil }, TPMOptions{EventLog: NoEventLog})
+		tpm.timeout = 20 * time.Millisecond // it may say for ever that it is busy
+		nsm := &Nitro{name: "fuzz", timeout: time.Second, open: func(context.Context) (nsmSession, error) { return fixedNSM(b), nil }}
+		for _, src := range []entropy.Source{tpm, nsm} {
+			got, err := src.Entropy(t.Context(), n)
+			var e *attest.Error
+			switch {
+			case err != nil && (got != nil || !errors.As(err, &e)):
+				t.Fatalf("%x and an error without a check: %v", got, err)
+			case err == nil && len(got) != n:
+				t.Fatalf("%d bytes, want %d", len(got), n)
+			}
+		}
+	})
+}
+
+// fixedNSM decodes one answer again and again.
+type fixedNSM []byte
+
+func (f fixedNSM) Send(request.Request) (response.Response, error) { return decodeNSMResponse(f) }
+func (f fixedNSM) Close() error                                    { return nil }
