@@ -25,7 +25,7 @@ type faultFlags struct {
 // register adds --fault, for faults that another command lists.
 func (f *faultFlags) register(c *cobra.Command, list string, all func() []known) {
 	f.known, f.list = all, list
-	c.Flags().StringArrayVar(&f.names, "fault", nil, "make this wrong (see `"+list+"`); may be repeated")
+	c.Flags().StringArrayVar(&f.names, "fault", nil, "make this `FAULT` wrong ("+list+" lists them); may be repeated")
 	_ = c.RegisterFlagCompletionFunc("fault", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		var out []string
 		for _, k := range all() {

@@ -34,7 +34,7 @@ func nitroRunCommand() *cobra.Command {
 		Long: `Launch a simulated enclave and serve its NSM on a unix socket (mode 0600), for an
 agent that is configured with that socket instead of /dev/nsm. The protocol is
 docs/spec/nsm-socket.md. "listening on SOCKET" on standard output says that it is
-nitroReady. SIGTERM or SIGINT ends it and removes the socket.`,
+ready. SIGTERM or SIGINT ends it and removes the socket.`,
 		Example: `  teesim nitro run --authority sim --image orders --socket /tmp/nsm.sock
   teesim nitro run --authority sim --image orders --debug --socket /tmp/debug.sock
   teesim nitro run --authority sim --image orders --fault wrong-nonce --socket /tmp/bad.sock`,

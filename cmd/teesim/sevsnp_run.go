@@ -37,8 +37,12 @@ func sevsnpRunCommand() *cobra.Command {
 		Long: `Launch a simulated guest and serve its secure processor on a unix socket (mode
 0600), for an agent that is configured with that socket instead of /dev/sev-guest.
 The protocol is docs/spec/snp-socket.md. "listening on SOCKET" on standard output
-says that it is ready. SIGTERM or SIGINT ends it and removes the socket.`,
-		Example: `  teesim sevsnp run --product genoa --chip rack-4 --image ledger --socket /tmp/snp.sock
+says that it is ready. SIGTERM or SIGINT ends it and removes the socket.
+
+A server that asks for revocation data, as servers do unless they are told not to,
+refuses evidence without a CRL (check crl_missing): with --crl the guest's host
+hands out a current one beside the certificates.`,
+		Example: `  teesim sevsnp run --crl --product genoa --chip rack-4 --image ledger --socket /tmp/snp.sock
   teesim sevsnp run --product milan --signing-key vlek --vmpl 1 --image ledger --socket /tmp/ec2.sock
   teesim sevsnp run --image ledger --fault leaf-expired --socket /tmp/bad.sock`,
 		Args: cobra.NoArgs,

@@ -11,7 +11,7 @@ import (
 type remoteFlags struct{ path string }
 
 func (f *remoteFlags) register(c *cobra.Command) {
-	c.Flags().StringVar(&f.path, "socket", "", "path of the unix socket on which `teesim tpm run` listens")
+	c.Flags().StringVar(&f.path, "socket", "", "path of the unix socket on which teesim tpm run listens")
 	_ = c.MarkFlagRequired("socket") // the flag exists
 	_ = c.MarkFlagFilename("socket")
 }
