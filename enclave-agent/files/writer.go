@@ -186,8 +186,8 @@ func (w *Writer) put(m *material, changed chan<- struct{}) error {
 		return fmt.Errorf("files are not written; those of before stay: %w", err)
 	}
 	w.well("svid")
-	if slices.ContainsFunc(set, func(f File) bool { return f.Name == "svid.pem" }) {
-		w.wrote("svid.pem")
+	if slices.ContainsFunc(set, func(f File) bool { n, ok := parseName(f.Name); return ok && n.td == "" && f.Secret }) {
+		w.wrote("svid.pem") // or another of the first trust domain, which software is told of
 	}
 	if fresh {
 		w.c.Log.Info("certificates and keys are written", "dir", w.c.Dir.Path(), "identities", strings.Join(written, " "), "files", len(set))
