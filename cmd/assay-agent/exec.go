@@ -47,7 +47,8 @@ ends, the agent serves.
 Run the command as a user of its own with --user: one that runs as the agent's
 can open the TEE's device, and have evidence made over what it likes.
 
-Without --reload-pid-file, --reload-signal goes to the command.
+Without --reload-pid-file, --reload-signal goes to the command, once it handles
+that signal: a command that has only begun is not ended by it.
 
 With --socket it runs no agent, and takes that of the socket.`,
 		Example: `  assay-agent exec -- /usr/bin/orders --listen :8443
@@ -280,12 +281,17 @@ func (x *execution) stopper() syscall.Signal {
 	}
 }
 
-// toCommand signals the command.
+// readiness is how long a command may take until it handles a signal that tells it of
+// new files.
+const readiness = 30 * time.Second
+
+// toCommand tells the command of new files.
 func (x *execution) toCommand(s syscall.Signal) error {
 	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.started == nil {
+	c := x.started
+	x.mu.Unlock()
+	if c == nil {
 		return child.ErrEnded
 	}
-	return x.started.Signal(s)
+	return c.Tell(s, readiness)
 }

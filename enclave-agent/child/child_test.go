@@ -151,6 +151,46 @@ func TestSignalsAreHandedOn(t *testing.T) {
 	}
 }
 
+// A program that has only begun would be ended by the word that it handles later.
+func TestAWordWaitsUntilItIsHandled(t *testing.T) {
+	k := run(t)
+	file := filepath.Join(t.TempDir(), "got")
+	late := sh(t, k, `sleep 0.3; trap 'echo hup >> `+file+`; exit 6' HUP; while :; do sleep 0.02; done`, "PATH="+os.Getenv("PATH"))
+	if err := late.Tell(syscall.SIGHUP, 20*time.Second); err != nil {
+		t.Error(err)
+	}
+	if ended(t, late); late.Code() != 6 {
+		t.Errorf("it ended with %s", late.Outcome())
+	}
+	deaf := sh(t, k, "exec sleep 60", "PATH="+os.Getenv("PATH"))
+	for _, s := range []syscall.Signal{syscall.SIGHUP, syscall.SIGUSR1, syscall.Signal(40)} {
+		if err := deaf.Tell(s, 50*time.Millisecond); !errors.Is(err, ErrUnhandled) {
+			t.Errorf("%v: %v", s, err)
+		}
+	}
+	if err := deaf.Tell(syscall.SIGWINCH, 0); err != nil { // ends nobody
+		t.Error(err)
+	}
+	if err := deaf.Tell(syscall.SIGTERM, 0); err != nil { // is meant to end
+		t.Error(err)
+	}
+	if ended(t, deaf); deaf.Outcome() != "killed by terminated" {
+		t.Errorf("it was %s", deaf.Outcome())
+	}
+	if err := deaf.Tell(syscall.SIGHUP, time.Second); !errors.Is(err, ErrEnded) {
+		t.Errorf("after its end: %v", err)
+	}
+	waiting := sh(t, k, "exec env --block-signal=USR1 sleep 60", "PATH="+os.Getenv("PATH")) // as with sigwait(3)
+	if err := waiting.Tell(syscall.SIGUSR1, 20*time.Second); err != nil {
+		t.Errorf("one that blocks it for good: %v", err)
+	}
+	_ = waiting.Signal(syscall.SIGKILL)
+	short := sh(t, k, "sleep 0.2", "PATH="+os.Getenv("PATH"))
+	if err := short.Tell(syscall.SIGHUP, 20*time.Second); !errors.Is(err, ErrEnded) {
+		t.Errorf("it ended meanwhile: %v", err)
+	}
+}
+
 func TestACommandIsBounded(t *testing.T) {
 	k := run(t)
 	cmd := func(ctx context.Context, script string, within time.Duration) (Ran, time.Duration) {

@@ -1,10 +1,15 @@
 package child
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
+	"time"
 )
 
 // kept are the signals that are not handed on: those of a fault of this process, of
@@ -65,4 +70,75 @@ func (c *Child) handOn(n syscall.Signal) { // errors: it may be about to end
 	default:
 		_ = c.Signal(n)
 	}
+}
+
+// ErrUnhandled is returned for a word that would end the child.
+var ErrUnhandled = errors.New("the process handles no such signal, and would be ended by it")
+
+// How Tell looks whether the child is ready. Who waits for signals by another way than
+// a handler blocks them (sigwait(3), signalfd(2)), and does so for good; shells do it for
+// a moment.
+const (
+	look    = 20 * time.Millisecond
+	forGood = 10 // looks in a row
+)
+
+// plain are the signals that are meant to end or to stop, and those that end nobody.
+func plain() []syscall.Signal {
+	return []syscall.Signal{
+		syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGKILL, syscall.SIGABRT,
+		syscall.SIGSTOP, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGCONT,
+		syscall.SIGCHLD, syscall.SIGURG, syscall.SIGWINCH,
+	}
+}
+
+// Tell sends a signal that is meant as a word, as SIGHUP is to many a server. A program
+// that has only begun does not handle it yet and would be ended by it: Tell waits until
+// the child catches, blocks or ignores it, and after a time returns ErrUnhandled.
+// Those of plain are sent at once.
+func (c *Child) Tell(s syscall.Signal, within time.Duration) error {
+	if slices.Contains(plain(), s) {
+		return c.Signal(s)
+	}
+	blocked := 0 // looks in a row
+	for deadline := time.Now().Add(within); ; {
+		catches, blocks := handles(c.pid, s)
+		if blocked++; !blocks {
+			blocked = 0
+		}
+		if catches || blocked == forGood {
+			return c.Signal(s)
+		}
+		select {
+		case <-c.done:
+			return ErrEnded
+		case <-time.After(look):
+		}
+		if time.Now().After(deadline) {
+			return ErrUnhandled
+		}
+	}
+}
+
+// handles reports whether a process catches or ignores a signal, or blocks it (proc(5),
+// /proc/pid/status). What cannot be told is taken for granted.
+func handles(pid int, s syscall.Signal) (catches, blocks bool) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return true, false
+	}
+	for line := range strings.Lines(string(b)) {
+		name, value, _ := strings.Cut(line, ":")
+		mask, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+		if err != nil || mask&(1<<(s-1)) == 0 {
+			continue
+		}
+		switch name {
+		case "SigIgn", "SigCgt":
+			return true, false
+		case "SigBlk":
+			blocks = true
+		}
+	}
+	return false, blocks
 }
