@@ -39,6 +39,11 @@ func assay(t *testing.T, stdin []byte, args ...string) ran {
 		r.code = exit.ExitCode()
 	}
 	r.stdout, r.stderr = out.String(), errs.String()
+	if asksForJSON(args) {
+		if err := onlyJSON(r.stdout, r.code); err != nil {
+			t.Errorf("assay %q: standard output: %v", args, err)
+		}
+	}
 	return r
 }
 

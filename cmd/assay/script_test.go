@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/hex"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -54,6 +55,14 @@ func TestServerSessions(t *testing.T) {
 
 func runScripts(t *testing.T, dir string, o *office, setup func(*testscript.Env)) {
 	t.Helper()
+	runScriptsWith(t, dir, o, setup, nil)
+}
+
+// runScriptsWith is runScripts with further script commands.
+func runScriptsWith(t *testing.T, dir string, o *office, setup func(*testscript.Env), more map[string]func(*testscript.TestScript, bool, []string)) {
+	t.Helper()
+	cmds := map[string]func(*testscript.TestScript, bool, []string){"ends": ends, "tamper": tamper}
+	maps.Copy(cmds, more)
 	fixtures := t.TempDir()
 	evidenceFixtures(t, fixtures)
 	snpFixtures(t, fixtures)
@@ -63,10 +72,8 @@ func runScripts(t *testing.T, dir string, o *office, setup func(*testscript.Env)
 	svidFixtures(t, fixtures)
 	live := liveFixtures(t, fixtures)
 	testscript.Run(t, testscript.Params{
-		Dir: dir,
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"ends": ends, "tamper": tamper,
-		},
+		Dir:  dir,
+		Cmds: cmds,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("AT", fixtureTime.Format(time.RFC3339))
 			env.Setenv("BINDING", hex.EncodeToString(fixtureBinding[:]))
@@ -130,5 +137,10 @@ func ends(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != want {
 		ts.Fatalf("%s ended with exit code %d, want %d", strings.Join(args[1:], " "), got, want)
+	}
+	if args[1] == "assay" && asksForJSON(args) {
+		if err := onlyJSON(ts.ReadFile("stdout"), got); err != nil {
+			ts.Fatalf("%s: standard output: %v", strings.Join(args[1:], " "), err)
+		}
 	}
 }

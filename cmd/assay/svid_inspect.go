@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/x509"
 	"encoding/json"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -60,7 +61,7 @@ func inspectCertificates(c *cobra.Command, output cli.Format, x *shown) error {
 	var (
 		list  []inspected
 		first error
-		p     = cli.NewPage(c.OutOrStdout())
+		p     = cli.NewPage(textOnly(c, output))
 	)
 	p.Linef("NOT VERIFIED: nothing below was checked, and whoever made it may have written it")
 	if x.live != nil {
@@ -110,6 +111,15 @@ func inspectCertificates(c *cobra.Command, output cli.Format, x *shown) error {
 	return first
 }
 
+// textOnly is where a page goes: nowhere when standard output is to hold one JSON
+// value and nothing else.
+func textOnly(c *cobra.Command, output cli.Format) io.Writer {
+	if output == cli.JSON {
+		return io.Discard
+	}
+	return c.OutOrStdout()
+}
+
 func inspectToken(c *cobra.Command, output cli.Format, token string) error {
 	u, err := svid.JWTFrom(token)
 	if err != nil {
@@ -125,7 +135,7 @@ func inspectToken(c *cobra.Command, output cli.Format, token string) error {
 		}
 		return silently(u.ResultErr)
 	}
-	p := cli.NewPage(c.OutOrStdout())
+	p := cli.NewPage(textOnly(c, output))
 	p.Linef("NOT VERIFIED: nothing below was checked, and whoever made it may have written it")
 	p.Title("Token, %s", u.Algorithm)
 	p.Facts(append([]cli.Fact{{Name: "spiffe id", Value: u.Subject}}, tokenFacts(u.Audience, u.Issuer, u.TokenID, u.IssuedAt, u.Expiry, u.KeyID, u.Serial)...)...)
