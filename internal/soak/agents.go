@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -24,7 +25,10 @@ import (
 // enclave is an agent in a simulated enclave of its own.
 type enclave struct {
 	number int
+	name   string // of the instance, as servers have it
 	socket string
+	// It is banned, or has no SVID again yet since: nothing is promised to it.
+	banned atomic.Bool
 	run    *agent.Agent
 	stop   func()
 	log    *os.File
@@ -57,7 +61,7 @@ func (r *run) newEnclave(ctx context.Context, hardware *simnitro.Authority, n in
 	if err != nil {
 		return nil, err
 	}
-	e := &enclave{number: n, socket: "unix://" + filepath.Join(dir, "agent.sock")}
+	e := &enclave{number: n, name: "aws-nitro:" + module.ModuleID(), socket: "unix://" + filepath.Join(dir, "agent.sock")}
 	if e.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
 		return nil, err
 	}
@@ -153,12 +157,15 @@ func (r *run) look(ctx context.Context, e *enclave) {
 		switch {
 		case ctx.Err() != nil:
 			return
+		case e.banned.Load():
+			before = nil
 		case err != nil:
 			r.violated("no SVID", "agent %d serves none: %v", e.number, err)
 		case !now.Before(chain[0].NotAfter):
 			r.violated("expired SVID", "agent %d serves one that ended at %s", e.number, chain[0].NotAfter.Format(time.TimeOnly))
 		default:
 			r.met(e.number, chain, now)
+			r.innocent(e, chain[0], now)
 			// Renewed in time: the new one was issued before the old one ended. Where
 			// nobody looked for as long as an SVID lives there may have been one between.
 			if issued := chain[0].NotBefore.Add(backdate); before != nil && issued.After(before.NotAfter) && now.Sub(looked) < svidTTL {

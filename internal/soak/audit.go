@@ -105,6 +105,7 @@ func (r *Report) String() string {
 		fmt.Fprintf(&b, "  %-28s %d\n", name, r.Events[name])
 	}
 	fmt.Fprintf(&b, "  %d SVIDs were seen in %d looks, signed by %d authorities; %d verifications, with bundles up to %s old\n", r.SVIDs, r.Looks, r.Signers, r.Checks, r.Oldest.Round(100e6))
+	fmt.Fprintf(&b, "  %d verifications of tokens, signed by %d keys; %d deny-lists; %d times an older bundle lacked an authority after a taint by force\n", r.Tokens, r.Minters, r.Lists, r.Excused)
 	fmt.Fprintf(&b, "  the longest time without any server: %s; the slowest answer of an agent: %s\n", r.Longest.Round(100e6), r.Slowest.Round(10e6))
 	for _, name := range sorted(r.Entries) {
 		fmt.Fprintf(&b, "  chain %s has %d entries\n", name, r.Entries[name])

@@ -133,8 +133,12 @@ func (r *run) met(n int, chain []*x509.Certificate, now time.Time) {
 	r.serials[serialOf(chain[0])] = true
 	r.signers[hex.EncodeToString(chain[0].AuthorityKeyId)] = true
 	r.mu.Unlock()
+	r.late(n, chain[0])
 	for _, p := range parties {
 		if err := p.verify(chain, now); err != nil {
+			if r.excused(p, chain[0], now) {
+				continue
+			}
 			r.violated("relying party", "SVID %s of agent %d (signed by %.8x, %s old) does not verify with the bundle (sequence %d, of server %s) of %s ago: %v",
 				serialOf(chain[0]), n, chain[0].AuthorityKeyId, now.Sub(chain[0].NotBefore).Round(time.Second), p.sequence, p.from, now.Sub(p.at).Round(10*time.Millisecond), err)
 			continue

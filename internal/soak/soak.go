@@ -20,6 +20,16 @@
 //  4. The chains verify, against the checkpoints that each server wrote to its sink,
 //     and agree with what they say of each other.
 //  5. A policy that is pushed to one server is in force on the other within seconds.
+//  6. A relying party whose key set (the JWKS that servers publish) is of any age up to
+//     the propagation time verifies every token that an agent is given, and every agent
+//     is given one at least once a minute.
+//  7. The deny-list of each server verifies under the pinned root at every look, never
+//     goes back, and names nobody who is not banned.
+//  8. Who is banned is on every server's deny-list within seconds, gets nothing more,
+//     and gets an SVID again when the ban is lifted.
+//  9. After a taint by force, for which an operator accepts that older bundles do not
+//     verify, nobody holds anything of the old authority soon, it signs nothing more,
+//     and a propagation time later 2 holds again for bundles of any age.
 //
 // What happens, and when, is drawn from the seed alone before anything starts: the
 // same seed does the same again, as far as a machine can.
@@ -59,6 +69,10 @@ type Report struct {
 	Events     map[string]int
 	Oldest     time.Duration // the oldest bundle with which a relying party verified
 	Signers    int           // X.509 authorities that signed something
+	Tokens     int           // JWT-SVIDs that were verified
+	Minters    int           // keys that signed them
+	Lists      int           // deny-lists that were verified
+	Excused    int           // SVIDs that an older bundle did not verify after a taint by force
 	Longest    time.Duration // the longest time in which no server answered
 	Slowest    time.Duration // the slowest answer of an agent: how starved this machine was
 	Violations []string
@@ -74,8 +88,11 @@ const (
 	lag         = 8 * time.Second
 	relyingAge  = propagation - lag
 	x509TTL     = 150 * time.Second // of an authority; the next one is prepared at half of it
+	jwtTTL      = 170 * time.Second // of a key that signs tokens; likewise
 	verifierTTL = 200 * time.Second
 	svidTTL     = time.Minute
+	tokenTTL    = 30 * time.Second
+	audience    = "soak"
 	backdate    = 30 * time.Second // of an SVID's NotBefore
 )
 
@@ -94,11 +111,11 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	r := &run{Options: o, dir: dir, began: time.Now(), report: &Report{
 		Seed: o.Seed, Duration: o.Duration, Events: map[string]int{}, Entries: map[string]uint64{}, Directory: dir,
-	}, serials: map[string]bool{}, signers: map[string]bool{}, told: map[string]bool{}}
+	}, serials: map[string]bool{}, signers: map[string]bool{}, minters: map[string]bool{}, told: map[string]bool{}, condemned: map[string]time.Time{}}
 	err = r.all(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.report.SVIDs, r.report.Signers = len(r.serials), len(r.signers)
+	r.report.SVIDs, r.report.Signers, r.report.Minters = len(r.serials), len(r.signers), len(r.minters)
 	if n := len(r.report.Violations); n > 0 && err == nil {
 		err = fmt.Errorf("%d violations; seed %d", n, o.Seed)
 	}
@@ -119,13 +136,19 @@ type run struct {
 	servers  [2]*server
 	agents   []*enclave
 
-	mu       sync.Mutex
-	report   *Report
-	serials  map[string]bool
-	signers  map[string]bool
-	told     map[string]bool // violations of a kind that were told already
-	bundles  []snapshot      // what relying parties can hold, oldest first
-	revision int             // of the policy in force
+	mu      sync.Mutex
+	report  *Report
+	serials map[string]bool
+	signers map[string]bool
+	told    map[string]bool // violations of a kind that were told already
+	minters map[string]bool // key IDs of tokens
+	bundles []snapshot      // what relying parties can hold, oldest first
+	keys    []keySet        // likewise, of who takes tokens
+	relaxed time.Time       // until when a taint by force excuses who has an older bundle
+	// Since when authorities (by key identifier) were tainted by force: nothing that
+	// was issued later may be of theirs.
+	condemned map[string]time.Time
+	revision  int // of the policy in force
 }
 
 func (r *run) path(name string) string { return filepath.Join(r.dir, name) }
@@ -172,16 +195,23 @@ func (r *run) all(ctx context.Context) (err error) {
 	defer watching.Wait()
 	defer stopLooking()
 	watching.Go(func() { r.gatherBundles(lookCtx) })
+	for _, s := range r.servers {
+		watching.Go(func() { r.follow(lookCtx, s) })
+	}
 	if err := r.firstSVIDs(ctx); err != nil {
 		return err
 	}
 	for _, a := range r.agents {
 		watching.Go(func() { r.look(lookCtx, a) })
+		watching.Go(func() { r.mint(lookCtx, a) })
 	}
 	if err := r.storm(ctx); err != nil {
 		return err
 	}
 	if err := r.calm(ctx); err != nil {
+		return err
+	}
+	if err := r.noBans(ctx); err != nil {
 		return err
 	}
 	stopLooking()

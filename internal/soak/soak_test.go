@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -37,6 +38,14 @@ func TestTwoServersSurviveAShortStorm(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s%v", err, out.String(), report)
 	}
+	for _, want := range []string{"rotated: jwt", "rotated: deny-list", "banned and unbanned", "tainted by force"} {
+		if report.Events[want] == 0 {
+			t.Errorf("it never came to %q:\n%s%v", want, out.String(), report)
+		}
+	}
+	if report.Tokens < 20 || report.Minters < 2 || report.Lists < 20 {
+		t.Errorf("tokens and deny-lists: it saw too little to prove anything:\n%s%v", out.String(), report)
+	}
 	if report.SVIDs < 8 || report.Checks < 100 || len(report.Entries) != 2 || len(report.Events) == 0 {
 		t.Errorf("it saw too little to prove anything:\n%s%v", out.String(), report)
 	}
@@ -44,7 +53,7 @@ func TestTwoServersSurviveAShortStorm(t *testing.T) {
 
 func TestTheSameSeedDoesTheSame(t *testing.T) {
 	plan := func(seed uint64) (out []string) {
-		r := &run{Options: Options{Seed: seed, Duration: 10 * time.Minute}, servers: [2]*server{{name: "a"}, {name: "b"}}}
+		r := &run{Options: Options{Seed: seed, Duration: 10 * time.Minute, Agents: 50}, servers: [2]*server{{name: "a"}, {name: "b"}}}
 		for _, e := range r.plan() {
 			out = append(out, e.at.String()+" "+e.name)
 		}
@@ -55,7 +64,8 @@ func TestTheSameSeedDoesTheSame(t *testing.T) {
 		t.Error("what happens is not drawn from the seed")
 	}
 	all := strings.Join(one, "\n")
-	for _, want := range []string{"kill -9 server a", "kill -9 server b", "stop server", "kill -9 the database", "push a policy", "rotate the X.509", "rotate the verifier key"} {
+	for _, want := range []string{"kill -9 server a", "kill -9 server b", "stop server", "kill -9 the database", "push a policy", "rotate the X.509", "rotate the verifier key",
+		"rotate the JWT key", "rotate the deny-list key", "ban agent", "taint --force"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("ten minutes of seed 1 have no %q", want)
 		}
@@ -110,5 +120,97 @@ func TestAnSVIDThatARelyingPartyCannotVerifyIsAViolation(t *testing.T) {
 	got := r.relyingParties(now)
 	if len(got) != 2 || got[0].from != "old" || got[1].from != "new" {
 		t.Errorf("%+v", got)
+	}
+}
+
+// A taint by force excuses who lacks the new authority, for as long as was said, and
+// nobody else.
+func TestATaintByForceExcusesOnlyWhoLacksTheAuthority(t *testing.T) {
+	now := time.Now()
+	td := spiffeid.RequireTrustDomainFromString(trustDomain)
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(1), AuthorityKeyId: []byte{7}, NotBefore: now.Add(-backdate)}
+	without, with := x509bundle.New(td), x509bundle.FromX509Authorities(td, []*x509.Certificate{{Raw: []byte{1}, SubjectKeyId: []byte{7}}})
+	r := &run{Options: Options{Out: &bytes.Buffer{}}, began: now, report: &Report{}, told: map[string]bool{}, condemned: map[string]time.Time{}}
+	if r.excused(snapshot{bundle: without}, leaf, now) {
+		t.Error("excused, and nobody tainted anything")
+	}
+	r.relax(now.Add(time.Second))
+	if !r.excused(snapshot{bundle: without}, leaf, now) || r.report.Excused != 1 {
+		t.Error("a bundle of before is not excused")
+	}
+	if r.excused(snapshot{bundle: with}, leaf, now) {
+		t.Error("excused, though the authority is in the bundle")
+	}
+	if r.excused(snapshot{bundle: without}, leaf, now.Add(2*time.Second)) {
+		t.Error("excused for ever")
+	}
+	// What a tainted authority signs afterwards is a violation.
+	r.condemned["07"] = now.Add(time.Second)
+	r.late(1, leaf)
+	if len(r.report.Violations) != 0 {
+		t.Errorf("what it signed before: %v", r.report.Violations)
+	}
+	r.condemned["07"] = now.Add(-time.Second)
+	r.late(1, leaf)
+	if len(r.report.Violations) != 1 || !strings.Contains(r.report.Violations[0], "tainted") {
+		t.Errorf("what it signs after: %v", r.report.Violations)
+	}
+}
+
+// A list that names somebody whom nobody banned is a violation, and a token that does
+// not verify is one.
+func TestWhoIsDeniedForNothingAndATokenOfNobodyAreViolations(t *testing.T) {
+	td := spiffeid.RequireTrustDomainFromString(trustDomain)
+	now := time.Now()
+	root, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := now.Truncate(time.Second)
+	keys, err := svid.SignDenyListKeys(&svid.VerifierKeys{
+		TrustDomain: td, Sequence: 1, IssuedAt: second, NextUpdate: second.Add(time.Hour),
+		Keys: []svid.VerifierKey{{Key: &key.PublicKey, NotBefore: second.Add(-time.Minute), NotAfter: second.Add(time.Hour)}},
+	}, root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := &x509.Certificate{SerialNumber: new(big.Int).SetBytes(bytes.Repeat([]byte{0x11}, 16))}
+	d := &svid.Denials{TrustDomain: td, Sequence: 1, IssuedAt: second, NextUpdate: second.Add(time.Hour), Serials: [][svid.SerialSize]byte{[16]byte(bytes.Repeat([]byte{0x11}, 16))}}
+	doc, err := d.Sign(key, keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := svid.NewDenyList(td, root.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := list.Update(doc, now); err != nil {
+		t.Fatal(err)
+	}
+	r := &run{Options: Options{Out: &bytes.Buffer{}}, began: now, report: &Report{}, told: map[string]bool{}, minters: map[string]bool{}, servers: [2]*server{{name: "a"}, {name: "b"}}}
+	e := &enclave{}
+	r.innocent(e, leaf, now)
+	if len(r.report.Violations) != 0 {
+		t.Errorf("without a list: %v", r.report.Violations)
+	}
+	r.servers[1].denied.Store(list)
+	e.banned.Store(true)
+	r.innocent(e, leaf, now)
+	if len(r.report.Violations) != 0 {
+		t.Errorf("who is banned: %v", r.report.Violations)
+	}
+	e.banned.Store(false)
+	r.innocent(e, leaf, now)
+	if len(r.report.Violations) != 1 {
+		t.Errorf("who is not: %v", r.report.Violations)
+	}
+	r.keys = []keySet{{at: now, from: "a", keys: jwtbundle.New(td)}}
+	r.shown(1, "e30.e30.AA", now)
+	if len(r.report.Violations) != 3 || r.report.Tokens != 0 { // for who has the oldest key set, and the newest
+		t.Errorf("a token of nobody: %v", r.report.Violations)
 	}
 }

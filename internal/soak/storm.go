@@ -1,10 +1,12 @@
 package soak
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -56,6 +58,10 @@ func (r *run) plan() []event {
 			add(at, fmt.Sprintf("rotate the verifier key of server %s by force", s.name), func(ctx context.Context) error { return r.rotate(ctx, s, "verifier") })
 		}
 	}
+	for _, e := range r.misuse() {
+		add(e.at, e.name, e.do)
+	}
+	slices.SortStableFunc(out, func(a, b event) int { return cmp.Compare(a.at, b.at) })
 	return out
 }
 

@@ -14,11 +14,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/assay-project/assay/issuer/store/postgres/postgrestest"
 	simnitro "github.com/assay-project/assay/simulators/nitro"
+	"github.com/assay-project/assay/svid"
 )
 
 // database is the PostgreSQL cluster.
@@ -35,10 +37,12 @@ type server struct {
 	data    string
 	address string // of the attestation service
 	metrics string
+	web     string // where the public documents are
 	admin   string
 	log     string
 
-	rotating sync.Mutex // one rotation by force at a time
+	rotating uses // one rotation by force of a use at a time
+	denied   atomic.Pointer[svid.DenyList]
 
 	mu      sync.Mutex
 	cmd     *exec.Cmd
@@ -126,7 +130,7 @@ func (r *run) setUp(ctx context.Context) error {
 
 func (r *run) newServer(name string) (*server, error) {
 	s := &server{r: r, name: name, data: r.path(name), admin: r.path(name + ".sock"), log: r.path(name + ".log")}
-	for _, to := range []*string{&s.address, &s.metrics} {
+	for _, to := range []*string{&s.address, &s.metrics, &s.web} {
 		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it does not block
 		if err != nil {
 			return nil, err
@@ -151,14 +155,16 @@ server: %s
 database: {url: %q}
 listen: %q
 metrics_listen: %q
+web: {listen: %q, plain_http: true}
+jwt: {issuer: "https://oidc.soak.example"}
 admin_socket: %q
 nitro: {simulated_root: %q}
 checkpoint_sink: %q
 reattest_spread: 2s
 shutdown_timeout: 3s
-authorities: {x509_ttl: %s, jwt_ttl: 1h, verifier_ttl: %s, propagation: %s, refresh_hint: 2s}
+authorities: {x509_ttl: %s, jwt_ttl: %s, verifier_ttl: %s, propagation: %s, refresh_hint: 2s}
 log: {level: debug}
-`, trustDomain, s.name, s.r.database.url, s.address, s.metrics, s.admin, s.r.path("root.pem"), s.sink(), x509TTL, verifierTTL, propagation), 0o600)
+`, trustDomain, s.name, s.r.database.url, s.address, s.metrics, s.web, s.admin, s.r.path("root.pem"), s.sink(), x509TTL, jwtTTL, verifierTTL, propagation), 0o600)
 }
 
 func (s *server) sink() string { return s.r.path(s.name + ".checkpoints") }
@@ -186,8 +192,9 @@ workloads:
     issue:
       - spiffe_id: "spiffe://{td}/soak"
         x509_ttl: %s
+        jwt: {ttl: %s, audiences: [%s]}
         attributes: {revision: "r%d"}
-`, revision, trustDomain, hex.EncodeToString(p[0]), hex.EncodeToString(p[3]), svidTTL, revision)
+`, revision, trustDomain, hex.EncodeToString(p[0]), hex.EncodeToString(p[3]), svidTTL, tokenTTL, audience, revision)
 }
 
 func (s *server) start() error {
