@@ -105,6 +105,9 @@ func New(cfg Config) (*Agent, error) {
 		if a.in(of.TrustDomain) != nil {
 			return nil, fmt.Errorf("agent: the trust domain %s twice", of.TrustDomain)
 		}
+		if of.Simulated() != all[0].Simulated() {
+			return nil, fmt.Errorf("agent: %s is simulated, or %s: not both in one agent", of.TrustDomain, all[0].TrustDomain)
+		}
 		m, err := newMember(of, a, len(all))
 		if err != nil {
 			return nil, fmt.Errorf("agent: %w", err)

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/assay-project/assay/attest"
+	attested "github.com/assay-project/assay/svid"
 )
 
 // Membership is a trust domain that the agent attests to.
@@ -42,6 +44,11 @@ func (of Membership) check() error {
 		}
 	}
 	return nil
+}
+
+// Simulated reports whether the trust domain stands for no hardware, by its name.
+func (of Membership) Simulated() bool {
+	return strings.HasPrefix(of.TrustDomain.Name(), attested.SimulatedPrefix)
 }
 
 // member is the agent in one trust domain: whom it believes there, whose time that

@@ -24,6 +24,7 @@ func TestTrustDomainsThatCannotBeTogetherAreRefused(t *testing.T) {
 		"without a root":   {[]Membership{{TrustDomain: p.td, Server: p.address}}, "no bootstrap root"},
 		"another's root":   {[]Membership{{TrustDomain: p.td, Server: p.address, BootstrapRoots: s.bootstrap.roots(t)}}, "root is that of trust domain"},
 		"another's name":   {[]Membership{{TrustDomain: p.td, Server: p.address, BootstrapRoots: p.bootstrap.roots(t), Identities: []spiffeid.ID{spiffeid.RequireFromString(oursID)}}}, "not in the trust domain"},
+		"of hardware":      {[]Membership{{TrustDomain: spiffeid.RequireTrustDomainFromString("partner.example"), Server: p.address, BootstrapRoots: newAuthorityIn(t, "root", spiffeid.RequireTrustDomainFromString("partner.example")).roots(t)}}, "simulated"},
 		"no vsock address": {[]Membership{{TrustDomain: p.td, Server: "vsock:3", BootstrapRoots: p.bootstrap.roots(t)}}, "vsock:CID:PORT"},
 	} {
 		cfg := good

@@ -97,6 +97,7 @@ func TestEveryMistakeIsReportedWhereItIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	root(t, filepath.Join(dir, "partner.pem"), "partner.example.org")
+	root(t, filepath.Join(dir, "simulated.pem"), "simulated.example.org")
 	good := "trust_domain: attested.example.org\nserver: 10.0.0.1:8443\nbootstrap_roots: [root.pem]\n"
 	partnerItem := "  - trust_domain: partner.example.org\n    server: 10.0.0.2:8443\n    bootstrap_roots: [partner.pem]\n"
 	partner := "trust_domains:\n" + partnerItem
@@ -141,6 +142,7 @@ func TestEveryMistakeIsReportedWhereItIs(t *testing.T) {
 		{good + "key_residency: tpm\ntee: aws-nitro\n", "a.yaml:4:16: there is no TPM to keep keys in"},
 		{good + "log: {level: loud}\n", `a.yaml:4:14: unknown log level "loud"`},
 		{good + "trust_domains: [{trust_domain: attested.example.org, server: 10.0.0.2:8443, bootstrap_roots: [root.pem]}]\n", "a.yaml:4:32: the trust domain attested.example.org twice"},
+		{good + "trust_domains: [{trust_domain: simulated.example.org, server: 10.0.0.2:8443, bootstrap_roots: [simulated.pem]}]\n", "a.yaml:4:32: a simulated trust domain beside one that is not"},
 		{good + partner + partnerItem, "a.yaml:8:19: the trust domain partner.example.org twice"},
 		{good + "trust_domains:\n  - {server: 10.0.0.2:8443, bootstrap_roots: [partner.pem]}\n", "a.yaml:5:5: trust_domain is not the name of a trust domain: it is empty"},
 		{good + strings.Replace(partner, "10.0.0.2:8443", "10.0.0.2", 1), "a.yaml:6:13: server is not an address: missing port"},

@@ -60,6 +60,9 @@ func (v validator) membership(n *strictyaml.Node, c *TrustDomain) {
 		v.doc.Report(at("trust_domain"), "the trust domain "+td.Name()+" twice", "one server speaks for a trust domain; several of its servers share one address")
 	default:
 		of.TrustDomain = td
+		if first := v.s.Memberships; len(first) > 0 && !first[0].TrustDomain.IsZero() && first[0].Simulated() != of.Simulated() {
+			v.doc.Report(at("trust_domain"), "a simulated trust domain beside one that is not", "simulated ones stand for no hardware: run a second agent for them")
+		}
 		of.Identities = v.identities(c.Identities, td, item)
 	}
 	if n := len(c.Identities); n > attest.MaxKeys {
