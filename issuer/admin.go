@@ -3,8 +3,8 @@ package issuer
 import (
 	"context"
 	"errors"
-	"iter"
 	"fmt"
+	"iter"
 	"strconv"
 	"time"
 
@@ -156,6 +156,9 @@ func (a *admin) warnings() []string {
 		out = append(out, "the deny-list is not renewed: "+clip(p.err.Error(), 256))
 	}
 	out = append(out, a.publicWarnings()...)
+	if a.warn != nil {
+		out = append(out, a.warn(a.now())...)
+	}
 	return append(out, authority.Warnings...)
 }
 

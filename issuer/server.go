@@ -62,6 +62,9 @@ type Parts struct {
 	// Background runs as long as the server. Each returns nil after ctx ends; an
 	// error ends the server of this trust domain.
 	Background []func(ctx context.Context) error
+	// Warnings are what an operator should look at beside what the server finds
+	// itself: of parts that it does not know. Nil is nothing.
+	Warnings func(at time.Time) []string
 }
 
 // Listeners are what the service is reached through: the attestation service
@@ -104,6 +107,7 @@ type Server struct {
 
 	webCertificate atomic.Pointer[web.Certificate] // nil while none is served
 	background     []func(context.Context) error
+	warn           func(at time.Time) []string // may be nil
 	log            *slog.Logger
 	now            func() time.Time
 	version        string
@@ -175,7 +179,7 @@ func New(cfg config.Config, p Parts) (*Server, error) {
 	s := &Server{
 		td: td, id: id, cfg: cfg,
 		set: p.Set, policy: p.Policy, ledger: p.Ledger, ca: p.CA, metrics: p.Metrics, tpms: p.TPMs, log: p.Log, now: p.Now, version: p.Version,
-		tracing: p.Tracing, federation: p.Federation, events: p.Events, background: p.Background,
+		tracing: p.Tracing, federation: p.Federation, events: p.Events, background: p.Background, warn: p.Warnings,
 		challengeTTL: challengeTTL,
 		started:      p.Now(),
 		tls:          tlsConfig(p.CA.ServerCertificate),

@@ -55,7 +55,8 @@ func check(c *cobra.Command, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if _, err := newKDS(cfg); err != nil {
+	kds, err := newKDS(cfg)
+	if err != nil {
 		return err
 	}
 	log := logger(cfg, c.ErrOrStderr())
@@ -73,6 +74,15 @@ func check(c *cobra.Command, cfg *config.Config) error {
 	b := p.Current()
 	for _, w := range b.Lint(policy.LintOptions{At: time.Now()}) {
 		_, _ = fmt.Fprintf(c.ErrOrStderr(), "warning: %s", w.Render())
+	}
+	if kds == nil { // otherwise run fetches them
+		held, err := heldCRLs(cfg, log)
+		if err != nil {
+			return err
+		}
+		for _, w := range crlWarnings(cfg, b, held, time.Now()) {
+			cli.Warn(c.ErrOrStderr(), "%s", w)
+		}
 	}
 	_, err = fmt.Fprintf(c.OutOrStdout(), "ok: trust domain %s, of %s; policy %s with %s\n", cfg.TrustDomain, kind, b.Version(), cli.Count(len(b.Workloads()), "workload"))
 	return err

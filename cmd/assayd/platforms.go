@@ -117,11 +117,7 @@ func openCollateral(cfg *config.Config, policy *issuer.PolicyFile, log *slog.Log
 	if err != nil {
 		return nil, nil, err
 	}
-	dir := cfg.SEVSNP.Collateral
-	if dir == "" {
-		dir = filepath.Join(cfg.DataDir, "collateral")
-	}
-	cache, err := collateral.OpenCache(collateral.CacheConfig{Dir: dir, Roots: roots, Now: time.Now, Log: log})
+	cache, err := collateral.OpenCache(collateral.CacheConfig{Dir: collateralDir(cfg), Roots: roots, Now: time.Now, Log: log})
 	if err != nil {
 		return nil, nil, starting(err)
 	}
@@ -144,6 +140,14 @@ func openCollateral(cfg *config.Config, policy *issuer.PolicyFile, log *slog.Log
 		return nil, nil, starting(errors.Join(err, cache.Close()))
 	}
 	return source, cache, nil
+}
+
+// collateralDir is the directory of the collateral cache.
+func collateralDir(cfg *config.Config) string {
+	if cfg.SEVSNP.Collateral != "" {
+		return cfg.SEVSNP.Collateral
+	}
+	return filepath.Join(cfg.DataDir, "collateral")
 }
 
 // newKDS is the KDS that the configuration asks for, or nil. It opens no

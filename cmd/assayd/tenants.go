@@ -101,7 +101,7 @@ func (p *process) openTenant(ctx context.Context, cfg *config.Config) (_ *tenant
 	t.server, err = issuer.New(*cfg, issuer.Parts{
 		Set: tees.set, Policy: t.policy, Ledger: t.data.ledger, CA: t.data.ca, Store: t.data.store,
 		Metrics: metrics, TPMs: registry, Log: log, Now: time.Now, Version: cli.Version(), Tracing: p.tracing, Events: t.data.events(cfg, log),
-		Federation: federations, Background: t.background(),
+		Federation: federations, Background: t.background(), Warnings: t.warnings,
 	})
 	if err != nil {
 		return nil, starting(err)
@@ -120,6 +120,11 @@ func (p *process) openTenant(ctx context.Context, cfg *config.Config) (_ *tenant
 	}
 	for _, w := range authority.Warnings {
 		log.WarnContext(ctx, "authority", "warning", w)
+	}
+	if fetched, _ := newKDS(cfg); fetched == nil { // otherwise it is on its way
+		for _, w := range t.warnings(time.Now()) {
+			log.WarnContext(ctx, "collateral", "warning", w)
+		}
 	}
 	return t, nil
 }

@@ -40,6 +40,17 @@ type Stats struct {
 // CRLInfo are the dates of a CRL that is held.
 type CRLInfo struct{ ThisUpdate, NextUpdate, Checked time.Time }
 
+// CRLs are the CRLs that are held, by "milan vcek".
+func (c *Cache) CRLs() map[string]CRLInfo {
+	out := make(map[string]CRLInfo)
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for at, o := range c.crls {
+		out[at.String()] = CRLInfo{o.NotBefore, o.NotAfter, c.checked[at]}
+	}
+	return out
+}
+
 // Stats returns the counters.
 func (s *Source) Stats() Stats {
 	c := s.cache
@@ -49,15 +60,12 @@ func (s *Source) Stats() Stats {
 		Refused: s.refused.Load(), Fetched: s.fetched.Load(), FetchFailures: s.fetchFailed.Load(),
 		Refreshed: s.refreshed.Load(), RefreshFailed: s.refreshFailed.Load(),
 		Foreign: int(c.foreign.Load()),
-		CRLs:    make(map[string]CRLInfo),
 	}
 	out.InMemory, out.MemoryBytes = c.hot.Len(), c.hot.Weight()
 	c.mu.RLock()
 	out.Endorsements = c.entries
-	for at, o := range c.crls {
-		out.CRLs[at.String()] = CRLInfo{o.NotBefore, o.NotAfter, c.checked[at]}
-	}
 	c.mu.RUnlock()
+	out.CRLs = c.CRLs()
 	if k := s.kds; k != nil {
 		out.Pause = k.pause()
 		k.mu.Lock()
