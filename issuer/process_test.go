@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/assay-project/assay/internal/prebuilt"
 	"github.com/assay-project/assay/issuer/ca"
 	"github.com/assay-project/assay/issuer/ledger"
 	"github.com/assay-project/assay/issuer/store"
@@ -80,13 +81,7 @@ var binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	removeAtEnd(dir)
-	path := filepath.Join(dir, "assayd")
-	build := exec.Command("go", "build", "-o", path, "../cmd/assayd")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
-	}
-	return path, nil
+	return filepath.Join(dir, "assayd"), prebuilt.Into(dir, "..", "assayd")
 })
 
 func (p *process) data() string { return filepath.Join(p.dir, "data") }

@@ -15,7 +15,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -26,6 +25,7 @@ import (
 
 	agent "github.com/assay-project/assay/enclave-agent"
 	"github.com/assay-project/assay/enclave-agent/files"
+	"github.com/assay-project/assay/internal/prebuilt"
 	simnitro "github.com/assay-project/assay/simulators/nitro"
 	simsnp "github.com/assay-project/assay/simulators/sevsnp"
 	simtpm "github.com/assay-project/assay/simulators/tpm"
@@ -76,11 +76,7 @@ func binaries(t *testing.T) (dir string) {
 		if built.dir, built.err = os.MkdirTemp("", "bin"); built.err != nil {
 			return
 		}
-		const module = "github.com/assay-project/assay/"
-		build := exec.Command("go", "build", "-o", built.dir, module+"cmd/assayd", module+"cmd/teesim")
-		if out, err := build.CombinedOutput(); err != nil {
-			built.err = fmt.Errorf("go build: %w\n%s", err, out)
-		}
+		built.err = prebuilt.Into(built.dir, "../..", "assayd", "teesim")
 	})
 	if built.err != nil {
 		t.Fatal(built.err)

@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/assay-project/assay/internal/prebuilt"
 )
 
 // binaries are assayd and what its tests need, built from the module that this
@@ -28,13 +30,7 @@ var binaries = sync.OnceValues(func() (dir string, err error) {
 		return "", err
 	}
 	built = dir
-	build := exec.Command("go", "build", "-o", dir+"/", "./cmd/assayd", "./cmd/assay", "./cmd/assay-agent", "./cmd/teesim")
-	build.Dir = "../.."
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return dir, fmt.Errorf("%w\n%s", err, out)
-	}
-	return dir, nil
+	return dir, prebuilt.Into(dir, "../..")
 })
 
 // built is their directory, once there is one; TestMain removes it.

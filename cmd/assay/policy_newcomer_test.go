@@ -13,6 +13,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/assay-project/assay/internal/prebuilt"
 	"github.com/assay-project/assay/policy/measure/eif"
 	simnitro "github.com/assay-project/assay/simulators/nitro"
 )
@@ -24,12 +25,7 @@ var enclaveBinaries = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	build := exec.Command("go", "build", "-o", dir+"/", "../assay-agent", "../teesim")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
-	}
-	return dir, nil
+	return dir, prebuilt.Into(dir, "../..", "assay-agent", "teesim")
 })
 
 // sessionRole is the role under which the session's enclaves are launched.

@@ -22,6 +22,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/assay-project/assay/internal/attestedtest"
+	"github.com/assay-project/assay/internal/prebuilt"
 	"github.com/assay-project/assay/issuer/ca"
 	"github.com/assay-project/assay/issuer/keys"
 	"github.com/assay-project/assay/issuer/ledger"
@@ -281,11 +282,7 @@ func replayAssayd(t *testing.T) string {
 	if exists(binary) {
 		return binary
 	}
-	binary = filepath.Join(t.TempDir(), "assayd")
-	build := exec.Command("go", "build", "-o", binary, "../assayd")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	return binary
+	dir := t.TempDir()
+	check(t, prebuilt.Into(dir, "../..", "assayd"))
+	return filepath.Join(dir, "assayd")
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/assay-project/assay/internal/attestedtest"
+	"github.com/assay-project/assay/internal/prebuilt"
 )
 
 // assaydBinary builds the server once for all sessions.
@@ -23,13 +24,7 @@ var assaydBinary = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "assayd")
-	build := exec.Command("go", "build", "-o", path, "../assayd")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
-	}
-	return path, nil
+	return filepath.Join(dir, "assayd"), prebuilt.Into(dir, "../..", "assayd")
 })
 
 // TestPolicySessionsWithAServer runs the scripts in testdata/policyserver: an

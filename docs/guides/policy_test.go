@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/assay-project/assay/internal/prebuilt"
 	"github.com/assay-project/assay/internal/strictyaml"
 	"github.com/assay-project/assay/policy"
 )
@@ -127,10 +128,8 @@ func TestEveryCommandOfThePolicyGuideWorks(t *testing.T) {
 	}
 	dir := shortTempDir(t)
 	bin := filepath.Join(dir, "bin")
-	build := exec.Command("go", "build", "-o", bin+"/", "../../cmd/assayd", "../../cmd/assay-agent", "../../cmd/assay", "../../cmd/teesim")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := prebuilt.Into(bin, "../.."); err != nil {
+		t.Fatal(err)
 	}
 	self, err := os.Executable()
 	if err != nil {

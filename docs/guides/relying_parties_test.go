@@ -16,6 +16,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 
+	"github.com/assay-project/assay/internal/prebuilt"
 	"github.com/assay-project/assay/svid"
 	"github.com/assay-project/assay/svid/svidtest"
 )
@@ -35,10 +36,8 @@ func TestTheGuideForRelyingPartiesWorks(t *testing.T) {
 	if err := os.Mkdir(src, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	build := exec.Command("go", "build", "-o", bin+"/", "../../cmd/assay")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := prebuilt.Into(bin, "../..", "assay"); err != nil {
+		t.Fatal(err)
 	}
 	authority := svidtest.New(t, "attested.example.org")
 	root, err := svid.MarshalVerifierRoot(authority.VerifierRoot())

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/assay-project/assay/internal/prebuilt"
 )
 
 // upstream is a server below a CA, and a simulated enclave that it serves.
@@ -32,10 +34,8 @@ const (
 
 func TestTheUpstreamGuide(t *testing.T) {
 	bin := shortTempDir(t)
-	build := exec.Command("go", "build", "-o", bin+"/", "../../cmd/assayd", "../../cmd/assay-agent", "../../cmd/assay", "../../cmd/teesim")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := prebuilt.Into(bin, "../.."); err != nil {
+		t.Fatal(err)
 	}
 	t.Run("files make intermediates of a dedicated root", func(t *testing.T) { filesMakeIntermediates(newUpstream(t, bin)) })
 	t.Run("a request is carried there and back", func(t *testing.T) { aRequestIsCarried(newUpstream(t, bin)) })

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/assay-project/assay/internal/fleet"
+	"github.com/assay-project/assay/internal/prebuilt"
 )
 
 var (
@@ -23,7 +24,8 @@ var (
 		if err := unpack(source); err != nil {
 			return "", err
 		}
-		return fleet.BuildInto(source, filepath.Join(shared, "old"))
+		into := filepath.Join(shared, "old")
+		return fleet.Binaries(into), prebuilt.Build(into, source)
 	})
 )
 

@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/assay-project/assay/internal/prebuilt"
 	"github.com/assay-project/assay/issuer/store/postgres/postgrestest"
 	simnitro "github.com/assay-project/assay/simulators/nitro"
 	"github.com/assay-project/assay/svid"
@@ -55,10 +56,8 @@ func (r *run) setUp(ctx context.Context) error {
 	if r.Binaries == "" {
 		r.say("building assayd and assay")
 		r.Binaries = r.path("bin")
-		build := exec.CommandContext(ctx, "go", "build", "-o", r.Binaries+string(filepath.Separator), "./cmd/assayd", "./cmd/assay")
-		build.Dir, build.Env = r.Module, append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			return fmt.Errorf("go build: %w\n%s", err, out)
+		if err := prebuilt.Into(r.Binaries, r.Module, "assayd", "assay"); err != nil {
+			return err
 		}
 	}
 	hardware, err := simnitro.NewAuthority(simnitro.AuthorityOptions{})
