@@ -31,6 +31,8 @@ import (
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/assay-project/assay/internal/fleet"
 )
 
 // realEnvoy is the Envoy of this machine.
@@ -92,12 +94,7 @@ func guideConfiguration(t *testing.T) string {
 // port is one of the loopback that nobody listens on.
 func port(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	_, p, err := net.SplitHostPort(l.Addr().String())
+	_, p, err := net.SplitHostPort(fleet.FreePort(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +22,7 @@ import (
 	"time"
 
 	"github.com/assay-project/assay/enclave-agent/files"
+	"github.com/assay-project/assay/internal/fleet"
 )
 
 // site is a server and a simulated enclave, as processes.
@@ -91,14 +91,7 @@ func newSite(t *testing.T) *site {
 	if !files.InMemory(s.memory) {
 		t.Fatalf("these tests need a tmpfs on %s", tmpfs)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	addr := fleet.FreePort(t)
 	s.write("root.pem", s.tool("teesim", "nitro", "root", "--authority", s.path("hardware")))
 	s.tool("assayd", "init", "--trust-domain", "simulated.example.org", "--simulated-root", s.path("root.pem"), "--data-dir", s.path("server"))
 	conf, err := os.ReadFile(s.path("server/assayd.yaml"))

@@ -6,13 +6,16 @@ package fleet
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,8 +24,6 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
-
-	"github.com/assay-project/assay/internal/prebuilt"
 )
 
 // TrustDomain is the one that an office serves, unless it was made for another.
@@ -35,8 +36,8 @@ type Binaries string
 
 func (b Binaries) path(name string) string { return filepath.Join(string(b), name) }
 
-// Build makes the binaries of this module, whose root is dir, in a directory that
-// lasts as long as the test.
+// Build builds the binaries of the module in dir into a directory that lasts as
+// long as the test.
 func Build(t testing.TB, dir string) Binaries {
 	t.Helper()
 	out, err := BuildInto(dir, t.TempDir())
@@ -48,7 +49,13 @@ func Build(t testing.TB, dir string) Binaries {
 
 // BuildInto is Build for a directory that tests share.
 func BuildInto(dir, into string) (Binaries, error) {
-	return Binaries(into), prebuilt.Into(into, dir)
+	c := exec.Command("go", "build", "-o", into+string(filepath.Separator), "./cmd/assayd", "./cmd/assay-agent", "./cmd/assay", "./cmd/teesim")
+	c.Dir = dir
+	c.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly")
+	if out, err := c.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build in %s: %w\n%s", dir, err, out)
+	}
+	return Binaries(into), nil
 }
 
 // Office is a server with its data directory, and the hardware that its policy
@@ -399,15 +406,39 @@ func FreePort(t testing.TB) string {
 	return freePort(t)
 }
 
-// freePort is an address that nobody listens on.
+// given are the ports that this process gave out.
+var given sync.Map
+
+// freePort is an address that nobody listens on. It is none that the kernel would
+// choose: it gives those to whoever connects somewhere, too, and before a server has
+// started somebody does.
 func freePort(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const lowest = 10240
+	chosen := 32768 // by the kernel: from here on (ip(7), ip_local_port_range)
+	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
+		_, _ = fmt.Sscan(string(b), &chosen)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	for range 1000 {
+		port := 0
+		if chosen > lowest+1000 {
+			n, err := rand.Int(rand.Reader, big.NewInt(int64(chosen-lowest)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			port = lowest + int(n.Int64())
+		}
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err != nil {
+			continue
+		}
+		_ = l.Close()
+		if _, twice := given.LoadOrStore(l.Addr().String(), true); !twice {
+			return l.Addr().String()
+		}
+	}
+	t.Fatal("no port is free")
+	return ""
 }
 
 // Reload sends SIGHUP: a server reads its policy again.
