@@ -78,11 +78,11 @@ type Processes struct {
 
 // Kubelet is the node's kubelet.
 type Kubelet struct {
-	// The address of its API.
+	// The address of the API of the node's kubelet, for selectors of the kind `k8s`. Without `processes.kubelet` no process matches them.
 	URL string `yaml:"url"`
 	// A PEM file with the authorities of its serving certificate, or that certificate itself. Required: what answers there is believed, and is sent the token.
 	CA string `yaml:"ca"`
-	// A file with the bearer token of a service account that may read `nodes/proxy`. It is read for each question.
+	// A file with the bearer token of a service account that may read `nodes/proxy`, in a pod `/var/run/secrets/kubernetes.io/serviceaccount/token`. It is read for each question. Empty: no token is sent, and kubelets refuse that unless they are told not to.
 	Token string `yaml:"token"`
 }
 

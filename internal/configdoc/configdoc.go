@@ -53,7 +53,8 @@ func Markdown(dir string, defaults any) ([]byte, error) {
 }
 
 // Keys returns every key in the order of the struct. A field without a yaml
-// tag or without a comment is an error: it could not be documented.
+// tag or without a comment is an error: it could not be documented. So is a nil
+// pointer to a struct, for its keys would be left out: give it its defaults.
 func Keys(dir string, defaults any) ([]Key, error) {
 	docs, err := comments(dir)
 	if err != nil {
@@ -100,6 +101,9 @@ func walk(out []Key, prefix string, v reflect.Value, docs map[string]string) ([]
 				return nil, err
 			}
 			continue
+		}
+		if t := typeName(f.Type); t == "mapping" {
+			return nil, fmt.Errorf("configdoc: %s.%s is nil: its keys would be missing from the page", v.Type().Name(), f.Name)
 		}
 		out = append(out, Key{Name: name, Type: typeName(f.Type), Default: text(fv), Doc: doc})
 	}

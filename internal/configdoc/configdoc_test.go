@@ -3,6 +3,7 @@ package configdoc
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,6 +74,23 @@ func TestThePageHoldsEveryKeyWithItsTypeDefaultAndComment(t *testing.T) {
 func TestAFieldWithoutACommentIsRefused(t *testing.T) {
 	if _, err := Markdown(dirWith(t, "package x\ntype Sample struct{ Listen string }\n"), Sample{}); err == nil {
 		t.Error("an undocumented field was accepted")
+	}
+}
+
+func TestAMappingThatIsOffByDefaultIsRefusedUntilItsKeysAreShown(t *testing.T) {
+	type Sub struct {
+		Key string `yaml:"key"`
+	}
+	type Sample struct {
+		Sub *Sub `yaml:"sub"`
+	}
+	dir := dirWith(t, "package x\ntype Sub struct{\n// A key.\nKey string }\ntype Sample struct{\n// A mapping.\nSub *Sub }\n")
+	if page, err := Markdown(dir, Sample{}); err == nil {
+		t.Errorf("the keys of a nil mapping are left out:\n%s", page)
+	}
+	page, err := Markdown(dir, Sample{Sub: &Sub{}})
+	if err != nil || !strings.Contains(string(page), "| `sub.key` |") {
+		t.Errorf("got %v:\n%s", err, page)
 	}
 }
 

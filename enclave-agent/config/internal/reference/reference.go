@@ -7,6 +7,7 @@ import (
 
 	agent "github.com/assay-project/assay/enclave-agent"
 	"github.com/assay-project/assay/enclave-agent/config"
+	"github.com/assay-project/assay/enclave-agent/process"
 	"github.com/assay-project/assay/internal/configdoc"
 )
 
@@ -29,7 +30,8 @@ believes. See the [guide](../guides/agent.md).
 // Page returns the page; dir is the directory of package config's source.
 func Page(dir string) ([]byte, error) {
 	c := config.Default()
-	c.SNP.FetchVCEK = &config.FetchVCEK{KDS: agent.AMDKDS} // off by default: its comment says so
+	c.SNP.FetchVCEK = &config.FetchVCEK{KDS: agent.AMDKDS}             // off by default: its comment says so
+	c.Processes.Kubelet = &config.Kubelet{URL: process.DefaultKubelet} // likewise
 	table, err := configdoc.Markdown(dir, c)
 	if err != nil {
 		return nil, err
