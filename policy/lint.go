@@ -14,6 +14,7 @@ func (p *parser) lint(w *workload) {
 	}
 	w.tee.lint(w, p)
 	p.lintSelectors(w)
+	p.lintAnyUser(w)
 	p.lintHints(w)
 	p.lintLauncher(w)
 	p.lintLifetime(w)
@@ -30,6 +31,25 @@ func (p *parser) lintSelectors(w *workload) {
 	p.warn(w.identities[i].at, CodeEvidenceOracle, fmt.Sprintf("workload %s tells processes apart: one that can ask for evidence itself gets all of its identities", w.name),
 		fmt.Sprintf("see that nobody but the agent can open %s in the image, then say silence: [%s]", w.tee.device, CodeEvidenceOracle))
 }
+
+// lintAnyUser: a path or a digest tells which program a process runs, and everybody
+// may run that: with an interpreter, a preloaded library or a debugger it does what
+// its user wants. What separates processes is their user, group, unit or container;
+// path and digest narrow that down.
+func (p *parser) lintAnyUser(w *workload) {
+	if !w.mayGrant() {
+		return
+	}
+	for _, id := range w.identities {
+		if len(id.selectors) > 0 && !slices.ContainsFunc(id.selectors, Selector.separates) {
+			p.warn(id.at, CodeAnyUser, fmt.Sprintf("workload %s: any user of the environment can run the program that gets this identity, and make it do what he likes", w.name),
+				"add whose process it must be: unix: {uid: 1000}, a group, a systemd unit, a container or a pod")
+		}
+	}
+}
+
+// separates reports whether not everybody can start a process that shows it.
+func (s Selector) separates() bool { return s.Type != SelectorPath && s.Type != SelectorSHA256 }
 
 // lintLauncher: a workload without an ownership predicate that matches what its
 // launcher chose.

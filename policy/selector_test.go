@@ -109,3 +109,47 @@ func TestMistakesInSelectorsAreErrors(t *testing.T) {
 		}
 	}
 }
+
+// A path and a digest say which program a process runs. Everybody may run it.
+func TestAProgramThatEverybodyCanRunIsNobodys(t *testing.T) {
+	digest := strings.Repeat("ab", 32)
+	for selectors, want := range map[string]int{
+		"{unix: {path: /usr/bin/api}}":                                   1,
+		"{unix: {sha256: " + digest + "}}":                               1,
+		"{unix: {path: /usr/bin/api, sha256: " + digest + "}}":           1,
+		"{unix: {path: /usr/bin/api, uid: 0}}":                           0,
+		"{unix: {path: /usr/bin/api, gid: 7}}":                           0,
+		"{unix: {sha256: " + digest + ", supplementary_gids: [7]}}":      0,
+		"{unix: {path: /usr/bin/api}, systemd: {unit: api.service}}":     0,
+		"{unix: {path: /usr/bin/api}, docker: {name: api}}":              0,
+		"{unix: {path: /usr/bin/api}, docker: {labels: {app: api}}}":     0,
+		"{unix: {path: /usr/bin/api}, k8s: {namespace: shop}}":           0,
+		"{unix: {path: /usr/bin/api}, k8s: {namespace: shop, pod: api}}": 0,
+		"{unix: {uid: 1000}}":                                            0,
+	} {
+		src := change(t, base, "    match:", "    silence: [evidence-oracle]\n    match:", "x509_ttl: 1h", "selectors: "+selectors)
+		got := parse(t, src).Warnings()
+		if len(got) != want || want == 1 && got[0].Code != string(policy.CodeAnyUser) {
+			t.Errorf("%s: want %d, got:\n%s", selectors, want, got.Render())
+		}
+		for _, s := range [][2]string{
+			{"[evidence-oracle]", "[evidence-oracle, selector-any-user]"},
+			{"mode: enforce\n    silence: [evidence-oracle]", "mode: audit"},
+		} {
+			if want == 0 && strings.Contains(s[1], "any-user") {
+				continue
+			}
+			if got := parse(t, change(t, src, s[0], s[1])).Warnings(); len(got) != 0 {
+				t.Errorf("%s, %s: still:\n%s", selectors, s[1], got.Render())
+			}
+		}
+	}
+	// Each identity is told of by itself.
+	two := change(t, base, "    match:", "    silence: [evidence-oracle]\n    match:", "x509_ttl: 1h", `selectors: {unix: {uid: 7}}
+      - {spiffe_id: "spiffe://{td}/b", selectors: {unix: {path: /b}}}
+      - {spiffe_id: "spiffe://{td}/c", selectors: {unix: {path: /c}}}
+      - {spiffe_id: "spiffe://{td}/d"}`)
+	if got := parse(t, two).Warnings(); len(got) != 2 || got[0].Line != 20 || got[1].Line != 21 {
+		t.Errorf("got:\n%s", got.Render())
+	}
+}

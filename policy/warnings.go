@@ -19,6 +19,7 @@ const (
 	CodeMigrationAllowed   Code = "migration-allowed"
 	CodeLauncherData       Code = "launcher-data-as-ownership"
 	CodeEvidenceOracle     Code = "evidence-oracle"
+	CodeAnyUser            Code = "selector-any-user"
 	CodeNoImage            Code = "no-image"
 	CodeNoFloor            Code = "no-tcb-floor"
 	CodeUnreachable        Code = "unreachable"
@@ -47,6 +48,7 @@ var codes = []CodeInfo{
 	{CodeMigrationAllowed, "guests that a migration agent may take over match"},
 	{CodeLauncherData, "a value that whoever launches the environment chooses or can repeat is treated as if it told whose environment it is"},
 	{CodeEvidenceOracle, "software that should not can probably have evidence made over data of its choice"},
+	{CodeAnyUser, "an identity goes to whoever runs a program, and every user can"},
 	{CodeNoImage, "the workload pins no image: any code of the same owner matches"},
 	{CodeNoFloor, "firmware with known holes matches"},
 	{CodeUnreachable, "the workload can never match, or no longer"},

@@ -32,10 +32,12 @@ func provocations(t *testing.T) map[policy.Code]provocation {
 `
 	later := policy.LintOptions{At: time.Date(2027, 2, 1, 0, 0, 0, 0, time.UTC)}
 	return map[policy.Code]provocation{
-		policy.CodeDebugAllowed:       {src: ch(base, "      pcr0: {in: images}\n", "      debug: {eq: true}\n      pcr8: {in: images}\n"), at: "10:11", from: workload},
-		policy.CodeMigrationAllowed:   {src: ch(snpBase, "    match:\n", "    match:\n      policy.migrate_ma: {eq: true}\n"), at: "8:11", from: 8},
-		policy.CodeLauncherData:       {src: ch(base, references, "references:\n  images: {dedicated: true, values: [\"$41$\"]}\n"), at: "12:18", from: 8},
-		policy.CodeEvidenceOracle:     {src: ch(base, "x509_ttl: 1h", "selectors: {unix: {uid: 1000}}"), at: "18:9", from: workload},
+		policy.CodeDebugAllowed:     {src: ch(base, "      pcr0: {in: images}\n", "      debug: {eq: true}\n      pcr8: {in: images}\n"), at: "10:11", from: workload},
+		policy.CodeMigrationAllowed: {src: ch(snpBase, "    match:\n", "    match:\n      policy.migrate_ma: {eq: true}\n"), at: "8:11", from: 8},
+		policy.CodeLauncherData:     {src: ch(base, references, "references:\n  images: {dedicated: true, values: [\"$41$\"]}\n"), at: "12:18", from: 8},
+		policy.CodeEvidenceOracle:   {src: ch(base, "x509_ttl: 1h", "selectors: {unix: {uid: 1000}}"), at: "18:9", from: workload},
+		// Selectors without evidence-oracle: TestAProgramThatEverybodyCanRunIsNobodys silences it for a workload.
+		policy.CodeAnyUser:            {src: ch(base, "    match:", "    silence: [evidence-oracle]\n    match:", "x509_ttl: 1h", "selectors: {unix: {path: /usr/bin/api}}"), at: "19:9"},
 		policy.CodeNoImage:            {src: ch(base, "      pcr0: {in: images}\n", "      pcr5: {in: images}\n"), at: "10:11", from: workload},
 		policy.CodeNoFloor:            {src: ch(snpBase, "reported_tcb:", "current_tcb:"), at: "8:11", from: 8},
 		policy.CodeUnreachable:        {src: ch(base, "{in: images}", `{in: [{value: "$a$", not_after: 2027-01-01T00:00:00Z}]}`, `{eq: "$role$"}`, `{in: [{value: "$role$", not_before: 2027-01-01T00:00:01Z}]}`, references, ""), at: "6:11", from: 6},
