@@ -43,7 +43,7 @@ func Into(dir, module string, commands ...string) error {
 	}
 	// Another process writes them: a file that this one has open for writing, as a
 	// child of another test would too for a moment, can't be run.
-	if out, err := exec.Command("cp", append(args, dir)...).CombinedOutput(); err != nil { //nolint:gosec // a test's own files
+	if out, err := exec.Command("cp", append(args, dir)...).CombinedOutput(); err != nil {
 		return fmt.Errorf("copying commands: %w\n%s", err, out)
 	}
 	return nil
@@ -60,7 +60,7 @@ func Build(dir, module string, commands ...string) error {
 	for _, c := range commands {
 		args = append(args, "./cmd/"+c)
 	}
-	c := exec.Command("go", args...) //nolint:gosec // a test's own
+	c := exec.Command("go", args...)
 	c.Dir = module
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := c.CombinedOutput(); err != nil {
