@@ -24,6 +24,8 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
+
+	"github.com/assay-project/assay/internal/prebuilt"
 )
 
 // TrustDomain is the one that an office serves, unless it was made for another.
@@ -36,8 +38,8 @@ type Binaries string
 
 func (b Binaries) path(name string) string { return filepath.Join(string(b), name) }
 
-// Build builds the binaries of the module in dir into a directory that lasts as
-// long as the test.
+// Build makes the binaries of this module, whose root is dir, in a directory that
+// lasts as long as the test.
 func Build(t testing.TB, dir string) Binaries {
 	t.Helper()
 	out, err := BuildInto(dir, t.TempDir())
@@ -49,13 +51,7 @@ func Build(t testing.TB, dir string) Binaries {
 
 // BuildInto is Build for a directory that tests share.
 func BuildInto(dir, into string) (Binaries, error) {
-	c := exec.Command("go", "build", "-o", into+string(filepath.Separator), "./cmd/assayd", "./cmd/assay-agent", "./cmd/assay", "./cmd/teesim")
-	c.Dir = dir
-	c.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly")
-	if out, err := c.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build in %s: %w\n%s", dir, err, out)
-	}
-	return Binaries(into), nil
+	return Binaries(into), prebuilt.Into(into, dir)
 }
 
 // Office is a server with its data directory, and the hardware that its policy
