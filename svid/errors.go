@@ -10,12 +10,12 @@ import (
 
 // fail builds the error of one named check.
 func fail(kind attest.Kind, check, format string, args ...any) *attest.Error {
-	return &attest.Error{Kind: kind, Check: check, Err: fmt.Errorf(format, args...)}
+	return &attest.Error{Kind: kind, Check: check, Err: fmt.Errorf(format, args...), Hint: hintFor(check)}
 }
 
 // mismatch is fail with what would have passed and what was found.
 func mismatch(kind attest.Kind, check, what, expected, got string) *attest.Error {
-	return &attest.Error{Kind: kind, Check: check, Err: errors.New(what), Expected: expected, Got: clip(got)}
+	return &attest.Error{Kind: kind, Check: check, Err: errors.New(what), Expected: expected, Got: clip(got), Hint: hintFor(check)}
 }
 
 // renamed gives the check of an error another prefix.

@@ -2,6 +2,7 @@ package svid
 
 import (
 	"crypto/tls"
+	"reflect"
 	"strings"
 	"time"
 
@@ -43,10 +44,10 @@ func (g *Gate) Admit(cs *tls.ConnectionState, authorization []string) (*Attested
 	if g.Source != nil && cs != nil && len(cs.PeerCertificates) > 0 {
 		return FromConnectionState(*cs, g.Source, at, g.Require...)
 	}
-	if g.Tokens == nil || len(authorization) == 0 {
+	if !g.TakesTokens() || len(authorization) == 0 {
 		err := fail(attest.Untrusted, "credential", "the peer shows no SVID")
 		switch {
-		case g.Source != nil && g.Tokens != nil:
+		case g.Source != nil && g.TakesTokens():
 			err.Hint = "a client certificate, or a JWT-SVID in the header Authorization: Bearer …"
 		case g.Source != nil:
 			err.Hint = "a client certificate is wanted: an attested X.509-SVID"
@@ -60,6 +61,16 @@ func (g *Gate) Admit(cs *tls.ConnectionState, authorization []string) (*Attested
 		return nil, fail(attest.Malformed, "token_scheme", "want one Authorization header of the form Bearer TOKEN")
 	}
 	return verifyJWT(token, g.Tokens, g.Audience, at, g.Require, func(td spiffeid.TrustDomain) error { return g.believes(td, at) })
+}
+
+// TakesTokens reports whether JWT-SVIDs are taken. A nil pointer is no source: that
+// of an option that is not set, say.
+func (g *Gate) TakesTokens() bool {
+	if g.Tokens == nil {
+		return false
+	}
+	v := reflect.ValueOf(g.Tokens)
+	return v.Kind() != reflect.Pointer || !v.IsNil()
 }
 
 // believes checks that this gate believes what tokens of a trust domain say of
@@ -76,7 +87,7 @@ func (g *Gate) believes(td spiffeid.TrustDomain, at time.Time) error {
 // certificate that is shown must hold either way.
 func (g *Gate) ServerTLS(own x509svid.Source) *tls.Config {
 	cfg := TLS{Own: own, Source: g.Source, Require: g.Require, Now: g.Now}.Server()
-	if g.Tokens == nil {
+	if !g.TakesTokens() {
 		return cfg
 	}
 	cfg.ClientAuth = tls.RequestClientCert
@@ -102,7 +113,7 @@ func (g *Gate) Again(a *Attested) error {
 	at := g.now()
 	switch {
 	case a == nil:
-	case a.Token != nil && g.Tokens != nil:
+	case a.Token != nil && g.TakesTokens():
 		if err := a.Token.trusted(g.Tokens); err != nil {
 			return err
 		}
@@ -115,6 +126,10 @@ func (g *Gate) Again(a *Attested) error {
 	}
 	return a.Check(at, g.Require...)
 }
+
+// Left is how long a peer that was admitted can go on passing at the most: see
+// [Attested.Until].
+func (g *Gate) Left(a *Attested) time.Duration { return a.Until(g.Require...).Sub(g.now()) }
 
 func (g *Gate) now() time.Time {
 	if g.Now != nil {

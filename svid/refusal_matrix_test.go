@@ -194,9 +194,6 @@ func ends() []end {
 			return g.ServerTLS(l.own)
 		}},
 		{"svidhttp.Gate", true, func(_ *testing.T, l *refusals) *tls.Config { return (&svidhttp.Gate{Gate: l.gate()}).TLS(l.own) }},
-		{"svidhttp.Transport", false, func(_ *testing.T, l *refusals) *tls.Config {
-			return svidhttp.Transport(l.own, l.authority.Source(), l.require...).TLSClientConfig
-		}},
 	}
 }
 
@@ -249,11 +246,42 @@ func TestEachRefusalOnFreshAndOnResumedSessions(t *testing.T) {
 				}
 				err, resumed = e.meet(t, strict, bad)
 				w.expect(t, err)
-				if resumed == w.once {
+				// A server does not take up the session of a client that it would refuse.
+				if taken := !w.once && (!e.server || w.check == ""); resumed != taken {
 					t.Fatalf("resumed: %t; the test shows something else than it says", resumed)
 				}
 			})
 		}
+	}
+}
+
+func TestEachRefusalThroughTheTransport(t *testing.T) {
+	for _, w := range matrix() {
+		t.Run(w.name, func(t *testing.T) {
+			l := newRefusals(t, w)
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			asked := false
+			s := &http.Server{
+				TLSConfig: showing(w.mint(t, l)), ReadHeaderTimeout: time.Minute,
+				Handler:  http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }),
+				ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError),
+			}
+			go func() { _ = s.ServeTLS(listener, "", "") }()
+			defer func() { _ = s.Close() }()
+			c := &http.Client{Transport: svidhttp.Transport(l.own, l.authority.Source(), l.require...)}
+			defer c.CloseIdleConnections()
+			resp, err := c.Get("https://" + listener.Addr().String()) //nolint:noctx // a test's
+			if err == nil {
+				_ = resp.Body.Close()
+			}
+			w.expect(t, err)
+			if asked != (w.check == "") {
+				t.Errorf("the server was asked: %t", asked)
+			}
+		})
 	}
 }
 

@@ -17,10 +17,11 @@ import (
 // Requirement is satisfied by nothing.
 type Requirement struct {
 	check     func(a *Attested, at time.Time) error
-	tier      bool // it speaks of the status
-	simulated bool // it accepts simulation
-	domain    bool // it names the trust domains that may pass
-	anyID     bool // it says that every name may
+	tier      bool           // it speaks of the status
+	simulated bool           // it accepts simulation
+	domain    bool           // it names the trust domains that may pass
+	anyID     bool           // it says that every name may
+	maxAge    *time.Duration // of the evidence
 }
 
 // satisfies runs every requirement, and the two that are always there.
@@ -165,7 +166,9 @@ func oneOf(values []attest.Bytes) string {
 func MinTier(least Tier) Requirement {
 	return Requirement{tier: true, check: func(a *Attested, _ time.Time) error {
 		if !a.Result.Status.AtLeast(least) {
-			return mismatch(attest.Denied, "tier", "the status is not good enough", least.String()+" or better", fmt.Sprintf("%s %s", a.Result.Status, reasons(a.Result.Vector, least)))
+			err := mismatch(attest.Denied, "tier", "the status is not good enough", least.String()+" or better", "")
+			err.Got = fmt.Sprintf("%s %s", a.Result.Status, reasons(a.Result.Vector, least)) // our words: whole
+			return err
 		}
 		return nil
 	}}
@@ -176,10 +179,10 @@ func reasons(v Vector, least Tier) string {
 	var s []string
 	for i, c := range v {
 		if t := c.Tier(); t != None && !t.AtLeast(least) {
-			s = append(s, fmt.Sprintf("%s %d", Aspect(i), c))
+			s = append(s, fmt.Sprintf("%s %d: %s", Aspect(i), c, c.Meaning(Aspect(i))))
 		}
 	}
-	return "(" + strings.Join(s, ", ") + ")"
+	return "(" + strings.Join(s, "; ") + ")"
 }
 
 // MinAspect demands that one entry of the vector is of this tier or a better
@@ -204,7 +207,7 @@ func Owned() Requirement { return MinAspect(InstanceIdentity, Affirming) }
 // MaxAge demands that the evidence is no older than this. Check: "max_age",
 // kind Stale.
 func MaxAge(limit time.Duration) Requirement {
-	return Requirement{check: func(a *Attested, at time.Time) error {
+	return Requirement{maxAge: &limit, check: func(a *Attested, at time.Time) error {
 		if age := a.Result.age(at); age > limit {
 			err := mismatch(attest.Stale, "max_age", "the evidence is too old", limit.String()+" or less", age.Truncate(time.Second).String())
 			err.Hint = "the peer's agent attests again when it renews"

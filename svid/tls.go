@@ -18,7 +18,9 @@ import (
 // credentials.NewTLS(svid.ClientTLS(…)).
 //
 // The checks run in VerifyConnection, which crypto/tls calls for resumed
-// sessions too: a session cannot outlive what was required to open it.
+// sessions too: a session cannot outlive what was required to open it. One whose
+// requests go on for long calls [FromConnectionState] for each; packages svidhttp
+// and svidgrpc do. A cache of sessions should be a [NewSessionCache].
 func ClientTLS(own x509svid.Source, src Source, require ...Requirement) *tls.Config {
 	return TLS{Own: own, Source: src, Require: require}.Client()
 }
@@ -79,18 +81,31 @@ func (t TLS) Server() *tls.Config {
 	} else {
 		cfg.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, errNoOwn() }
 	}
+	t.judgeSessions(cfg)
 	return cfg
 }
 
 func errNoOwn() error { return fail(attest.Internal, "own_svid", "no source for our own SVID") }
 
 func (t TLS) verifyConnection(cs tls.ConnectionState) error {
-	now := time.Now
-	if t.Now != nil {
-		now = t.Now
-	}
-	_, err := FromConnectionState(cs, t.Source, now(), t.Require...)
+	_, err := t.Peer(cs)
 	return err
+}
+
+// Peer verifies the peer of a connection as it is now: [FromConnectionState].
+func (t TLS) Peer(cs tls.ConnectionState) (*Attested, error) {
+	return FromConnectionState(cs, t.Source, t.now(), t.Require...)
+}
+
+// Left is how long a peer that was verified can go on passing at the most: see
+// [Attested.Until].
+func (t TLS) Left(a *Attested) time.Duration { return a.Until(t.Require...).Sub(t.now()) }
+
+func (t TLS) now() time.Time {
+	if t.Now != nil {
+		return t.Now()
+	}
+	return time.Now()
 }
 
 // FromConnectionState verifies the peer of a TLS connection, as [Verify] does.

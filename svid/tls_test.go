@@ -228,10 +228,11 @@ func TestAResumedSessionIsCheckedAgain(t *testing.T) {
 				}
 				w.set(func(w *world) { tc.change(w, authority(t)) })
 				c, s := connect(t, client, server)
-				if !w.resumed {
-					t.Fatal("the third connection did not resume the session: the test shows nothing")
+				if w.resumed != (end == "client") {
+					t.Fatalf("the third connection resumed the session: %t", w.resumed)
 				}
 				if end == "server" {
+					// The client was asked again, and has nothing better to show.
 					wantError(t, s, tc.kind, tc.check)
 				} else {
 					wantError(t, c, tc.kind, tc.check)
@@ -240,6 +241,61 @@ func TestAResumedSessionIsCheckedAgain(t *testing.T) {
 		}
 	}
 }
+
+// A client that keeps its sessions and renews its SVID is judged by what it has now:
+// with crypto/tls's cache of sessions, because the server does not take up a session
+// whose client would not pass today; with ours at once.
+func TestAClientThatResumesAndHasRenewedPasses(t *testing.T) {
+	for name, cache := range map[string]func(own x509svid.Source) tls.ClientSessionCache{
+		"any cache": func(x509svid.Source) tls.ClientSessionCache { return tls.NewLRUClientSessionCache(4) },
+		"ours":      func(own x509svid.Source) tls.ClientSessionCache { return svid.NewSessionCache(own, 4) },
+	} {
+		w, a, orders, inventory := tlsWorld(t)
+		var seen *x509.Certificate
+		server := w.tls(orders, svid.MaxAge(10*time.Minute)).Server()
+		verify := server.VerifyConnection
+		server.VerifyConnection = func(cs tls.ConnectionState) error {
+			w.set(func(w *world) { w.resumed, seen = cs.DidResume, cs.PeerCertificates[0] })
+			return verify(cs)
+		}
+		own := &rotating{now: inventory}
+		ends := w.tls(nil)
+		ends.Own = own
+		client := ends.Client()
+		client.ClientSessionCache, client.ServerName = cache(own), "orders"
+		pass := func(when string, resumed bool) {
+			t.Helper()
+			if c, s := connect(t, client, server); c != nil || s != nil || w.resumed != resumed {
+				t.Fatalf("%s, %s: client: %v; server: %v; resumed %t", name, when, c, s, w.resumed)
+			}
+		}
+		pass("first", false)
+		pass("second", true)
+		w.set(func(w *world) { w.now = now.Add(9 * time.Minute) })
+		a.Now = w.Now
+		own.now = a.Mint(t, "/inventory")
+		if name == "ours" {
+			pass("renewed", false)
+			if !seen.Equal(own.now.Certificates[0]) {
+				t.Error("a client that has renewed is seen with its old certificate")
+			}
+		}
+		w.set(func(w *world) { w.now = now.Add(11 * time.Minute) })
+		if name == "ours" {
+			pass("later", true)
+		} else {
+			pass("when the first session is too old", false)
+		}
+		if !seen.Equal(own.now.Certificates[0]) {
+			t.Errorf("%s: a client that has renewed is seen with its old certificate", name)
+		}
+	}
+}
+
+// rotating is a source of what somebody puts there.
+type rotating struct{ now *x509svid.SVID }
+
+func (r *rotating) GetX509SVID() (*x509svid.SVID, error) { return r.now, nil }
 
 func TestGoSpiffeTalksToAnAttestedServer(t *testing.T) {
 	w, _, orders, inventory := tlsWorld(t)

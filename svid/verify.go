@@ -329,6 +329,30 @@ func (a *Attested) Check(at time.Time, require ...Requirement) error {
 	return a.satisfies(at, require)
 }
 
+// Until is how long a peer can pass at the most: until its SVID or its result ends,
+// or the evidence is older than a [MaxAge] among the requirements. It may be over
+// before, by a deny-list, say.
+func (a *Attested) Until(require ...Requirement) time.Time {
+	until := a.Result.Expiry
+	earlier := func(t time.Time) {
+		if until.IsZero() || t.Before(until) {
+			until = t
+		}
+	}
+	if a.Certificate != nil {
+		earlier(a.Certificate.NotAfter)
+	}
+	if a.Token != nil {
+		earlier(a.Token.Expiry)
+	}
+	for _, q := range require {
+		if q.maxAge != nil {
+			earlier(a.Result.EvidenceTime.Add(*q.maxAge))
+		}
+	}
+	return until
+}
+
 // verifySignature asks the memory first, where there is one.
 func (u *Unverified) verifySignature(seen *signatures, key VerifierKey) error {
 	id := signatureKey(u.CWT, u.KeyID)

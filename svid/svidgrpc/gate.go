@@ -4,26 +4,31 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
+	"net"
 
-	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/svid"
+	"github.com/assay-project/assay/svid/internal/lease"
 )
 
 // Gate is [svid.Gate] in front of methods.
 type Gate struct {
 	svid.Gate
-	// Log is told why a call is refused; nil is slog.Default().
+	// Log is told why a handshake or a call is refused; nil is slog.Default().
+	// Strangers write what it is told: clip and count it like any log of refusals.
 	Log *slog.Logger
+	// Refused, if set, is told too: to count refusals, by [attest.CheckOf]. The method
+	// is empty for a handshake.
+	Refused func(method string, err error)
 	// Open are methods that anybody may call, by their full names, such as
-	// "/grpc.health.v1.Health/Check". They run without a peer in the context.
+	// "/grpc.health.v1.Health/Check". They run without a peer in the context. Nothing
+	// is demanded in the handshake then.
 	Open []string
 }
 
@@ -67,8 +72,9 @@ func (g *Gate) open(method string) bool {
 func (g *Gate) admit(ctx context.Context, method string) (*svid.Attested, error) {
 	var state *tls.ConnectionState
 	if p, ok := peer.FromContext(ctx); ok {
-		if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
-			state = &info.State
+		var err error
+		if state, err = stateOf(p.AuthInfo); err != nil {
+			return nil, g.refuse(ctx, method, err)
 		}
 	}
 	md, _ := metadata.FromIncomingContext(ctx)
@@ -79,16 +85,28 @@ func (g *Gate) admit(ctx context.Context, method string) (*svid.Attested, error)
 	return who, nil
 }
 
-func (g *Gate) refuse(ctx context.Context, method string, err error) error {
+// tell logs a refusal. The method is a stranger's.
+func (g *Gate) tell(ctx context.Context, from net.Addr, method string, err error, message string) {
 	log := g.Log
 	if log == nil {
 		log = slog.Default()
 	}
 	address := ""
-	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
-		address = p.Addr.String()
+	if from != nil {
+		address = from.String()
 	}
-	log.WarnContext(ctx, "a call is refused", "method", method, "kind", attest.KindOf(err).String(), "check", attest.CheckOf(err), "error", err.Error(), "peer", address)
+	log.WarnContext(ctx, message, "method", lease.Clip(method), "kind", attest.KindOf(err).String(), "check", attest.CheckOf(err), "error", err.Error(), "peer", address)
+	if g.Refused != nil {
+		g.Refused(method, err)
+	}
+}
+
+func (g *Gate) refuse(ctx context.Context, method string, err error) error {
+	var from net.Addr
+	if p, ok := peer.FromContext(ctx); ok {
+		from = p.Addr
+	}
+	g.tell(ctx, from, method, err, "a call is refused")
 	switch attest.KindOf(err) {
 	case attest.Malformed, attest.Untrusted, attest.Stale:
 		return status.Error(codes.Unauthenticated, "an attested SVID is wanted")
@@ -134,16 +152,4 @@ func (s *stream) SendMsg(m any) error {
 		return err
 	}
 	return s.ServerStream.SendMsg(m)
-}
-
-// Credentials are those of the server behind the gate ([svid.Gate.ServerTLS]).
-func (g *Gate) Credentials(own x509svid.Source) credentials.TransportCredentials {
-	return credentials.NewTLS(g.ServerTLS(own))
-}
-
-// ClientCredentials are those of a client which shows its own SVID and demands an
-// attested SVID of the server, whose name is its SPIFFE ID: require svid.ID, or
-// svid.MemberOf.
-func ClientCredentials(own x509svid.Source, src svid.Source, require ...svid.Requirement) credentials.TransportCredentials {
-	return credentials.NewTLS(svid.ClientTLS(own, src, require...))
 }

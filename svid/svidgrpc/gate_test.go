@@ -3,7 +3,6 @@ package svidgrpc_test
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"log/slog"
 	"net"
 	"strings"
@@ -15,7 +14,6 @@ import (
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -74,7 +72,7 @@ func newLab(t *testing.T, change func(*svidgrpc.Gate), require ...svid.Requireme
 	if change != nil {
 		change(g)
 	}
-	s := grpc.NewServer(grpc.Creds(g.Credentials(l.authority.Mint(t, "/orders"))), grpc.UnaryInterceptor(g.Unary), grpc.StreamInterceptor(g.Stream))
+	s := grpc.NewServer(g.ServerOptions(l.authority.Mint(t, "/orders"))...)
 	healthpb.RegisterHealthServer(s, l.health)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -89,12 +87,11 @@ func newLab(t *testing.T, change func(*svidgrpc.Gate), require ...svid.Requireme
 // client shows a certificate; nil is none.
 func (l *lab) client(t *testing.T, own *x509svid.SVID, options ...grpc.DialOption) healthpb.HealthClient {
 	t.Helper()
-	creds := svidgrpc.ClientCredentials(own, l.authority.Source(), svid.MemberOf(l.authority.TrustDomain))
-	if own == nil {
-		cfg := svid.ClientTLS(l.authority.Mint(t, "/nobody"), l.authority.Source(), svid.MemberOf(l.authority.TrustDomain))
-		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &tls.Certificate{}, nil }
-		creds = credentials.NewTLS(cfg)
+	var shown x509svid.Source
+	if own != nil {
+		shown = own
 	}
+	creds := svidgrpc.ClientCredentials(shown, l.authority.Source(), svid.MemberOf(l.authority.TrustDomain))
 	conn, err := grpc.NewClient(l.address, append(options, grpc.WithTransportCredentials(creds))...)
 	if err != nil {
 		t.Fatal(err)
@@ -196,19 +193,34 @@ func TestACallOnAnOldConnectionIsChecked(t *testing.T) {
 
 func TestAnOpenMethodNeedsNoSVID(t *testing.T) {
 	authority := svidtest.New(t, "example.test")
-	l := newLab(t, func(g *svidgrpc.Gate) {
-		g.Tokens, g.Audience = authority.JWTBundle(t), audience // so that nobody needs a certificate
-		g.Open = []string{healthpb.Health_Check_FullMethodName}
-	})
-	r, err := l.client(t, nil).Check(t.Context(), &healthpb.HealthCheckRequest{})
-	if err != nil || r.GetStatus() != healthpb.HealthCheckResponse_UNKNOWN {
-		t.Errorf("%v %v", r, err)
-	}
-	w, err := l.client(t, nil).Watch(t.Context(), &healthpb.HealthCheckRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Recv(); status.Code(err) != codes.Unauthenticated {
-		t.Errorf("the other method: %v", err)
+	for _, tokens := range []bool{true, false} {
+		l := newLab(t, func(g *svidgrpc.Gate) {
+			if tokens {
+				g.Tokens, g.Audience = authority.JWTBundle(t), audience
+			}
+			g.Open = []string{healthpb.Health_Check_FullMethodName}
+		})
+		r, err := l.client(t, nil).Check(t.Context(), &healthpb.HealthCheckRequest{})
+		if err != nil || r.GetStatus() != healthpb.HealthCheckResponse_UNKNOWN {
+			t.Errorf("%v %v", r, err)
+		}
+		w, err := l.client(t, nil).Watch(t.Context(), &healthpb.HealthCheckRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Recv(); status.Code(err) != codes.Unauthenticated {
+			t.Errorf("the other method: %v", err)
+		}
+		// Nor does one that does not hold keep anybody out, or let anybody in.
+		bad := l.client(t, svidtest.New(t, "example.test").Mint(t, "/cart"))
+		if _, err := bad.Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil {
+			t.Error(err)
+		}
+		if w, err = bad.Watch(t.Context(), &healthpb.HealthCheckRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Recv(); status.Code(err) != codes.Unauthenticated {
+			t.Errorf("the other method, with a certificate that does not hold: %v", err)
+		}
 	}
 }

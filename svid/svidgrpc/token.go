@@ -8,8 +8,9 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// Bearer shows a JWT-SVID with every call: grpc.WithPerRPCCredentials. The source
-// keeps it while it is good: go-spiffe's workloadapi.JWTSource.
+// Bearer shows a JWT-SVID with every call: grpc.WithPerRPCCredentials. It asks the
+// source for each: go-spiffe's workloadapi.JWTSource hands the question to the agent,
+// which keeps tokens while they are good.
 type Bearer struct {
 	Source   jwtsvid.Source
 	Audience string

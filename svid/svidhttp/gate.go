@@ -1,21 +1,29 @@
 package svidhttp
 
 import (
+	"context"
 	"crypto/tls"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/svid"
+	"github.com/assay-project/assay/svid/internal/lease"
 )
 
 // Gate is [svid.Gate] in front of handlers.
 type Gate struct {
 	svid.Gate
-	// Log is told why a request is refused; nil is slog.Default().
+	// Log is told why a request is refused; nil is slog.Default(). Strangers write
+	// what it is told: clip and count it like any log of refusals.
 	Log *slog.Logger
+	// Refused, if set, is told too: to count refusals, by [attest.CheckOf].
+	Refused func(r *http.Request, err error)
+
+	opened connections
 }
 
 // Handler lets those requests through to next whose client passes the gate, with
@@ -23,6 +31,16 @@ type Gate struct {
 // 401 (no SVID, or one that does not hold), 403 (it holds, and does not meet the
 // requirements), 503 (what it is checked with is not there) or 500. What is wanted
 // is in the log and not in the answer.
+//
+// A request that takes long is no lease either. While its answer is written, or its
+// body read, the client is checked again at most once a second; where it no longer
+// passes, the answer is broken off. So is the context ended when the SVID is. What
+// Hijack yields goes on being checked, for as long as it is open, and ends with the
+// client.
+//
+// A connection whose client will soon have to show another SVID is closed in good
+// time, after an answer, so that a client that has renewed is not refused for what
+// it showed when it connected.
 func (g *Gate) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		who, err := g.Admit(r.TLS, r.Header.Values("Authorization"))
@@ -30,7 +48,21 @@ func (g *Gate) Handler(next http.Handler) http.Handler {
 			g.refuse(w, r, err)
 			return
 		}
-		next.ServeHTTP(w, r.WithContext(svid.NewContext(r.Context(), who)))
+		left := g.Left(who)
+		if who.Certificate != nil && g.opened.late(r.TLS, left) {
+			w.Header().Set("Connection", "close") // over HTTP/2, net/http makes it GOAWAY
+		}
+		ctx, cancel := context.WithTimeout(svid.NewContext(r.Context(), who), max(left, lease.Every))
+		defer cancel()
+		a := &answer{ResponseWriter: w, gate: g, request: r, who: who, last: time.Now(), cancel: cancel}
+		passed := r.WithContext(ctx)
+		if r.Body != nil && r.Body != http.NoBody {
+			passed.Body = &body{ReadCloser: r.Body, answer: a}
+		}
+		next.ServeHTTP(a, passed)
+		if a.ended() {
+			panic(http.ErrAbortHandler) // else the client would take it for the whole answer
+		}
 	})
 }
 
@@ -39,17 +71,28 @@ func (g *Gate) HandlerFunc(next http.HandlerFunc) http.Handler { return g.Handle
 
 func (g *Gate) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	code := statusOf(err)
+	g.tell(r, err, "a request is refused", "status", code)
+	if code == http.StatusUnauthorized && g.TakesTokens() {
+		w.Header().Set("WWW-Authenticate", "Bearer") // RFC 6750, section 3
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		w.Header().Set("Connection", "close") // on another the client may show a better certificate
+	}
+	http.Error(w, http.StatusText(code), code)
+}
+
+// tell logs a refusal. Path and method are a stranger's.
+func (g *Gate) tell(r *http.Request, err error, message string, more ...any) {
 	log := g.Log
 	if log == nil {
 		log = slog.Default()
 	}
-	log.WarnContext(r.Context(), "a request is refused", "status", code, "kind", attest.KindOf(err).String(), "check", attest.CheckOf(err),
-		"error", err.Error(), "method", r.Method, "path", r.URL.Path, "peer", r.RemoteAddr)
-	if code == http.StatusUnauthorized && g.Tokens != nil {
-		w.Header().Set("WWW-Authenticate", "Bearer") // RFC 6750, section 3
+	log.WarnContext(r.Context(), message, append(more, "kind", attest.KindOf(err).String(), "check", attest.CheckOf(err),
+		"error", err.Error(), "method", lease.Clip(r.Method), "path", lease.Clip(r.URL.Path), "peer", r.RemoteAddr)...)
+	if g.Refused != nil {
+		g.Refused(r, err)
 	}
-	w.Header().Set("Cache-Control", "no-store")
-	http.Error(w, http.StatusText(code), code)
 }
 
 func statusOf(err error) int {
@@ -70,14 +113,4 @@ func (g *Gate) TLS(own x509svid.Source) *tls.Config {
 	cfg := g.ServerTLS(own)
 	cfg.NextProtos = []string{"h2", "http/1.1"}
 	return cfg
-}
-
-// Transport is that of a client which shows its own SVID and demands an attested
-// SVID of every server, whose name is its SPIFFE ID: require svid.ID, or
-// svid.MemberOf.
-func Transport(own x509svid.Source, src svid.Source, require ...svid.Requirement) *http.Transport {
-	t := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // documented to be one
-	t.TLSClientConfig = svid.ClientTLS(own, src, require...)
-	t.Proxy = nil // a proxy would end the connection whose peer is to be checked
-	return t
 }

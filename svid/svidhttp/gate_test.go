@@ -73,14 +73,11 @@ func newLab(t *testing.T, tokens bool, require ...svid.Requirement) *lab {
 // client shows a certificate; nil is none.
 func (l *lab) client(t *testing.T, own *x509svid.SVID) *http.Client {
 	t.Helper()
-	shown := own
-	if own == nil {
-		shown = l.authority.Mint(t, "/nobody")
+	var shown x509svid.Source
+	if own != nil {
+		shown = own
 	}
 	tr := svidhttp.Transport(shown, l.authority.Source(), svid.MemberOf(l.authority.TrustDomain))
-	if own == nil {
-		tr.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &tls.Certificate{}, nil }
-	}
 	t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr}
 }

@@ -7,10 +7,10 @@ import (
 	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 )
 
-// Bearer shows a JWT-SVID with every request, fetched anew for each from a source
-// that keeps it while it is good: go-spiffe's workloadapi.JWTSource. It sends it
-// over https alone, and no more once a redirect has led to another host, wherever
-// further ones lead.
+// Bearer shows a JWT-SVID with every request. It asks the source for each: go-spiffe's
+// workloadapi.JWTSource hands the question to the agent, which keeps tokens while they
+// are good. It sends it over https alone, and no more once a redirect has led to
+// another host, wherever further ones lead.
 type Bearer struct {
 	Source   jwtsvid.Source
 	Audience string
