@@ -78,6 +78,12 @@ func (w *workloadAPI) ValidateJWTSVID(ctx context.Context, r *workload.ValidateJ
 		return nil, err
 	}
 	s, err := now.validate(r.GetSvid(), r.GetAudience())
+	var away *awayError
+	if errors.As(err, &away) {
+		if why := w.held.in(away.td).nothing(); status.Code(why) == codes.Unavailable {
+			return nil, why // it passes, and says nothing of the token
+		}
+	}
 	if err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "not a valid JWT-SVID: %s: %s", attest.CheckOf(err), clip(err.Error()))
 	}
@@ -114,8 +120,16 @@ func (s jwtSource) GetJWTBundleForTrustDomain(td spiffeid.TrustDomain) (*jwtbund
 			return b.jwt.bundle, nil
 		}
 	}
+	if s.own[td] && !slices.ContainsFunc(s.parts, func(p part) bool { return p.bundle.td == td }) {
+		return nil, &awayError{td}
+	}
 	return nil, errUnknownDomain
 }
+
+// awayError is a trust domain of the agent's own, of which nothing is served now.
+type awayError struct{ td spiffeid.TrustDomain }
+
+func (e *awayError) Error() string { return errUnknownDomain.Error() + " now" }
 
 var errUnknownDomain = errors.New("this agent has no bundle of that trust domain")
 

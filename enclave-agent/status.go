@@ -59,17 +59,19 @@ func (h *history) get() (last *agentv1.Attempt, retry time.Time) {
 
 // GetStatus says how the agent stands.
 func (s *agentAPI) GetStatus(ctx context.Context, _ *agentv1.GetStatusRequest) (*agentv1.Status, error) {
+	var all []*svid
+	for _, m := range s.agent.members {
+		all = append(all, m.state.held()...)
+	}
+	if !callerOf(ctx).owns() {
+		var err error
+		if all, err = s.workload.gate.judge(ctx, all); err != nil {
+			return nil, err
+		}
+	}
 	out := &agentv1.Status{Tee: string(s.tee)}
 	for _, m := range s.agent.members {
-		held := m.state.held()
-		if !callerOf(ctx).owns() {
-			may, err := s.workload.gate.judge(ctx, held)
-			if err != nil {
-				return nil, err
-			}
-			held = may
-		}
-		out.TrustDomains = append(out.TrustDomains, m.status(held))
+		out.TrustDomains = append(out.TrustDomains, m.status(all))
 	}
 	return out, nil
 }
@@ -77,8 +79,8 @@ func (s *agentAPI) GetStatus(ctx context.Context, _ *agentv1.GetStatusRequest) (
 // owns reports whether the caller is root or the agent's own user.
 func (c *caller) owns() bool { return c.user() == 0 || c.user() == uint32(os.Geteuid()) }
 
-// status is how the agent stands with one trust domain; shown are the identities that
-// the answer may name.
+// status is how the agent stands with one trust domain; shown are the identities, of
+// all, that the answer may name.
 func (m *member) status(shown []*svid) *agentv1.TrustDomainStatus {
 	last, retry := m.past.get()
 	wall := m.agent.cfg.Clock.Wall()
@@ -105,6 +107,9 @@ func (m *member) status(shown []*svid) *agentv1.TrustDomainStatus {
 		out.NextUnixMs = next.UnixMilli()
 	}
 	for _, v := range shown {
+		if !v.id.MemberOf(m.of.TrustDomain) {
+			continue
+		}
 		out.Identities = append(out.Identities, &agentv1.IdentityStatus{SpiffeId: v.id.String(), NotAfterUnixMs: v.notAfter().UnixMilli(), Hint: v.hint})
 	}
 	return out

@@ -103,8 +103,11 @@ func newAgent(ctx context.Context, s *config.Settings, log *slog.Logger, listeni
 	}
 	conf := s.Agent(attester, log)
 	conf.Listening = func(addr string) {
-		first := s.Memberships[0]
-		log.Info("serving the SPIFFE Workload API", "address", addr, "trust_domain", first.TrustDomain.Name(), "server", first.Server, "further", further(s), "tee", string(attester.Platform()), "device", device, "key_residency", string(s.KeyResidency))
+		first, log := s.Memberships[0], log
+		if more := further(s); more != "" {
+			log = log.With("further", more)
+		}
+		log.Info("serving the SPIFFE Workload API", "address", addr, "trust_domain", first.TrustDomain.Name(), "server", first.Server, "tee", string(attester.Platform()), "device", device, "key_residency", string(s.KeyResidency))
 		listening(addr)
 	}
 	return agent.New(conf)
