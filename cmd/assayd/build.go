@@ -33,8 +33,10 @@ func starting(err error) error {
 	switch {
 	case err == nil, errors.As(err, &usage), errors.As(err, &yaml), errors.Is(err, context.Canceled):
 		return err
-	case errors.As(err, &ae) && ae.Kind == attest.Unavailable, errors.Is(err, store.ErrUnavailable):
+	case errors.As(err, &ae) && ae.Kind == attest.Unavailable:
 		return err // nothing here is wrong: a database or a signer is away, and a supervisor tries again
+	case errors.Is(err, store.ErrUnavailable): // it was there, and has gone since: likewise
+		return &attest.Error{Kind: attest.Unavailable, Check: "database", Err: err}
 	case errors.As(err, &ae):
 		return &cli.UsageError{Err: err, Hint: ae.Hint}
 	}
