@@ -4,8 +4,11 @@
 // 	protoc        (unknown)
 // source: assay/v1/admin.proto
 
-// Administration of a running server, over its unix socket. Who may open the
-// socket (mode 0600) may use all of it.
+// Administration of a running server: over its unix socket, where whoever may open it
+// (mode 0600) may use all of it; and over TLS, where the configuration turns that on,
+// for those whose X.509-SVID of the administrators' trust domain a role names, each
+// method for a role of its own (docs/guides/administration.md). Every call is in the
+// ledger.
 
 package assayv1
 
@@ -1813,7 +1816,8 @@ type PolicyChange struct {
 	TimeUnixMs int64                  `protobuf:"varint,2,opt,name=time_unix_ms,json=timeUnixMs,proto3" json:"time_unix_ms,omitempty"`
 	// "file", "push" or "revert".
 	Source string `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
-	// Who: the file's path, or the user at the admin socket.
+	// Who: the file's path, the user at the admin socket, or the SPIFFE ID of an
+	// administrator over TLS.
 	Actor string `protobuf:"bytes,4,opt,name=actor,proto3" json:"actor,omitempty"`
 	Note  string `protobuf:"bytes,5,opt,name=note,proto3" json:"note,omitempty"`
 	// Of a document that could not be read, name and revision are empty.

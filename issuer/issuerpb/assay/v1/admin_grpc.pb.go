@@ -4,8 +4,11 @@
 // - protoc             (unknown)
 // source: assay/v1/admin.proto
 
-// Administration of a running server, over its unix socket. Who may open the
-// socket (mode 0600) may use all of it.
+// Administration of a running server: over its unix socket, where whoever may open it
+// (mode 0600) may use all of it; and over TLS, where the configuration turns that on,
+// for those whose X.509-SVID of the administrators' trust domain a role names, each
+// method for a role of its own (docs/guides/administration.md). Every call is in the
+// ledger.
 
 package assayv1
 
