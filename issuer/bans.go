@@ -49,7 +49,7 @@ func newBans(st store.Store, td string, now func() time.Time, log *slog.Logger) 
 // banSet is one reading of the store. It never changes.
 type banSet struct {
 	version  uint64
-	readAt   time.Time // by the machine's clock
+	readAt   time.Time   // by the machine's clock
 	all      []store.Ban // that nobody lifted
 	rules    []banRule   // of those
 	byID     map[string]*store.Ban
