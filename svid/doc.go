@@ -9,29 +9,33 @@
 // The result is signed by the verifier key, which is not the CA's key, and it
 // is tied to the certificate by the thumbprint of the leaf key.
 //
-// A relying party asks for more than a name in one line:
+// A service puts a [Gate] in front of its handlers, which asks every peer for more
+// than a name, in the handshake and again for each request and message:
 //
-//	src := svid.NewSource(bundles, keys) // X.509 bundle, and verifier keys signed by the pinned verifier root
-//	cfg := svid.ServerTLS(own, src, svid.PCR(0, release41), svid.MaxAge(2*time.Hour), svid.MinTier(svid.Affirming))
+//	src := svid.NewLiveSource(bundles, keys) // X.509 bundles, and a Keyring under the pinned verifier root
+//	gate := &svidgrpc.Gate{Gate: svid.Gate{Source: src, Require: []svid.Requirement{
+//	    svid.MemberOf(td), svid.Owned(), svid.Policy("prod"), svid.MaxAge(2 * time.Hour), svid.NotDenied(denied),
+//	}}}
+//	server := grpc.NewServer(gate.ServerOptions(own)...)
 //
-// or, with a chain in hand,
+// [MemberOf] and [ID] say whose workloads may pass: without them, any of every trust
+// domain that src holds keys of. [Owned] says that who launched it was proven: anybody
+// can boot your image. A handshake is not a lease: packages svidgrpc and svidhttp end
+// connections with their peers, and replace them in time, on either side. The peer is
+// in the context ([FromContext]). [Keyring] and [DenyList] follow the signed documents
+// that say whose results hold, and what no longer does.
 //
-//	attested, err := svid.Verify(chain, src, time.Now(), svid.PCR(0, release41))
+// Where there is no gate to put anywhere, there are a *tls.Config ([ClientTLS],
+// [ServerTLS]), which checks when a connection is opened, and
 //
-// or, of a bearer token,
+//	attested, err := svid.Verify(chain, src, time.Now(), svid.MemberOf(td), svid.Owned(), svid.PCR(0, release41))
+//	attested, err := svid.VerifyJWT(token, bundles, "reports.example.org", time.Now(), svid.MemberOf(td), svid.Owned())
 //
-//	attested, err := svid.VerifyJWT(token, bundles, "reports.example.org", time.Now(), svid.MemberOf(td), svid.PCR(0, release41))
+// which return a result that holds, or an error, never both. Every error is an
+// [attest.Error] with a kind and the name of the check that failed.
 //
-// Verify returns a result that holds, or an error, never both. Every error is
-// an [attest.Error] with a kind and the name of the check that failed.
-//
-// A service puts a [Gate] in front of its handlers, by package svidhttp or
-// svidgrpc: it checks the peer in the handshake and again for each request and
-// message, since a handshake is not a lease, and puts it into the context
-// ([FromContext]). [Keyring] and [DenyList] follow the signed documents that say
-// whose results hold, and what no longer does ([NotDenied]). Package svidtest mints
-// attested SVIDs for a program's own tests. docs/guides/relying-parties.md goes
-// through all of it.
+// Package svidtest mints attested SVIDs for a program's own tests.
+// docs/guides/relying-parties.md goes through all of it.
 //
 // What time cannot change is remembered by a [Source] of this package, under the
 // exact bytes that it is about: that a verifier key has signed a result, and that a

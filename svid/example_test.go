@@ -13,10 +13,10 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 
 	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/svid"
+	"github.com/assay-project/assay/svid/svidgrpc"
 	"github.com/assay-project/assay/svid/svidtest"
 )
 
@@ -48,12 +48,14 @@ func Example() {
 	}
 	src := svid.NewLiveSource(own, keys)
 
-	release41 := []byte("the 48 bytes of PCR0")
-	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(svid.ServerTLS(own, src,
-		svid.PCR(0, release41),
+	gate := &svidgrpc.Gate{Gate: svid.Gate{Source: src, Require: []svid.Requirement{
+		svid.MemberOf(td),
+		svid.Owned(), // who launched it was proven: anybody can boot your image
+		svid.Policy("prod"),
 		svid.MinTier(svid.Affirming),
-		svid.MaxAge(2*time.Hour),
-	))))
+		svid.MaxAge(2 * time.Hour),
+	}}}
+	server := grpc.NewServer(gate.ServerOptions(own)...)
 	defer server.Stop()
 }
 
@@ -75,13 +77,20 @@ func ExampleVerify() {
 	// max_age: the evidence is too old (expected 1m0s or less, got 3m0s)
 }
 
-// A handler that asks for more than the connection did, for each request.
+// A handler that asks for more than the connection did, for each request. Most put a
+// svidhttp.Gate there.
 func ExampleFromConnectionState() {
 	var src svid.Source // from NewSource
+	td := spiffeid.RequireTrustDomainFromString("attested.example.org")
 	http.HandleFunc("/keys", func(w http.ResponseWriter, req *http.Request) {
-		peer, err := svid.FromConnectionState(*req.TLS, src, time.Now(), svid.Owned(), svid.Policy("prod"))
+		if req.TLS == nil {
+			http.Error(w, "https is wanted", http.StatusForbidden)
+			return
+		}
+		peer, err := svid.FromConnectionState(*req.TLS, src, time.Now(), svid.MemberOf(td), svid.Owned(), svid.Policy("prod"))
 		if err != nil {
-			http.Error(w, attest.CheckOf(err), http.StatusForbidden)
+			log.Print(err) // what is wanted is not the client's to know
+			http.Error(w, "an attested SVID is wanted", http.StatusForbidden)
 			return
 		}
 		_, _ = fmt.Fprintln(w, peer.ID, peer.Result.Measurements["pcr0"])

@@ -55,7 +55,7 @@ func (a *Attested) Serial() string {
 // in order:
 //
 //	chain_size           Malformed: 1 to 8 certificates
-//	leaf_id              Untrusted: exactly one URI SAN, a SPIFFE ID with a path, of at most 2048 bytes
+//	leaf_id              Untrusted: exactly one URI SAN, a SPIFFE ID with a path, of at most 2048 bytes, not /assay/…
 //	leaf_ca              Untrusted: not a CA, no certificate or CRL signing
 //	leaf_key_usage       Untrusted: digitalSignature; no extended usage, or serverAuth and clientAuth
 //	verifier_keys        Untrusted: there are verifier keys for the trust domain (Unavailable: not yet)
@@ -127,6 +127,9 @@ func leafID(chain []*x509.Certificate) (spiffeid.ID, error) {
 	}
 	if id.Path() == "" {
 		return spiffeid.ID{}, fail(attest.Untrusted, "leaf_id", "%s has no path: it names a trust domain, not a workload", id)
+	}
+	if id.Path() == "/assay" || strings.HasPrefix(id.Path(), "/assay/") {
+		return spiffeid.ID{}, fail(attest.Untrusted, "leaf_id", "%s is a name of the service itself, which nobody attests", id)
 	}
 	if err := spelled(leaf, id); err != nil {
 		return spiffeid.ID{}, fail(attest.Untrusted, "leaf_id", "%w", err)

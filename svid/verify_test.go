@@ -122,6 +122,9 @@ func TestAnSVIDThatDoesNotHoldIsRefused(t *testing.T) {
 			c.URIs = []*url.URL{{Scheme: "https", Host: "example.test", Path: "/orders"}}
 		})},
 		{name: "with the trust domain's own ID", kind: attest.Untrusted, check: "leaf_id", mint: template(func(c *x509.Certificate) { c.URIs = []*url.URL{a.TrustDomain.ID().URL()} })},
+		{name: "with a name of the service", kind: attest.Untrusted, check: "leaf_id", mint: template(func(c *x509.Certificate) {
+			c.URIs = []*url.URL{{Scheme: "spiffe", Host: a.TrustDomain.Name(), Path: "/assay/server"}}
+		})},
 		{name: "that is a CA", kind: attest.Untrusted, check: "leaf_ca", mint: template(func(c *x509.Certificate) { c.IsCA = true })},
 		{name: "that may sign certificates", kind: attest.Untrusted, check: "leaf_ca", mint: template(func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign })},
 		{name: "that may sign CRLs", kind: attest.Untrusted, check: "leaf_ca", mint: template(func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCRLSign })},

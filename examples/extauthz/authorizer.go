@@ -161,7 +161,11 @@ func denied(err error) *authv3.CheckResponse {
 	}
 }
 
+// path is what is logged of it: a stranger wrote it.
 func path(r *authv3.CheckRequest) string {
 	p, _, _ := strings.Cut(r.GetAttributes().GetRequest().GetHttp().GetPath(), "?")
+	if len(p) > 160 {
+		p = strings.ToValidUTF8(p[:160], "") + "…"
+	}
 	return p
 }

@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"os"
 	"testing"
+	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
@@ -15,6 +17,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/assay-project/assay/svid"
 )
@@ -65,6 +68,18 @@ func TestTheConfigurationOfEnvoyIsOne(t *testing.T) {
 	hcm := unpacked(t, chain.GetFilters()[0].GetTypedConfig(), new(hcmv3.HttpConnectionManager))
 	if hcm.GetForwardClientCertDetails() != hcmv3.HttpConnectionManager_SANITIZE_SET {
 		t.Errorf("a client's x-forwarded-client-cert is not thrown away: %s", hcm.GetForwardClientCertDetails())
+	}
+	if !hcm.GetNormalizePath().GetValue() || !hcm.GetMergeSlashes() || hcm.GetPathWithEscapedSlashesAction() != hcmv3.HttpConnectionManager_REJECT_REQUEST {
+		t.Error("a route's demands are walked around by another spelling of the path")
+	}
+	options := hcm.GetCommonHttpProtocolOptions()
+	if options.GetHeadersWithUnderscoresAction() != corev3.HttpProtocolOptions_REJECT_REQUEST {
+		t.Error("x_assay_id passes as x-assay-id")
+	}
+	for name, d := range map[string]*durationpb.Duration{"connection": options.GetMaxConnectionDuration(), "stream": options.GetMaxStreamDuration()} {
+		if d.AsDuration() <= 0 || d.AsDuration() > 30*time.Minute {
+			t.Errorf("a %s outlives the SVID that it shows: %s", name, d.AsDuration())
+		}
 	}
 	filter := unpacked(t, hcm.GetHttpFilters()[0].GetTypedConfig(), new(extauthzv3.ExtAuthz))
 	if !filter.GetIncludePeerCertificate() || filter.GetFailureModeAllow() || filter.GetGrpcService() == nil {

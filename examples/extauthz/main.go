@@ -19,12 +19,21 @@
 //     x-forwarded-client-cert is then Envoy's own. Only intermediate certificates
 //     are taken from it, which are verified like any: a header that a client forged
 //     all the same gains nothing.
+//   - normalize_path and merge_slashes, and path_with_escaped_slashes_action:
+//     REJECT_REQUEST. Else the route of "/" is asked about "/x/../admin", and the
+//     program behind serves "/admin".
+//   - headers_with_underscores_action: REJECT_REQUEST. Programs of CGI's kind read
+//     x_assay_id as x-assay-id.
+//   - max_connection_duration and max_stream_duration: a connection shows the
+//     certificate that it was opened with, and this server is asked once for a request,
+//     however long it takes.
 //   - failure_mode_allow: false, its default: where this server is away, nobody
 //     passes. No route disables the filter.
 //   - the socket: whoever can write to it can ask about certificates that they do
 //     not hold. Envoy's user alone may.
 //   - the programs behind Envoy listen where only Envoy reaches them, and read the
-//     headers x-assay-…, which this server sets or removes, whatever the client sent.
+//     headers x-assay-id, -tee, -status and -policy, which this server overwrites,
+//     whatever the client sent. Other names that begin so are a client's own.
 package main
 
 import (

@@ -1,15 +1,13 @@
 // Inventory is the demo's server, and a relying party: beside the name in the
 // client's SVID it demands a measurement, the PCR0 of the image that it is
 // willing to serve. A svidgrpc.Gate stands in front of its methods: it checks the
-// client in the TLS handshake, and again for each call, so that an SVID which has
-// expired, grown too old or been denied since ends with the call and not with the
-// connection.
+// client in the TLS handshake, and again for each call, so that nothing passes on the
+// strength of an old handshake, and has clients open another connection in time.
 package main
 
 import (
 	"context"
 	"crypto"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"flag"
@@ -28,9 +26,9 @@ import (
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
+	"github.com/assay-project/assay/attest"
 	shopv1 "github.com/assay-project/assay/examples/shop/v1"
 	"github.com/assay-project/assay/svid"
 	"github.com/assay-project/assay/svid/svidgrpc"
@@ -103,28 +101,14 @@ func run() error {
 	return server.Serve(l)
 }
 
-// serverOf is the shop's server behind the gate.
+// serverOf is the shop's server behind the gate. It prints why a client is refused:
+// TLS tells the client as little as it can, and the one who runs the server should not
+// have to guess.
 func serverOf(gate *svidgrpc.Gate, own x509svid.Source, out io.Writer) *grpc.Server {
-	server := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(telling(gate.ServerTLS(own), out))), // or gate.Credentials(own)
-		grpc.UnaryInterceptor(gate.Unary), grpc.StreamInterceptor(gate.Stream),
-	)
+	gate.Refused = func(_ string, err error) { _, _ = fmt.Fprintf(out, "refused a client: %v\n", err) }
+	server := grpc.NewServer(gate.ServerOptions(own)...)
 	shopv1.RegisterInventoryServiceServer(server, &shelves{left: map[string]uint32{"tea": 100}})
 	return server
-}
-
-// telling prints why a client is refused: TLS tells the client as little as it
-// can, and the one who runs the server should not have to guess.
-func telling(cfg *tls.Config, out io.Writer) *tls.Config {
-	verify := cfg.VerifyConnection
-	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
-		err := verify(cs)
-		if err != nil {
-			_, _ = fmt.Fprintf(out, "refused a client: %v\n", err)
-		}
-		return err
-	}
-	return cfg
 }
 
 // requirements is what this server demands of a client, in one place.
@@ -134,9 +118,10 @@ func requirements(td spiffeid.TrustDomain, pcr0 string, simulated bool) ([]svid.
 		return nil, errors.New("--client-pcr0: want 96 hex digits (SHA-384)")
 	}
 	require := []svid.Requirement{
-		svid.MemberOf(td),  // the name: any workload of the shop …
-		svid.PCR(0, image), // … that runs this very image
-		svid.Owned(),       // the policy named who may launch it
+		svid.MemberOf(td),         // the name: any workload of the shop …
+		svid.Tee(attest.AWSNitro), // … in an enclave: PCR0 of another TEE is something else …
+		svid.PCR(0, image),        // … that runs this very image
+		svid.Owned(),              // the policy named who may launch it
 		svid.MaxAge(time.Hour),
 	}
 	if simulated {

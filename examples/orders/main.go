@@ -1,8 +1,8 @@
 // Orders is the demo's client. It knows nothing of Assay: it gets its SVID from
 // the Workload API like any SPIFFE program, and checks its server's name with
 // go-spiffe's own TLS configuration. Its server, inventory, asks for more than a
-// name, and orders need not know. One that wants as much of its server takes
-// svidgrpc.ClientCredentials in the place of go-spiffe's.
+// name, and orders need not know. One that wants as much of its server, for as long
+// as it speaks to it, takes svidgrpc.ClientCredentials in the place of go-spiffe's.
 package main
 
 import (

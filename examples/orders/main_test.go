@@ -42,8 +42,8 @@ type source struct {
 func TestOrdersSpeaksToAServerThatAsksForMoreThanAName(t *testing.T) {
 	a := svidtest.New(t, "example.test")
 	own := a.Mint(t, "/shop/inventory")
-	gate := svidgrpc.Gate{Gate: svid.Gate{Source: a.Source(), Require: []svid.Requirement{svid.PCR(0, svidtest.Digest("image"))}}}
-	server := grpc.NewServer(grpc.Creds(gate.Credentials(own)), grpc.UnaryInterceptor(gate.Unary))
+	gate := svidgrpc.Gate{Gate: svid.Gate{Source: a.Source(), Require: []svid.Requirement{svid.MemberOf(a.TrustDomain), svid.PCR(0, svidtest.Digest("image"))}}}
+	server := grpc.NewServer(gate.ServerOptions(own)...)
 	shopv1.RegisterInventoryServiceServer(server, shop{})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -69,8 +69,11 @@ func get(ctx context.Context, args []string) error {
 // for the name alone, as any SPIFFE program would; svidhttp.Transport(nil, …) asks
 // for an attested one.
 func newClient(bundles x509bundle.Source, server spiffeid.ID, tokens jwtsvid.Source, audience string) *http.Client {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.Proxy = nil
-	t.TLSClientConfig = tlsconfig.TLSClientConfig(bundles, tlsconfig.AuthorizeID(server))
+	// Not http.DefaultTransport's clone: another part of a program may have set how
+	// that dials, and then nobody asks for the server's SVID.
+	t := &http.Transport{
+		TLSClientConfig:     tlsconfig.TLSClientConfig(bundles, tlsconfig.AuthorizeID(server)),
+		TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second, ForceAttemptHTTP2: true,
+	}
 	return &http.Client{Transport: &svidhttp.Bearer{Source: tokens, Audience: audience, Base: t}}
 }
