@@ -25,6 +25,7 @@ import (
 
 	agent "github.com/assay-project/assay/enclave-agent"
 	"github.com/assay-project/assay/enclave-agent/files"
+	"github.com/assay-project/assay/internal/fleet"
 	"github.com/assay-project/assay/internal/prebuilt"
 	simnitro "github.com/assay-project/assay/simulators/nitro"
 	simsnp "github.com/assay-project/assay/simulators/sevsnp"
@@ -322,11 +323,10 @@ func appear(ts *testscript.TestScript, _ bool, args []string) {
 
 // freeport NAME sets a variable to a port on which nothing listens.
 func freePort(ts *testscript.TestScript, _ bool, args []string) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := fleet.FreeAddress()
 	ts.Check(err)
-	_, port, err := net.SplitHostPort(l.Addr().String())
+	_, port, err := net.SplitHostPort(addr)
 	ts.Check(err)
-	ts.Check(l.Close())
 	ts.Setenv(args[0], port)
 }
 

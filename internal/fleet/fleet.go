@@ -83,7 +83,7 @@ func NewOfficeOf(t testing.TB, trustDomain string, server, tools Binaries) *Offi
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &Office{t: t, root: root, tools: tools, Domain: trustDomain, Data: filepath.Join(root, "server"), Address: freePort(t), Metrics: freePort(t)}
+	o := &Office{t: t, root: root, tools: tools, Domain: trustDomain, Data: filepath.Join(root, "server"), Address: FreePort(t), Metrics: FreePort(t)}
 	t.Cleanup(func() { _ = os.RemoveAll(root) })
 	hardware := o.Must(tools, "teesim", "nitro", "root", "--authority", o.Path("hardware"))
 	o.write(o.Path("root.pem"), hardware)
@@ -399,17 +399,20 @@ func (o *Office) Append(text string) {
 // FreePort is an address on the loopback that nobody listens on.
 func FreePort(t testing.TB) string {
 	t.Helper()
-	return freePort(t)
+	addr, err := FreeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return addr
 }
 
-// given are the ports that this process gave out.
+// given are the addresses that this process gave out.
 var given sync.Map
 
-// freePort is an address that nobody listens on. It is none that the kernel would
-// choose: it gives those to whoever connects somewhere, too, and before a server has
-// started somebody does.
-func freePort(t testing.TB) string {
-	t.Helper()
+// FreeAddress is FreePort for who has no test at hand. The port is none that the kernel
+// would choose: it gives those to whoever connects somewhere, too, and before a server
+// has started somebody does.
+func FreeAddress() (string, error) {
 	const lowest = 10240
 	chosen := 32768 // by the kernel: from here on (ip(7), ip_local_port_range)
 	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
@@ -420,7 +423,7 @@ func freePort(t testing.TB) string {
 		if chosen > lowest+1000 {
 			n, err := rand.Int(rand.Reader, big.NewInt(int64(chosen-lowest)))
 			if err != nil {
-				t.Fatal(err)
+				return "", err
 			}
 			port = lowest + int(n.Int64())
 		}
@@ -430,11 +433,10 @@ func freePort(t testing.TB) string {
 		}
 		_ = l.Close()
 		if _, twice := given.LoadOrStore(l.Addr().String(), true); !twice {
-			return l.Addr().String()
+			return l.Addr().String(), nil
 		}
 	}
-	t.Fatal("no port is free")
-	return ""
+	return "", errors.New("no port is free")
 }
 
 // Reload sends SIGHUP: a server reads its policy again.
