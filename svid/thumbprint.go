@@ -22,6 +22,14 @@ func (t Thumbprint) String() string { return hex.EncodeToString(t[:]) }
 // MarshalText writes lower-case hex.
 func (t Thumbprint) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
+// MarshalJSON writes the text, and null for the zero Thumbprint: there is none.
+func (t Thumbprint) MarshalJSON() ([]byte, error) {
+	if t == (Thumbprint{}) {
+		return []byte("null"), nil
+	}
+	return []byte(`"` + t.String() + `"`), nil
+}
+
 // UnmarshalText reads 64 hex digits.
 func (t *Thumbprint) UnmarshalText(b []byte) error {
 	if len(b) != hex.EncodedLen(len(t)) {

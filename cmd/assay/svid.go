@@ -173,10 +173,11 @@ func printResult(p *cli.Page, r *svid.Result) {
 	var rows [][]string
 	for i, claim := range r.Vector {
 		if claim != 0 {
-			rows = append(rows, []string{svid.Aspect(i).String(), claim.Tier().String(), fmt.Sprint(claim)})
+			about := svid.Aspect(i)
+			rows = append(rows, []string{about.String(), claim.Tier().String(), fmt.Sprint(claim), claim.Meaning(about)})
 		}
 	}
-	p.Table([]string{"aspect", "tier", "claim"}, rows)
+	p.Table([]string{"aspect", "tier", "claim", "meaning"}, rows)
 	if len(r.Measurements) > 0 {
 		p.Title("Published measurements")
 		rows = nil

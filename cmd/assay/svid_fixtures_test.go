@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"os"
 	"path/filepath"
@@ -24,6 +25,7 @@ import (
 //	svid.pem plain.pem debug.pem old.pem simulated.pem   SVIDs of spiffe://example.test/orders
 //	two.pem                                            svid.pem, and debug.pem after it
 //	token.jwt expired.jwt                              JWT-SVIDs of the same, for "vault"
+//	odd.jwt                                            a token whose header has what a JWT-SVID's must not
 //	deny-list.cbor                                     which names svid.pem
 //	matrix-….pem matrix-….jwt                          each wrong for one reason, see wrongSVIDs
 //	bundle.json bundle.pem verifier-keys.cbor verifier-root.pem
@@ -73,6 +75,8 @@ func svidFixtures(t testing.TB, dir string) {
 	check(t, err)
 	put("two.pem", append(one, two...))
 	put("token.jwt", []byte(a.MintJWT(t, "/orders", "vault", svidtest.PCR(0, launched.Image.PCR0), svidtest.Policy("prod@7"))+"\n"))
+	_, rest, _ := strings.Cut(a.MintJWT(t, "/orders", "vault"), ".")
+	put("odd.jwt", []byte(base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"ES256","kid":"k","jku":"https://evil.example/keys"}`))+"."+rest))
 	past := *a
 	past.Now = func() time.Time { return fixtureTime.Add(-2 * time.Hour) }
 	put("expired.jwt", []byte(past.MintJWT(t, "/orders", "vault")))

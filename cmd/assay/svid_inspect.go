@@ -2,11 +2,15 @@ package main
 
 import (
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"io"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
+	"github.com/assay-project/assay/attest"
 	"github.com/assay-project/assay/internal/cli"
 	"github.com/assay-project/assay/svid"
 )
@@ -30,7 +34,7 @@ is verified: anybody can make one that says this.
 	c.RunE = func(c *cobra.Command, args []string) error {
 		x, err := live.readShown(c, args[0])
 		if err != nil {
-			return err
+			return inspectNothing(c, *output, err)
 		}
 		if x.token != "" {
 			return inspectToken(c, *output, x.token)
@@ -48,7 +52,38 @@ type inspected struct {
 	Chain       int              `json:"certificates"`
 	Result      *svid.Result     `json:"unverified_result"`
 	KeyID       *svid.Thumbprint `json:"unverified_key_id"`
-	Error       *string          `json:"error"`
+	shortfall
+}
+
+// shortfall is why something cannot be shown whole.
+type shortfall struct {
+	Kind  *attest.Kind `json:"kind"`
+	Check *string      `json:"check"`
+	Error *string      `json:"error"`
+}
+
+// shortfallOf is the shortfall of an error; nil has none.
+func shortfallOf(err error) shortfall {
+	if err == nil {
+		return shortfall{}
+	}
+	kind, check, text := attest.KindOf(err), attest.CheckOf(err), err.Error()
+	return shortfall{&kind, &check, &text}
+}
+
+// inspectNothing ends the command where there is nothing to show.
+func inspectNothing(c *cobra.Command, output cli.Format, err error) error {
+	if output != cli.JSON || cli.ExitCode(err) == cli.Usage {
+		return err
+	}
+	out := struct {
+		Verified bool `json:"verified"`
+		shortfall
+	}{shortfall: shortfallOf(err)}
+	if perr := cli.PrintJSON(c.OutOrStdout(), out); perr != nil {
+		return perr
+	}
+	return silently(err)
 }
 
 func inspectCertificates(c *cobra.Command, output cli.Format, x *shown) error {
@@ -77,8 +112,7 @@ func inspectCertificates(c *cobra.Command, output cli.Format, x *shown) error {
 		case chain[0].IsCA && x.live == nil:
 			err = nil // an authority carries no result
 		default:
-			text := err.Error()
-			one.Error = &text
+			one.shortfall = shortfallOf(err)
 			if first == nil {
 				first = err
 			}
@@ -121,30 +155,68 @@ func textOnly(c *cobra.Command, output cli.Format) io.Writer {
 }
 
 func inspectToken(c *cobra.Command, output cli.Format, token string) error {
+	parts := tokenParts(token)
 	u, err := svid.JWTFrom(token)
-	if err != nil {
-		return err
+	if err == nil {
+		err = u.ResultErr
 	}
 	if output == cli.JSON {
-		out := map[string]any{"verified": false, "unverified_token": u, "unverified_claims": json.RawMessage(u.Payload), "error": nil}
-		if u.ResultErr != nil {
-			out["error"] = u.ResultErr.Error()
+		out := inspectedToken{Header: parts[0], Token: u, Claims: parts[1], shortfall: shortfallOf(err)}
+		if perr := cli.PrintJSON(c.OutOrStdout(), out); perr != nil {
+			return perr
 		}
-		if err := cli.PrintJSON(c.OutOrStdout(), out); err != nil {
-			return err
-		}
-		return silently(u.ResultErr)
+		return silently(err)
 	}
 	p := cli.NewPage(textOnly(c, output))
 	p.Linef("NOT VERIFIED: nothing below was checked, and whoever made it may have written it")
+	if u == nil {
+		// The command is for exactly such: what can be read is shown as it stands.
+		p.Title("Not a JWT-SVID")
+		p.Facts(cli.Fact{Name: "header", Value: shownJSON(parts[0])}, cli.Fact{Name: "claims", Value: shownJSON(parts[1])})
+		if perr := p.Err(); perr != nil {
+			return perr
+		}
+		return err
+	}
 	p.Title("Token, %s", u.Algorithm)
 	p.Facts(append([]cli.Fact{{Name: "spiffe id", Value: u.Subject}}, tokenFacts(u.Audience, u.Issuer, u.TokenID, u.IssuedAt, u.Expiry, u.KeyID, u.Serial)...)...)
 	if u.Result != nil {
 		p.Title("Attestation result, in the token")
 		printResult(p, u.Result)
 	}
-	if err := p.Err(); err != nil {
-		return err
+	if perr := p.Err(); perr != nil {
+		return perr
 	}
-	return u.ResultErr
+	return err
+}
+
+// inspectedToken is the JSON output for a token. Header and claims are JSON as they
+// stand in it, null where they are none; the rest is null where it is no JWT-SVID.
+type inspectedToken struct {
+	Verified bool                `json:"verified"` // false
+	Header   json.RawMessage     `json:"unverified_header"`
+	Token    *svid.UnverifiedJWT `json:"unverified_token"`
+	Claims   json.RawMessage     `json:"unverified_claims"`
+	shortfall
+}
+
+// tokenParts are header and claims of what is shaped like a token: JSON, or nil.
+func tokenParts(token string) (out [2]json.RawMessage) {
+	for i, part := range strings.SplitN(token, ".", 3) {
+		if i == len(out) {
+			break
+		}
+		b, err := base64.RawURLEncoding.DecodeString(part)
+		if err == nil && len(token) <= svid.MaxJWTSize && utf8.Valid(b) && json.Valid(b) {
+			out[i] = b
+		}
+	}
+	return out
+}
+
+func shownJSON(b json.RawMessage) string {
+	if b == nil {
+		return "no JSON"
+	}
+	return string(b)
 }

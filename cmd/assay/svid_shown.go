@@ -58,6 +58,10 @@ everybody on the machine can read it.`
 
 // readShown reads the argument.
 func (f *liveFlags) readShown(c *cobra.Command, arg string) (*shown, error) {
+	if isToken(arg) {
+		// Whoever takes it for a name would repeat it, in a log at the worst.
+		return nil, cli.Usagef("give - and the token on standard input, or a file that holds it", "SVID is a token: it is not taken from the command line, where everybody on this machine can read it")
+	}
 	if address, ok := liveAddress(arg); ok {
 		return f.connect(c.Context(), address)
 	}
@@ -108,9 +112,23 @@ func liveAddress(arg string) (string, bool) {
 	return arg, err == nil && n > 0
 }
 
+// isToken tells a token that was given instead of a file: its header is JSON, and no
+// file has such a name.
+func isToken(arg string) bool {
+	if len(arg) < 40 || !looksLikeToken(strings.TrimSpace(arg)) {
+		return false
+	}
+	_, err := os.Lstat(arg)
+	return err != nil
+}
+
 func looksLikeToken(s string) bool {
 	return strings.HasPrefix(s, "ey") && strings.Count(s, ".") == 2 && !strings.ContainsAny(s, " \t\r\n")
 }
+
+// unparsed is what crypto/tls says, without a type, of a certificate that x509 does
+// not read.
+const unparsed = "failed to parse certificate from server"
 
 // connect makes a TLS handshake, verifies nothing in it, and says nothing more.
 func (f *liveFlags) connect(ctx context.Context, address string) (*shown, error) {
@@ -141,6 +159,10 @@ func (f *liveFlags) connect(ctx context.Context, address string) (*shown, error)
 	defer cancel()
 	d := tls.Dialer{Config: cfg}
 	conn, err := d.DialContext(ctx, "tcp", address)
+	if err != nil && strings.Contains(err.Error(), unparsed) {
+		// Somebody answered, with what no honest issuer writes: to try again is no use.
+		return nil, &attest.Error{Kind: attest.Malformed, Check: "chain_parse", Err: fmt.Errorf("%s: %w", address, err)}
+	}
 	if err != nil {
 		return nil, unreachable(err)
 	}

@@ -150,6 +150,9 @@ func (f *trustFiles) denied(c *cobra.Command, td spiffeid.TrustDomain, at time.T
 
 // jwtBundle reads the JWT authorities of SPIFFE bundle JSON, or of a JWK Set.
 func jwtBundle(td spiffeid.TrustDomain, b []byte) (*jwtbundle.Bundle, error) {
+	if block, _ := pem.Decode(b); block != nil && !looksLikeJSON(b) {
+		return nil, errors.New("PEM holds no JWT authorities: a token needs SPIFFE bundle JSON")
+	}
 	sb, err := spiffebundle.Parse(td, b)
 	if err != nil {
 		return nil, err

@@ -53,12 +53,22 @@ several, all have to hold.`,
 		if err != nil {
 			return err
 		}
-		if err := trust.complete(trust.audience != ""); err != nil {
-			return err
+		if _, ok := liveAddress(args[0]); ok {
+			if err := trust.complete(false); err != nil {
+				return err // before anybody is called
+			}
 		}
 		x, err := live.readShown(c, args[0])
+		if cli.ExitCode(err) == cli.Usage {
+			return err
+		}
+		// What is shown says what is needed; where it cannot be read, the flags do.
+		token := trust.audience != ""
 		if err == nil {
-			err = trust.complete(x.token != "")
+			token = x.token != ""
+		}
+		if err := trust.complete(token); err != nil {
+			return err
 		}
 		var all []judged
 		if err == nil {
