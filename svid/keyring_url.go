@@ -35,7 +35,7 @@ func (k *Keyring) RunURL(ctx context.Context, address string, every time.Duratio
 		return err
 	}
 	follow(ctx, every, log, "verifier keys not updated", []any{"url", address, "trust_domain", k.td.Name()}, k.holds, func(ctx context.Context) error {
-		return k.UpdateURL(ctx, nil, address, time.Now())
+		return k.UpdateURL(ctx, nil, address, k.now())
 	})
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -69,4 +71,28 @@ func TestVerifierKeysAreFollowedByURL(t *testing.T) {
 		wantError(t, k.RunURL(t.Context(), bad, time.Minute, nil), attest.Malformed, "verifier_keys_url")
 	}
 	wantError(t, k.RunURL(t.Context(), s.URL, 0, nil), attest.Internal, "verifier_keys_url")
+}
+
+// Inside of a TEE the wall clock is the host's: a program may have a better one.
+func TestAKeyringFollowsByTheClockThatItIsGiven(t *testing.T) {
+	a := svidtest.New(t, "example.test")
+	file := filepath.Join(t.TempDir(), "verifier-keys")
+	if err := os.WriteFile(file, a.Document(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, later := range []time.Duration{0, 2 * 366 * 24 * time.Hour} { // the document is good for a year
+		k, err := svid.NewKeyring(a.TrustDomain, a.VerifierRoot())
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.Now = func() time.Time { return time.Now().Add(later) }
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		if err := k.Run(ctx, file, time.Hour, nil); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		if took := k.Sequence() > 0; took != (later == 0) {
+			t.Errorf("%s later: taken %t", later, took)
+		}
+	}
 }

@@ -107,6 +107,10 @@ func (ks Keyrings) VerifierKeys(td spiffeid.TrustDomain) (*VerifierKeys, error) 
 // replaces it only by one of the same root and trust domain with a higher
 // sequence, so that nobody can bring back a key that was withdrawn.
 type Keyring struct {
+	// Now is the clock of Run and RunURL, set before either; nil is time.Now. Inside
+	// of a TEE that is the host's clock, and the host may be the adversary.
+	Now func() time.Time
+
 	td   spiffeid.TrustDomain
 	root crypto.PublicKey
 
@@ -202,9 +206,16 @@ func (k *Keyring) Run(ctx context.Context, path string, every time.Duration, log
 		return fail(attest.Internal, "verifier_keys_file", "an interval of %s", every)
 	}
 	follow(ctx, every, log, "verifier keys not updated", []any{"file", path, "trust_domain", k.td.Name()}, k.holds, func(ctx context.Context) error {
-		return k.UpdateFile(path, time.Now())
+		return k.UpdateFile(path, k.now())
 	})
 	return nil
+}
+
+func (k *Keyring) now() time.Time {
+	if k.Now != nil {
+		return k.Now()
+	}
+	return time.Now()
 }
 
 // holds reports whether there is a document.

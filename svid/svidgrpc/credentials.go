@@ -105,7 +105,12 @@ func (t *timed) Close() error {
 // renewed, or the server's or ours is about to end, further calls go over a new
 // connection, and those under way are finished on the old one.
 func ClientCredentials(own x509svid.Source, src svid.Source, require ...svid.Requirement) credentials.TransportCredentials {
-	return &clientCredentials{ends: svid.TLS{Own: own, Source: src, Require: require}}
+	return ClientCredentialsOf(svid.TLS{Own: own, Source: src, Require: require})
+}
+
+// ClientCredentialsOf is [ClientCredentials] with a clock.
+func ClientCredentialsOf(ends svid.TLS) credentials.TransportCredentials {
+	return &clientCredentials{ends: ends}
 }
 
 type clientCredentials struct {
@@ -146,7 +151,8 @@ func (c *clientCredentials) ClientHandshake(ctx context.Context, authority strin
 	left := c.ends.Left(server)
 	soon := lease.Retire(left)
 	if shown != nil {
-		soon = min(soon, lease.Retire(time.Until(shown.NotAfter)))
+		now := server.Until(c.ends.Require...).Add(-left)
+		soon = min(soon, lease.Retire(shown.NotAfter.Sub(now)))
 	}
 	r := lease.NewReader(conn)
 	retire := time.AfterFunc(soon, r.Retire)

@@ -186,7 +186,8 @@ func (t *RoundTripper) handshake(ctx context.Context, p *pool, raw net.Conn, cfg
 	}, left, &p.requests)
 	retire := lease.Retire(left)
 	if p.own != nil {
-		retire = min(retire, lease.Retire(time.Until(p.own.NotAfter)))
+		now := server.Until(t.Require...).Add(-left)
+		retire = min(retire, lease.Retire(p.own.NotAfter.Sub(now)))
 	}
 	p.retireAt(time.Now().Add(retire).UnixNano())
 	return c, nil
