@@ -9,13 +9,29 @@ GO=${GO:-go}
 missing=()  # what could not run, a line each
 failed=()   # what ran and failed
 
-step() { printf '\n=== %s\n' "$1"; }
-run() { # run NAME COMMAND…
+# Some stages wait (for timers, disks, processes) while others compute. So three run
+# at once, each testing half as many packages at a time as there are cores. What a
+# stage says is kept, and printed whole when it ends.
+declare -A running=() began=() log=()
+logs=$(mktemp -d) || exit 2
+trap 'rm -rf "$logs"' EXIT
+trap 'trap "" INT TERM; kill 0; exit 130' INT TERM # those in the background would go on
+finish() { # waits until a stage has ended, and tells how
+  local pid status
+  wait -n -p pid; status=$?
+  local name=${running[$pid]} took=$((SECONDS - began[$pid]))
+  printf '\n=== %s\n' "$name"; cat "${log[$pid]}"
+  if [ $status = 0 ]; then printf -- '--- ok: %s (%ds)\n' "$name" $took
+  else failed+=("$name"); printf -- '--- FAILED: %s (%ds)\n' "$name" $took; fi
+  unset "running[$pid]"
+}
+run() { # run NAME COMMAND…: begins a stage, when fewer than three run
+  while [ ${#running[@]} -ge 3 ]; do finish; done
   local name=$1; shift
-  step "$name"
-  local begin=$SECONDS
-  if "$@"; then printf -- '--- ok: %s (%ds)\n' "$name" $((SECONDS - begin))
-  else failed+=("$name"); printf -- '--- FAILED: %s (%ds)\n' "$name" $((SECONDS - begin)); fi
+  local into=$logs/${#began[@]}
+  "$@" >"$into" 2>&1 &
+  running[$!]=$name began[$!]=$SECONDS log[$!]=$into
+  printf '... %s\n' "$name"
 }
 
 command -v "$GO" >/dev/null || { echo "error: no Go toolchain; see go.mod for the version" >&2; exit 2; }
@@ -56,48 +72,60 @@ if ! postgres_here; then
   need pg_ctlcluster postgresql "the tests on a real PostgreSQL" && { postgres_here || missing+=("the tests on a real PostgreSQL: initdb is not there; set ASSAY_POSTGRES to its directory"); }
 fi
 
-run "vet" "$GO" vet ./...
+# The commands that tests run as processes are built once, as `make build` does. An
+# equal file stays: the go command knows by its time whether a test has seen it.
+export ASSAY_BINARIES=$PWD/bin/tested
+if ! make -s build GO="$GO" BIN=bin/tested/new; then echo "error: the commands do not build" >&2; exit 1; fi
+for f in bin/tested/new/*; do cmp -s "$f" "bin/tested/${f##*/}" || mv "$f" bin/tested/; done
+rm -rf bin/tested/new
 
-# The packages, where goroutines meet, run under the race detector. The commands
-# and guides, which start our binaries as processes by the hundred, do not: the
-# code that those run is the packages'. Nor do the policy compiler and its YAML,
-# which compute for long and share nothing but what the tests named below share.
-plain='/(cmd|docs|examples|deploy)(/|$)|/policy$|/internal/(strictyaml|fleet|recovery|compat|soak)$'
-# So do those that play years, kill at every step, start processes, or run a
-# thousand agents: what they share, their neighbours share under the detector too.
-# Of the service and the CA, whose tests take longest, the detector sees those in
-# which something meets.
-plain="$plain|/issuer$|/issuer/(ca|federation)$"
-long='Thousand|IsSmall'
-meets='AtOnce|InTime|Exchanged|Watch|Ban|Turn|Reload|Event|News|Front|Handshake|Connection|Concurrent|Goroutines|Follow|Herd|Race'
-packages=$("$GO" list ./... | grep -vE "$plain")
-commands=$("$GO" list ./... | grep -E "$plain")
-run "unit and negative tests${race:+, with the race detector}" \
-  env CGO_ENABLED=$([ ${#race[@]} -gt 0 ] && echo 1 || echo 0) "$GO" test "${race[@]}" -timeout 9m -skip "$long" $packages
-[ ${#race[@]} -gt 0 ] && run "what meets in the service, with the race detector" \
-  env CGO_ENABLED=1 "$GO" test -race -timeout 9m -run "$meets" ./issuer ./issuer/ca ./issuer/federation
-run "a thousand agents, and one's size" env CGO_ENABLED=0 "$GO" test -timeout 9m -run "$long" ./enclave-agent
-[ ${#race[@]} -gt 0 ] && run "what goroutines share of a policy, with the race detector" \
-  env CGO_ENABLED=1 "$GO" test -race -timeout 9m -run 'Goroutines|Shared|Concurrent' ./policy
-run "policy, commands, sessions and guides, over real processes and sockets" \
-  env CGO_ENABLED=0 "$GO" test -timeout 9m $commands
+# Every test runs once at least. The packages, where goroutines meet, run under the
+# race detector. The commands and guides, which start our binaries as processes by
+# the hundred, do not: the code that those run is the packages'. Nor do those that
+# play years, kill at every step, or start processes: what they share, their
+# neighbours share under the detector too. Nor do those that compute, several times
+# slower under it, and share nothing but what the tests named below share.
+served='^\./(issuer|issuer/(ca|federation)|policy|verifiers/(nitro|sevsnp|tpm))$'
+plain='^\./(cmd|docs|examples|deploy)(/|$)|/internal/(strictyaml|layout|fleet|recovery|compat|soak)$'
+plain="$plain|/policy/(diff|edit|measure/eif|mutate|signed)$|/verifiers/tpm/eventlog$"
+# Of the service, policy and verifiers, whose tests take longest, the detector sees
+# those in which something meets.
+meets='AtOnce|InTime|Exchanged|Watch|Ban|Turn|Reload|Event|News|Front|Handshake|Connection|Concurrent|Goroutines|Follow|Herd|Race|Shared|OneWins'
+# Of the others it does not see those that are long by what one goroutine does: every
+# bit of a document, every fault of a device, thousands of rows or of agents.
+long='Thousand|IsSmall|EveryBit|NoBit|SignedAllTheSame|LeavesNoTrace|FaultyModule|TheBindingsOf|AChangedDatabase|RecordsAreStreamed'
+all=$("$GO" list ./... | sed 's#^github.com/assay-project/assay/#./#')
+among() { grep -E "$1" <<<"$all"; }
+tested=$(grep -vE "$plain|$served" <<<"$all")
+with_long=$(for p in $tested; do ! grep -qsE "^func (Test|Fuzz|Example)\w*($long)" "$p"/*_test.go || echo "$p"; done)
+
+tests=("$GO" test -vet=off -timeout 9m -p $((($(nproc) + 1) / 2))) # vet is a stage of its own
+if [ ${#race[@]} -gt 0 ]; then
+  detector=(env CGO_ENABLED=1 "${tests[@]}" -race)
+  run "issuing and verifying, with the race detector" "${detector[@]}" -skip "$long" $(grep -E '^./(issuer|verifiers)' <<<"$tested")
+  run "commands, sessions and guides, over real processes and sockets" env CGO_ENABLED=0 "${tests[@]}" $(among "$plain")
+  run "agent, SVIDs, simulators and the rest, with the race detector" "${detector[@]}" -skip "$long" $(grep -vE '^./(issuer|verifiers)' <<<"$tested")
+  run "what meets in service, policy and verifiers, with the race detector" "${detector[@]}" -run "$meets" $(among "$served")
+else
+  run "unit and negative tests" env CGO_ENABLED=0 "${tests[@]}" -skip "$long" $tested
+  run "commands, sessions and guides, over real processes and sockets" env CGO_ENABLED=0 "${tests[@]}" $(among "$plain")
+fi
+run "service, policy and verifiers" env CGO_ENABLED=0 "${tests[@]}" $(among "$served")
+run "long tests" env CGO_ENABLED=0 "${tests[@]}" -run "$long" $with_long
+run "vet" "$GO" vet ./...
 # assay-signer is a module of its own (PKCS#11 needs cgo), which ./... above does
 # not reach into.
 if libc_headers; then
   run "assay-signer: vet" env CGO_ENABLED=1 "$GO" -C cmd/assay-signer vet ./...
-  run "assay-signer: SoftHSM, AWS KMS, Vault" env CGO_ENABLED=1 "$GO" -C cmd/assay-signer test -timeout 9m ./...
+  run "assay-signer: SoftHSM, AWS KMS, Vault" env CGO_ENABLED=1 "$GO" -C cmd/assay-signer test -vet=off -timeout 9m ./...
 else
   missing+=("assay-signer: PKCS#11 needs cgo, and gcc can't compile (Debian packages gcc and libc6-dev)")
 fi
 # Modules of their own, so that what they need chooses no version of the product's.
 run "Kubernetes manifests, by Kubernetes' own types" env CGO_ENABLED=0 "$GO" -C deploy/kubernetes test ./...
 run "the tool that makes releases" env CGO_ENABLED=0 "$GO" -C scripts/dist test ./...
-if [ ${#race[@]} -gt 0 ]; then
-  # Exhaustive tests (every bit of a document) are built without the race
-  # detector only: they are arithmetic, many times slower under it.
-  run "exhaustive tests, without the race detector" \
-    env CGO_ENABLED=0 "$GO" test -timeout 9m -run 'EveryBit|NoBit' -v ./verifiers/...
-fi
+while [ ${#running[@]} -gt 0 ]; do finish; done
+[ ${#began[@]} -gt 0 ] || failed+=("this script: it ran nothing")
 
 echo
 if ! git rev-parse -q --verify "$(sed -n 's/^const Previous = "\(.*\)"$/\1/p' internal/compat/doc.go)^{commit}" >/dev/null 2>&1; then
