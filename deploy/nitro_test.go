@@ -29,6 +29,7 @@ import (
 
 	agentconfig "github.com/assay-project/assay/enclave-agent/config"
 	"github.com/assay-project/assay/enclave-agent/vsock"
+	"github.com/assay-project/assay/internal/prebuilt"
 	simnitro "github.com/assay-project/assay/simulators/nitro"
 )
 
@@ -122,10 +123,8 @@ func TestTheEnclaveImagesAgentRunsWithNothingButTheImage(t *testing.T) {
 		t.Skip("NOT RUN: only root can look at the image from within (chroot); the other tests read it")
 	}
 	context := t.TempDir()
-	build := exec.Command("go", "build", "-trimpath", "-tags=grpcnotrace", "-ldflags=-s -w", "-o", context+"/", "../cmd/assay-agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := prebuilt.Into(context, "..", "assay-agent"); err != nil {
+		t.Fatal(err)
 	}
 	simulator, err := simnitro.NewAuthority(simnitro.AuthorityOptions{})
 	if err != nil {

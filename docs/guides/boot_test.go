@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/assay-project/assay/internal/prebuilt"
 	simsnp "github.com/assay-project/assay/simulators/sevsnp"
 	simtpm "github.com/assay-project/assay/simulators/tpm"
 )
@@ -91,10 +92,8 @@ func TestTheBootGuideMeasuresAndItsPoliciesHold(t *testing.T) {
 	t.Parallel()
 	dir := shortTempDir(t)
 	bin := filepath.Join(dir, "bin")
-	build := exec.Command("go", "build", "-o", bin+"/", "../../cmd/assay", "../../cmd/teesim")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := prebuilt.Into(bin, "../..", "assay", "teesim"); err != nil {
+		t.Fatal(err)
 	}
 	commands, _ := bootBlocks(t)
 	config := configuration(t, dir)

@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/assay-project/assay/internal/prebuilt"
 )
 
 // The test binary plays the parts of two programs that need EC2, when it is
@@ -58,15 +60,13 @@ func TestEveryCommandOfTheFirstEnclaveGuideWorks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, args := range [][]string{
-		{bin + "/", "../../cmd/assayd", "../../cmd/assay-agent", "../../cmd/assay", "../../cmd/teesim"},
-		{filepath.Join(dir, "server/payments"), "./testdata/payments"},
-	} {
-		build := exec.Command("go", append([]string{"build", "-o"}, args...)...)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+	if err := prebuilt.Into(bin, "../.."); err != nil {
+		t.Fatal(err)
+	}
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "server/payments"), "./testdata/payments")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
 	}
 	self, err := os.Executable()
 	if err != nil {
