@@ -67,7 +67,7 @@ type agentJSON struct {
 	Ban          string     `json:"ban"`
 	Policy       string     `json:"policy"`
 	Reference    string     `json:"reference"`
-	Cursor       string     `json:"cursor,omitempty"`
+	Cursor       string     `json:"cursor"`
 }
 
 func agentOf(a *assayv1.Agent) agentJSON {
@@ -189,7 +189,7 @@ type svidJSON struct {
 	NotAfter  time.Time `json:"not_after"`
 	Reference string    `json:"reference"`
 	Revoked   bool      `json:"revoked"`
-	Cursor    string    `json:"cursor,omitempty"`
+	Cursor    string    `json:"cursor"`
 }
 
 func svidOf(s *assayv1.SVIDRecord) svidJSON {
@@ -219,14 +219,9 @@ newest record of it, with claims and decision (docs/spec/ledger.md).`,
 	target := adminFlag(c)
 	output := cli.OutputFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		a, err := openAgents(*target)
+		r, err := ask(c, openAgents, *target, (*agentsClient).GetAgent, &assayv1.GetAgentRequest{Instance: args[0]}, missing("`assay agents list` shows which there are"))
 		if err != nil {
 			return err
-		}
-		defer func() { _ = a.Close() }() // only read
-		r, err := a.GetAgent(c.Context(), &assayv1.GetAgentRequest{Instance: args[0]})
-		if err != nil {
-			return a.missing(err, "`assay agents list` shows which there are")
 		}
 		out := agentShown{Agent: agentOf(r.GetAgent()), SVIDs: []svidJSON{}}
 		for _, s := range r.GetSvids() {

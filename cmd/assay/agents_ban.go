@@ -114,14 +114,9 @@ authority instead, or insist with --force.`,
 			}
 			req.UntilUnixMs = t.UnixMilli()
 		}
-		a, err := openAgents(*target)
+		r, err := ask(c, openAgents, *target, (*agentsClient).Ban, req, missing(""))
 		if err != nil {
 			return err
-		}
-		defer func() { _ = a.Close() }() // what was written is durable when the call returns
-		r, err := a.Ban(c.Context(), req)
-		if err != nil {
-			return a.missing(err, "")
 		}
 		b := banOf(r.GetBan())
 		if *output == cli.JSON {
@@ -161,13 +156,8 @@ again, as far as it has not ended.`,
 		if *why == "" {
 			return cli.Usagef(`for example --reason "it was found"`, "--reason: say why; it goes on record")
 		}
-		a, err := openAgents(*target)
-		if err != nil {
+		if _, err := ask(c, openAgents, *target, (*agentsClient).Unban, &assayv1.UnbanRequest{Id: args[0], Reason: *why}, missing("`assay agents bans` lists which stand")); err != nil {
 			return err
-		}
-		defer func() { _ = a.Close() }() // what was written is durable when the call returns
-		if _, err := a.Unban(c.Context(), &assayv1.UnbanRequest{Id: args[0], Reason: *why}); err != nil {
-			return a.missing(err, "`assay agents bans` lists which stand")
 		}
 		p := cli.NewPage(c.OutOrStdout())
 		p.Linef("%s is lifted", args[0])
@@ -189,14 +179,9 @@ ledger: ` + "`assay ledger list --outcome admin`" + `.`,
 	target := adminFlag(c)
 	output := cli.OutputFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		a, err := openAgents(*target)
+		r, err := ask(c, openAgents, *target, (*agentsClient).ListBans, &assayv1.ListBansRequest{}, (*agentsClient).explain)
 		if err != nil {
 			return err
-		}
-		defer func() { _ = a.Close() }() // only read
-		r, err := a.ListBans(c.Context(), &assayv1.ListBansRequest{})
-		if err != nil {
-			return a.explain(err)
 		}
 		list := []banJSON{}
 		for _, b := range r.GetBans() {

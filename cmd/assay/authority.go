@@ -188,14 +188,9 @@ unless --all is given.`,
 			}
 			req.Use = use
 		}
-		a, err := openAuthorities(*socket)
+		r, err := ask(c, openAuthorities, *socket, (*authorities).ListAuthorities, req, (*authorities).refused)
 		if err != nil {
 			return err
-		}
-		defer func() { _ = a.Close() }() // only read
-		r, err := a.ListAuthorities(c.Context(), req)
-		if err != nil {
-			return a.refused(err)
 		}
 		list := []authorityJSON{}
 		for _, item := range r.GetAuthorities() {
@@ -250,14 +245,9 @@ signs: with that key offline it waits until the key is brought back.`,
 		if err != nil {
 			return err
 		}
-		a, err := openAuthorities(*socket)
+		r, err := ask(c, openAuthorities, *socket, (*authorities).PrepareAuthority, &assayv1.PrepareAuthorityRequest{Use: use}, (*authorities).refused)
 		if err != nil {
 			return err
-		}
-		defer func() { _ = a.Close() }() // the answer is what counts
-		r, err := a.PrepareAuthority(c.Context(), &assayv1.PrepareAuthorityRequest{Use: use})
-		if err != nil {
-			return a.refused(err)
 		}
 		if r.GetAuthority().GetState() == assayv1.AuthorityState_AUTHORITY_STATE_REQUESTED {
 			cli.Warn(c.ErrOrStderr(), "it waits for the upstream CA: `assay authority csr %s`", r.GetAuthority().GetId())
@@ -286,14 +276,9 @@ last of what it signed has ended.`,
 		if err != nil {
 			return err
 		}
-		a, err := openAuthorities(*socket)
+		r, err := ask(c, openAuthorities, *socket, (*authorities).ActivateAuthority, &assayv1.ActivateAuthorityRequest{Use: use, Id: args[1]}, (*authorities).refused)
 		if err != nil {
 			return err
-		}
-		defer func() { _ = a.Close() }() // the answer is what counts
-		r, err := a.ActivateAuthority(c.Context(), &assayv1.ActivateAuthorityRequest{Use: use, Id: args[1]})
-		if err != nil {
-			return a.refused(err)
 		}
 		return told(c, *output, r, "it signs from now on")
 	}
@@ -332,14 +317,9 @@ against a key in the hands of somebody else: decide.`,
 		if *reason == "" {
 			return cli.Usagef("others will want to know: --reason TEXT", "no --reason is given")
 		}
-		a, err := openAuthorities(*socket)
+		r, err := ask(c, openAuthorities, *socket, (*authorities).TaintAuthority, &assayv1.TaintAuthorityRequest{Use: use, Id: args[1], Reason: *reason, Force: *force}, (*authorities).refused)
 		if err != nil {
 			return err
-		}
-		defer func() { _ = a.Close() }() // the answer is what counts
-		r, err := a.TaintAuthority(c.Context(), &assayv1.TaintAuthorityRequest{Use: use, Id: args[1], Reason: *reason, Force: *force})
-		if err != nil {
-			return a.refused(err)
 		}
 		return told(c, *output, r, "tainted; `assay authority revoke %s %s` when no agent needs it any more", args[0], args[1])
 	}
@@ -368,14 +348,9 @@ next update on.`,
 		if *reason == "" {
 			return cli.Usagef("others will want to know: --reason TEXT", "no --reason is given")
 		}
-		a, err := openAuthorities(*socket)
+		r, err := ask(c, openAuthorities, *socket, (*authorities).RevokeAuthority, &assayv1.RevokeAuthorityRequest{Use: use, Id: args[1], Reason: *reason}, (*authorities).refused)
 		if err != nil {
 			return err
-		}
-		defer func() { _ = a.Close() }() // the answer is what counts
-		r, err := a.RevokeAuthority(c.Context(), &assayv1.RevokeAuthorityRequest{Use: use, Id: args[1], Reason: *reason})
-		if err != nil {
-			return a.refused(err)
 		}
 		return told(c, *output, r, "revoked")
 	}

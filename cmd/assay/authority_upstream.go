@@ -28,14 +28,9 @@ and make a certificate of a subordinate CA: CA:TRUE, keyCertSign.`,
 	}
 	socket := adminFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		a, err := openAuthorities(*socket)
+		r, err := ask(c, openAuthorities, *socket, (*authorities).GetAuthorityCSR, &assayv1.GetAuthorityCSRRequest{Id: args[0]}, (*authorities).refused)
 		if err != nil {
 			return err
-		}
-		defer func() { _ = a.Close() }() // only read
-		r, err := a.GetAuthorityCSR(c.Context(), &assayv1.GetAuthorityCSRRequest{Id: args[0]})
-		if err != nil {
-			return a.refused(err)
 		}
 		_, err = fmt.Fprint(c.OutOrStdout(), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: r.GetCsr()})))
 		return err
@@ -65,14 +60,9 @@ From then on the authority is published, and signs after the propagation time.`,
 		if req.Chain, err = certificatesIn(text); err != nil {
 			return cli.Usagef("the certificate itself first, in PEM, and nothing else", "%s: %w", args[1], err)
 		}
-		a, err := openAuthorities(*socket)
+		r, err := ask(c, openAuthorities, *socket, (*authorities).ImportAuthority, req, (*authorities).refused)
 		if err != nil {
 			return err
-		}
-		defer func() { _ = a.Close() }() // the answer is what counts
-		r, err := a.ImportAuthority(c.Context(), req)
-		if err != nil {
-			return a.refused(err)
 		}
 		return told(c, *output, r, "imported and published")
 	}

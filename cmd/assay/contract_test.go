@@ -114,12 +114,13 @@ func TestJSONFieldNamesAreThoseOfTheContract(t *testing.T) {
 		{collateral.Imported{}, "sequence issued_at expires stored kept"},
 		{serverStatus{}, "version trust_domain kind platforms policy policy_digest started ledger_size checkpoint_size authority_not_after server_certificate_not_after issued_total denied_total attestations_in_flight watches warnings server ready not_ready database members"},
 		{serverMember{}, "name joined ledger_size last_entry"},
-		{agentJSON{}, "instance tee spiffe_ids first last not_after attestations simulated watching ban policy reference"},
+		{agentJSON{}, "instance tee spiffe_ids first last not_after attestations simulated watching ban policy reference cursor"},
 		{agentShown{}, "agent svids entry"},
-		{svidJSON{}, "serial spiffe_id instance issued not_after reference revoked"},
+		{svidJSON{}, "serial spiffe_id instance issued not_after reference revoked cursor"},
 		{banJSON{}, "id kind value reason actor since until"},
 		{banMade{}, "ban instances svids dry_run omitted"},
 		{denialsJSON{}, "trust_domain sequence issued_at next_update serials keys policies omitted"},
+		{deniedPolicyJSON{}, "digest reason actor since"},
 	} {
 		doc := reference(t)
 		typ := reflect.TypeOf(c.value)

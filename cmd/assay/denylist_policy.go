@@ -41,13 +41,8 @@ denied stays denied until it is taken off with ` + "`assay denylist remove-polic
 		if err != nil {
 			return err
 		}
-		a, err := openAgents(*target)
-		if err != nil {
+		if _, err := ask(c, openAgents, *target, (*agentsClient).DenyPolicy, &assayv1.DenyPolicyRequest{Digest: digest, Reason: *why}, (*agentsClient).explain); err != nil {
 			return err
-		}
-		defer func() { _ = a.Close() }() // what was written is durable when the call returns
-		if _, err := a.DenyPolicy(c.Context(), &assayv1.DenyPolicyRequest{Digest: digest, Reason: *why}); err != nil {
-			return a.explain(err)
 		}
 		p := cli.NewPage(c.OutOrStdout())
 		p.Linef("results of the policy %x are denied", digest)
@@ -74,13 +69,8 @@ were revoked stay on it. One that is not denied is exit code 2.`,
 		if err != nil {
 			return err
 		}
-		a, err := openAgents(*target)
-		if err != nil {
+		if _, err := ask(c, openAgents, *target, (*agentsClient).LiftPolicy, &assayv1.LiftPolicyRequest{Digest: digest, Reason: *why}, missing("`assay denylist policies` shows which are denied")); err != nil {
 			return err
-		}
-		defer func() { _ = a.Close() }() // what was written is durable when the call returns
-		if _, err := a.LiftPolicy(c.Context(), &assayv1.LiftPolicyRequest{Digest: digest, Reason: *why}); err != nil {
-			return a.missing(err, "`assay denylist policies` shows which are denied")
 		}
 		p := cli.NewPage(c.OutOrStdout())
 		p.Linef("results of the policy %x count again", digest)
@@ -110,14 +100,9 @@ why. Those that were taken off the list again are in the ledger alone.`,
 	target := adminFlag(c)
 	output := cli.OutputFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		a, err := openAgents(*target)
+		r, err := ask(c, openAgents, *target, (*agentsClient).ListDeniedPolicies, &assayv1.ListDeniedPoliciesRequest{}, (*agentsClient).explain)
 		if err != nil {
 			return err
-		}
-		defer func() { _ = a.Close() }() // only read
-		r, err := a.ListDeniedPolicies(c.Context(), &assayv1.ListDeniedPoliciesRequest{})
-		if err != nil {
-			return a.explain(err)
 		}
 		list := []deniedPolicyJSON{}
 		for _, p := range r.GetPolicies() {

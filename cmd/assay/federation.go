@@ -287,15 +287,10 @@ follows the Workload API accept none of its identities from then on.`,
 	}
 	socket := adminFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		f, err := openFederations(*socket)
-		if err != nil {
+		if _, err := ask(c, openFederations, *socket, (*federations).DeleteFederation, &assayv1.DeleteFederationRequest{TrustDomain: args[0]}, (*federations).refused); err != nil {
 			return err
 		}
-		defer func() { _ = f.Close() }() // the answer is what counts
-		if _, err := f.DeleteFederation(c.Context(), &assayv1.DeleteFederationRequest{TrustDomain: args[0]}); err != nil {
-			return f.refused(err)
-		}
-		_, err = fmt.Fprintf(c.OutOrStdout(), "removed: identities of %s are trusted no more\n", cli.Escape(args[0]))
+		_, err := fmt.Fprintf(c.OutOrStdout(), "removed: identities of %s are trusted no more\n", cli.Escape(args[0]))
 		return err
 	}
 	return c

@@ -77,14 +77,9 @@ on record is exit code 2.`,
 		case *why == "":
 			return cli.Usagef(`for example --reason "the key leaked"`, "--reason: say why; it goes on record")
 		}
-		a, err := openAgents(*target)
+		r, err := ask(c, openAgents, *target, (*agentsClient).RevokeSVIDs, &assayv1.RevokeSVIDsRequest{Serials: args, SpiffeId: *id, Reason: *why, Force: *force}, missing("`assay svids list` shows what is on record"))
 		if err != nil {
 			return err
-		}
-		defer func() { _ = a.Close() }() // what was written is durable when the call returns
-		r, err := a.RevokeSVIDs(c.Context(), &assayv1.RevokeSVIDsRequest{Serials: args, SpiffeId: *id, Reason: *why, Force: *force})
-		if err != nil {
-			return a.missing(err, "`assay svids list` shows what is on record")
 		}
 		if *output == cli.JSON {
 			return cli.PrintJSON(c.OutOrStdout(), struct {
