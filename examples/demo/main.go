@@ -4,7 +4,7 @@
 // mode is refused, and an SVID is renewed.
 //
 // Only the hardware is simulated: it signs under roots of its own. Server, verifier, policy, ledger, CA, agent and relying party are
-// what production runs.
+// what production runs. `make demo` builds all of it and starts this.
 package main
 
 import (

@@ -3,6 +3,14 @@
 // willing to serve. A svidgrpc.Gate stands in front of its methods: it checks the
 // client in the TLS handshake, and again for each call, so that nothing passes on the
 // strength of an old handshake, and has clients open another connection in time.
+//
+//	assay bundle export --verifier-keys verifier-keys.cbor --out bundle.json
+//	inventory --listen 127.0.0.1:9000 --client-domain attested.example.org --client-pcr0 9f3c… \
+//	          --verifier-root verifier-root.pem --verifier-keys verifier-keys.cbor
+//
+// verifier-root.pem is what `assayd init` wrote. It finds the Workload API by
+// SPIFFE_ENDPOINT_SOCKET, as the agent prints it; a simulated trust domain needs
+// --accept-simulated.
 package main
 
 import (

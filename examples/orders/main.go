@@ -3,6 +3,10 @@
 // go-spiffe's own TLS configuration. Its server, inventory, asks for more than a
 // name, and orders need not know. One that wants as much of its server, for as long
 // as it speaks to it, takes svidgrpc.ClientCredentials in the place of go-spiffe's.
+//
+//	orders --server 127.0.0.1:9000 --server-id spiffe://attested.example.org/shop/inventory --item tea --count 3
+//
+// It finds the Workload API by SPIFFE_ENDPOINT_SOCKET, as the agent prints it.
 package main
 
 import (

@@ -13,6 +13,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -22,11 +23,15 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	switch err := run(ctx, os.Args[1:]); {
+	case errors.Is(err, flag.ErrHelp): // it was printed
+	case err != nil:
 		_, _ = fmt.Fprintln(os.Stderr, "rest:", err)
 		os.Exit(1)
 	}
 }
+
+const usage = "usage: rest serve … | rest get … PATH; each has --help"
 
 func run(ctx context.Context, args []string) error {
 	if len(args) > 0 {
@@ -35,7 +40,10 @@ func run(ctx context.Context, args []string) error {
 			return serve(ctx, args[1:])
 		case "get":
 			return get(ctx, args[1:])
+		case "help", "-h", "-help", "--help":
+			_, _ = fmt.Fprintln(os.Stderr, usage)
+			return flag.ErrHelp
 		}
 	}
-	return errors.New("usage: rest serve … | rest get … PATH")
+	return errors.New(usage)
 }

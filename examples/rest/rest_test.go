@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"flag"
 	"io"
 	"log/slog"
 	"net"
@@ -163,6 +165,22 @@ func TestSimulatedClientsAreServedOnlyWhenTold(t *testing.T) {
 	for accept, want := range map[bool]int{false: http.StatusForbidden, true: http.StatusOK} {
 		if code, body := open(t, "simulated.example.test", accept).do(t, http.MethodGet, "/reports", ""); code != want {
 			t.Errorf("accept %t: %d %s", accept, code, body)
+		}
+	}
+}
+
+// Clients read a list, also while there is nothing in it.
+func TestAnEmptyListIsAList(t *testing.T) {
+	if code, body := open(t, "example.test", false).do(t, http.MethodGet, "/reports", ""); code != http.StatusOK || body != "[]\n" {
+		t.Errorf("%d %q", code, body)
+	}
+}
+
+// Who asks for help made no mistake.
+func TestHelpIsNoError(t *testing.T) {
+	for _, args := range [][]string{{"--help"}, {"help"}, {"serve", "--help"}, {"get", "-h"}} {
+		if err := run(t.Context(), args); !errors.Is(err, flag.ErrHelp) {
+			t.Errorf("%v: %v", args, err)
 		}
 	}
 }

@@ -122,8 +122,9 @@ type reports struct {
 
 func (s *reports) list(w http.ResponseWriter, _ *http.Request) {
 	s.mu.Lock()
-	names := slices.Sorted(maps.Keys(s.held))
+	names := slices.AppendSeq(make([]string, 0, len(s.held)), maps.Keys(s.held)) // never null in JSON
 	s.mu.Unlock()
+	slices.Sort(names)
 	answer(w, names)
 }
 

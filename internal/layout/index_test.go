@@ -39,3 +39,31 @@ func TestEveryPageIsInTheIndexOnce(t *testing.T) {
 		t.Errorf("%d pages, %v", pages, err)
 	}
 }
+
+// Who finds an example reads how it is started: in the index of the examples, and at
+// the head of the program.
+func TestEveryExampleSaysHowItIsStarted(t *testing.T) {
+	dir := filepath.Join(root, "examples")
+	index, err := os.ReadFile(filepath.Join(dir, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mains, err := filepath.Glob(filepath.Join(dir, "*", "main.go"))
+	if err != nil || len(mains) < 5 {
+		t.Fatalf("%d examples, %v", len(mains), err)
+	}
+	for _, file := range mains {
+		name := filepath.Base(filepath.Dir(file))
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		comment, _, _ := strings.Cut(string(b), "\npackage main")
+		if !strings.Contains(comment, "\n//\t"+name+" ") && !strings.Contains(comment, "make "+name) {
+			t.Errorf("examples/%s/main.go has no line that starts it", name)
+		}
+		if !strings.Contains(string(index), "[`"+name+"`]("+name+")") {
+			t.Errorf("examples/README.md does not list %s", name)
+		}
+	}
+}
