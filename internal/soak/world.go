@@ -242,10 +242,10 @@ func (s *server) supervise(cmd *exec.Cmd, ended chan struct{}) {
 	}
 	const unavailable = 7
 	if code := cmd.ProcessState.ExitCode(); code != unavailable {
-		s.r.violated("server", "server %s ended with %d by itself: see %s", s.name, code, s.log)
-		return
+		s.r.violated("server", "server %s ended with %d by itself: see %s", s.name, code, s.log) // and goes on, so that what follows is seen for what it is
+	} else {
+		s.r.count("server restarted by its supervisor")
 	}
-	s.r.count("server restarted by its supervisor")
 	if err := s.start(); err != nil {
 		s.r.violated("server", "server %s does not start: %v", s.name, err)
 	}
