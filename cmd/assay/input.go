@@ -25,6 +25,11 @@ const maxInput = policy.MaxSize + 1
 // readInput reads a file, or standard input for "-". A file that cannot be
 // read is a usage error; one that is too large is malformed.
 func readInput(c *cobra.Command, name string) ([]byte, error) {
+	return readAtMost(c, name, maxInput)
+}
+
+// readAtMost is readInput with a bound of its own, in bytes.
+func readAtMost(c *cobra.Command, name string, most int64) ([]byte, error) {
 	var r io.Reader
 	if name == "-" {
 		r, name = c.InOrStdin(), "standard input"
@@ -36,15 +41,15 @@ func readInput(c *cobra.Command, name string) ([]byte, error) {
 		defer func() { _ = f.Close() }() // only read
 		r = f
 	}
-	b, err := io.ReadAll(io.LimitReader(r, maxInput+1))
+	b, err := io.ReadAll(io.LimitReader(r, most+1))
 	if err != nil {
 		return nil, cli.Usagef("", "%s", clean(err))
 	}
-	if len(b) > maxInput {
+	if int64(len(b)) > most {
 		return nil, &attest.Error{
 			Kind: attest.Malformed, Check: "size",
 			Err:      fmt.Errorf("%s is too large to be what is asked for", name),
-			Expected: fmt.Sprintf("at most %d bytes", maxInput),
+			Expected: fmt.Sprintf("at most %d bytes", most),
 		}
 	}
 	return b, nil

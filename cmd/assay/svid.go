@@ -56,7 +56,12 @@ func parseChain(name string, b []byte) ([]*x509.Certificate, error) {
 		if block, rest = pem.Decode(rest); block == nil {
 			break
 		}
-		if block.Type != "CERTIFICATE" {
+		switch block.Type {
+		case "CERTIFICATE":
+		case "X509 CERTIFICATE", "TRUSTED CERTIFICATE":
+			// Other programs read these as certificates, and would see another first one.
+			return bad(fmt.Errorf("a PEM block %s: write CERTIFICATE", block.Type))
+		default:
 			continue
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)

@@ -26,6 +26,9 @@ import (
 //	two.pem                                            svid.pem, and debug.pem after it
 //	token.jwt expired.jwt                              JWT-SVIDs of the same, for "vault"
 //	odd.jwt                                            a token whose header has what a JWT-SVID's must not
+//	spaced.jwt                                         a token whose header is not written closely
+//	ca-first.pem x509-first.pem trus-first.pem         svid.pem, and another certificate before it
+//	many.pem large.pem                                 more than is looked at
 //	deny-list.cbor                                     which names svid.pem
 //	matrix-….pem matrix-….jwt                          each wrong for one reason, see wrongSVIDs
 //	bundle.json bundle.pem verifier-keys.cbor verifier-root.pem
@@ -73,10 +76,19 @@ func svidFixtures(t testing.TB, dir string) {
 	check(t, err)
 	two, _, err := bad.Marshal()
 	check(t, err)
-	put("two.pem", append(one, two...))
+	put("two.pem", append(bytes.Clone(one), two...))
+	own := a.Mint(t, "/orders", svidtest.Template(func(c *x509.Certificate) { c.IsCA = true; c.KeyUsage |= x509.KeyUsageCertSign }))
+	put("ca-first.pem", append(certsPEM(own.Certificates), one...))
+	for _, legacy := range []string{"X509 CERTIFICATE", "TRUSTED CERTIFICATE"} {
+		block := pem.EncodeToMemory(&pem.Block{Type: legacy, Bytes: bad.Certificates[0].Raw})
+		put(strings.ToLower(legacy[:4])+"-first.pem", append(block, one...))
+	}
+	put("many.pem", bytes.Repeat(one, maxChains+1))
+	put("large.pem", bytes.Repeat([]byte("# \n"), maxShown/3+1))
 	put("token.jwt", []byte(a.MintJWT(t, "/orders", "vault", svidtest.PCR(0, launched.Image.PCR0), svidtest.Policy("prod@7"))+"\n"))
 	_, rest, _ := strings.Cut(a.MintJWT(t, "/orders", "vault"), ".")
 	put("odd.jwt", []byte(base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"ES256","kid":"k","jku":"https://evil.example/keys"}`))+"."+rest))
+	put("spaced.jwt", []byte(base64.RawURLEncoding.EncodeToString([]byte("\n { \"alg\": \"ES256\", \"kid\": \"k\" }"))+"."+rest))
 	past := *a
 	past.Now = func() time.Time { return fixtureTime.Add(-2 * time.Hour) }
 	put("expired.jwt", []byte(past.MintJWT(t, "/orders", "vault")))

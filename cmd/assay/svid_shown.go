@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -65,7 +66,7 @@ func (f *liveFlags) readShown(c *cobra.Command, arg string) (*shown, error) {
 	if address, ok := liveAddress(arg); ok {
 		return f.connect(c.Context(), address)
 	}
-	b, err := readInput(c, arg)
+	b, err := readAtMost(c, arg, maxShown)
 	if err != nil {
 		return nil, err
 	}
@@ -78,10 +79,24 @@ func (f *liveFlags) readShown(c *cobra.Command, arg string) (*shown, error) {
 	}
 	out := &shown{name: arg}
 	out.split(certs)
+	if n := max(len(out.chains), len(out.others)); n > maxChains {
+		return nil, &attest.Error{
+			Kind: attest.Malformed, Check: "size", Err: fmt.Errorf("%s holds too many certificates", arg),
+			Expected: fmt.Sprintf("at most %d chains, or authorities", maxChains), Got: strconv.Itoa(n),
+		}
+	}
 	return out, nil
 }
 
-// split parts certificates into chains: each begins with a leaf.
+// What a file of SVIDs may hold: every one of them is parsed, judged and printed.
+const (
+	maxShown  = 1 << 20 // bytes
+	maxChains = 64
+)
+
+// split parts certificates into chains: each begins with a leaf. Authorities in front
+// of the first leaf are a chain too: a program that is given the file shows the very
+// first certificate, whatever it is, and so it is judged and printed like any.
 func (s *shown) split(certs []*x509.Certificate) {
 	for _, c := range certs {
 		switch n := len(s.chains); {
@@ -92,6 +107,9 @@ func (s *shown) split(certs []*x509.Certificate) {
 		default:
 			s.others = append(s.others, c)
 		}
+	}
+	if len(s.chains) > 0 && len(s.others) > 0 {
+		s.chains, s.others = append([][]*x509.Certificate{s.others}, s.chains...), nil
 	}
 }
 
@@ -115,15 +133,23 @@ func liveAddress(arg string) (string, bool) {
 // isToken tells a token that was given instead of a file: its header is JSON, and no
 // file has such a name.
 func isToken(arg string) bool {
-	if len(arg) < 40 || !looksLikeToken(strings.TrimSpace(arg)) {
+	arg = strings.TrimSpace(arg)
+	if len(arg) < 40 || !looksLikeToken(arg) {
 		return false
+	}
+	header, _, _ := strings.Cut(arg, ".")
+	if b, err := base64.RawURLEncoding.DecodeString(header); err != nil || !strings.HasPrefix(strings.TrimSpace(string(b)), "{") {
+		return false // the name of a host, say
 	}
 	_, err := os.Lstat(arg)
 	return err != nil
 }
 
+// looksLikeToken tells the shape: three parts in base64url, whatever they hold.
 func looksLikeToken(s string) bool {
-	return strings.HasPrefix(s, "ey") && strings.Count(s, ".") == 2 && !strings.ContainsAny(s, " \t\r\n")
+	return strings.Count(s, ".") == 2 && s[0] != '.' && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-_.=", r)
+	})
 }
 
 // unparsed is what crypto/tls says, without a type, of a certificate that x509 does
