@@ -76,6 +76,7 @@ the same.`,
 	}
 	f.add(c)
 	c.Flags().StringVar(&output, "output", "text", "output format: text or json")
+	cli.Complete(c, "output", "text", "json")
 	c.Flags().StringVar(&writeTo, "write", "", "write the SVIDs, their keys and bundles into this directory")
 	c.Flags().BoolVar(&noKeys, "no-keys", false, "write certificates and bundles only")
 	addUnsafe(c, &onDisk)

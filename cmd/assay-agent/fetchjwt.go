@@ -81,6 +81,7 @@ tmpfs or ramfs, in a directory that nobody else can change, unless
 	c.Flags().StringArrayVar(&audiences, "audience", nil, "who is to be shown the token; repeat it for several, which can then pass it on to each other")
 	c.Flags().StringVar(&id, "spiffe-id", "", "the identity, where the agent has several")
 	c.Flags().StringVar(&output, "output", "text", "output format: text (the token alone) or json")
+	cli.Complete(c, "output", "text", "json")
 	c.Flags().StringVar(&writeTo, "write", "", "write the token into this file instead of printing it")
 	addUnsafe(c, &onDisk)
 	c.Flags().DurationVar(&timeout, "timeout", 10*time.Second, "how long to wait for an identity and its token")

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/assay-project/assay/attest"
 	agent "github.com/assay-project/assay/enclave-agent"
 	"github.com/assay-project/assay/enclave-agent/config"
 	"github.com/assay-project/assay/internal/cli"
@@ -61,6 +62,16 @@ type deviceFlags struct {
 func (f *deviceFlags) add(c *cobra.Command) {
 	f.configFlags.add(c)
 	c.Flags().StringVar(&f.tee, "tee", "", teeUsage+" (default: that of the configuration)")
+	completeTee(c)
+}
+
+// completeTee offers the kinds of TEE for --tee.
+func completeTee(c *cobra.Command) {
+	words := []string{config.TeeAuto}
+	for _, p := range attest.Platforms() {
+		words = append(words, string(p))
+	}
+	cli.Complete(c, "tee", words...)
 }
 
 const teeUsage = "kind of TEE: auto, aws-nitro, amd-sev-snp or tpm2"

@@ -60,6 +60,7 @@ the last attestation; 7 there is no identity, or no agent.`,
 	}
 	f.add(c)
 	c.Flags().StringVar(&output, "output", "text", "output format: text or json")
+	cli.Complete(c, "output", "text", "json")
 	c.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "how long to wait for the agent")
 	return c
 }

@@ -48,6 +48,7 @@ trust_domains; the file shows how.`,
 	c.Flags().StringVar(&f.nsmSocket, "nsm-socket", "", "socket of a simulated Nitro Security Module, instead of "+agent.NitroDevice)
 	c.Flags().StringVar(&f.snpSocket, "snp-socket", "", "socket of a simulated SEV-SNP guest, instead of configfs-tsm and "+agent.SNPDevice)
 	c.Flags().StringVar(&f.tee, "tee", config.TeeAuto, teeUsage+"; auto finds out when the agent starts")
+	completeTee(c)
 	c.Flags().StringVar(&f.tpmSocket, "tpm-socket", "", "socket of a simulated machine's TPM, instead of "+agent.TPMDevice)
 	c.Flags().StringVar(&f.eventLog, "event-log", "", "boot event log of the simulated machine (with --tpm-socket)")
 	c.MarkFlagsMutuallyExclusive("nsm-socket", "snp-socket", "tpm-socket")

@@ -54,6 +54,7 @@ It exits with 0 wherever an agent answers; healthcheck has exit codes.`,
 	}
 	f.add(c)
 	c.Flags().StringVar(&output, "output", "text", "output format: text or json")
+	cli.Complete(c, "output", "text", "json")
 	c.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "how long to wait for the agent")
 	return c
 }

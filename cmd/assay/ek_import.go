@@ -39,6 +39,7 @@ of the key's SubjectPublicKeyInfo. Rows without a group go to --group.`,
 	socket := adminFlag(c)
 	group := c.Flags().String("group", defaultGroup, "`GROUP` of rows that name none")
 	format := c.Flags().String("format", "", "`csv|jsonl`; the default is by the file's name")
+	cli.Complete(c, "format", "csv", "jsonl")
 	replace := c.Flags().Bool("replace", false, "replace group and note of TPMs that are listed already")
 	output := cli.OutputFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {

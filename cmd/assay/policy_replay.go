@@ -87,6 +87,8 @@ With --fail-on the exit code is 6 where somebody loses, gains, … (a list): for
 	f.StringVar(&o.secret, "rollout-secret", "", "`FILE` with the server's secret of rollouts: rollout.secret in its data directory")
 	f.Var(&o.assumed, "assume-rollout", "take rollouts as admitting everybody, or nobody")
 	f.StringSliceVar(&o.failOn, "fail-on", nil, "end with exit code 6 on any of this `LIST`: "+strings.Join(failWords, ", "))
+	cli.Complete(c, "fail-on", failWords...)
+	cli.Complete(c, "assume-rollout", "in", "out")
 	f.StringVar(&o.explain, "explain", "", "print the draft's whole explanation of one record, by its `REFERENCE`")
 	f.BoolVar(&o.each, "each", false, "count each attestation for itself, not each distinct set of claims")
 	f.IntVar(&o.members, "members", 5, "list so many instances of each group, the newest first; -1 lists all")

@@ -43,7 +43,18 @@ func (r *requirementFlags) add(c *cobra.Command) {
 	f.DurationVar(&r.maxAge, "max-age", 0, "demand evidence no older than this, such as 2h")
 	f.BoolVar(&r.owned, "owned", false, "demand that the policy had proof of who launched the workload")
 	f.BoolVar(&r.simulated, "allow-simulated", false, "accept a simulated result: for tests, never in production")
+	cli.Complete(c, "tee", platformNames()...)
+	cli.Complete(c, "min-tier", svid.Affirming.String(), svid.Warning.String(), svid.None.String(), svid.Contraindicated.String())
 	r.set = f.Changed
+}
+
+// platformNames are all that there are, whether or not this build verifies their
+// evidence: a result is read without that.
+func platformNames() (out []string) {
+	for _, p := range attest.Platforms() {
+		out = append(out, string(p))
+	}
+	return out
 }
 
 // build turns the flags into requirements; anything that could never hold, or

@@ -49,6 +49,13 @@ func OutputFlag(c *cobra.Command) *Format {
 	return &f
 }
 
+// Complete offers the words for the value of a flag that the command has, and no
+// files: for flags that take nothing else.
+func Complete(c *cobra.Command, flag string, words ...string) {
+	// A flag that is not there fails the tests of the command that adds it.
+	_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+}
+
 // PrintJSON writes v as indented JSON.
 func PrintJSON(w io.Writer, v any) error {
 	out, err := marshal(v, "  ")
