@@ -13,7 +13,8 @@
 // and a [Signer] for each key.
 //
 // Every handshake costs a signature of the TPM, some tens of milliseconds on
-// hardware, and the agent limits them: keep connections, and resume sessions.
+// hardware, and the agent limits them: keep connections, and resume
+// sessions (svid.NewSessionCache keeps those of the present SVID).
 //
 // For keys in memory use go-spiffe's workloadapi.
 package agentclient

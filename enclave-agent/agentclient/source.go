@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -35,6 +36,9 @@ type Options struct {
 	Socket string
 	// ID is the identity to use; the zero ID is the first that the agent serves.
 	ID spiffeid.ID
+	// Log is told of bundles of other trust domains that cannot be read, and are left
+	// out; nil is slog.Default().
+	Log *slog.Logger
 }
 
 // Residency says where a private key lives.
@@ -64,6 +68,7 @@ type Identity struct {
 // failure of the agent it keeps what it had.
 type Source struct {
 	id     spiffeid.ID
+	log    *slog.Logger
 	conn   *grpc.ClientConn
 	client agentv1.AgentClient
 	cancel context.CancelFunc
@@ -92,7 +97,11 @@ func New(ctx context.Context, o Options) (*Source, error) {
 		return nil, fmt.Errorf("agentclient: %w", err)
 	}
 	run, cancel := context.WithCancel(context.Background())
-	s := &Source{id: o.ID, conn: conn, client: agentv1.NewAgentClient(conn), cancel: cancel, done: make(chan struct{}), updated: make(chan struct{})}
+	log := o.Log
+	if log == nil {
+		log = slog.Default()
+	}
+	s := &Source{id: o.ID, log: log, conn: conn, client: agentv1.NewAgentClient(conn), cancel: cancel, done: make(chan struct{}), updated: make(chan struct{})}
 	go func() {
 		defer close(s.done)
 		s.follow(run)
@@ -268,7 +277,8 @@ func (s *Source) set(change func()) {
 	s.updated = make(chan struct{})
 }
 
-// take reads a full-state message: all of it, or nothing.
+// take reads a full-state message: all that is our own, or nothing; and of what other
+// trust domains say, what can be read.
 func (s *Source) take(m *agentv1.Identities) error {
 	bundle, err := readBundle(m.GetBundle())
 	if err != nil {
@@ -287,26 +297,43 @@ func (s *Source) take(m *agentv1.Identities) error {
 	}
 	keysDoc := map[spiffeid.TrustDomain][]byte{}
 	foreign, tokens := map[spiffeid.TrustDomain]*x509bundle.Bundle{}, map[spiffeid.TrustDomain]*jwtbundle.Bundle{}
-	for _, f := range append([]*agentv1.Bundle{m.GetBundle()}, m.GetFederated()...) {
+	own := bundle.TrustDomain()
+	keysDoc[own] = m.GetBundle().GetVerifierKeys()
+	if err := readTokens(tokens, own, m.GetBundle()); err != nil {
+		return err
+	}
+	for _, f := range m.GetFederated() {
+		if f.GetTrustDomain() == own.Name() {
+			continue // nobody else speaks for our own
+		}
 		b, err := readBundle(f)
+		if err == nil {
+			err = readTokens(tokens, b.TrustDomain(), f)
+		}
 		if err != nil {
-			return err
+			// Theirs is their trouble: it keeps nothing of ours from being renewed.
+			s.log.Warn("the bundle of another trust domain is left out", "trust_domain", fmt.Sprintf("%.255s", f.GetTrustDomain()), "error", err)
+			continue
 		}
-		td := b.TrustDomain()
-		if td != bundle.TrustDomain() {
-			foreign[td] = b
-		}
-		keysDoc[td] = f.GetVerifierKeys()
-		if len(f.GetJwtAuthorities()) == 0 {
-			continue // an agent of before
-		}
-		if tokens[td], err = jwtbundle.Parse(td, f.GetJwtAuthorities()); err != nil {
-			return fmt.Errorf("agentclient: the JWT bundle of %s: %w", td, err)
-		}
+		foreign[b.TrustDomain()], keysDoc[b.TrustDomain()] = b, f.GetVerifierKeys()
 	}
 	s.set(func() {
 		s.all, s.bundle, s.foreign, s.tokens, s.keysDoc, s.first, s.last = all, bundle, foreign, tokens, keysDoc, bundle.TrustDomain(), nil
 	})
+	return nil
+}
+
+// readTokens reads the keys of a trust domain's tokens, where there are any: an agent
+// of before sends none.
+func readTokens(tokens map[spiffeid.TrustDomain]*jwtbundle.Bundle, td spiffeid.TrustDomain, m *agentv1.Bundle) error {
+	if len(m.GetJwtAuthorities()) == 0 {
+		return nil
+	}
+	b, err := jwtbundle.Parse(td, m.GetJwtAuthorities())
+	if err != nil {
+		return fmt.Errorf("agentclient: the JWT bundle of %s: %w", td, err)
+	}
+	tokens[td] = b
 	return nil
 }
 
