@@ -88,6 +88,14 @@ var rules = []rule{
 		why: "no production binary links a simulator",
 	},
 	{
+		packages: "cmd/...", never: []string{"svid/svidtest"},
+		why: "svidtest mints SVIDs for tests, in memory",
+	},
+	{
+		packages: "examples/...", never: []string{"svid/svidtest"},
+		why: "svidtest mints SVIDs for tests, in memory",
+	},
+	{
 		packages: "simulators/...", never: []string{"verifiers", "policy", "svid", "issuer", "enclave-agent", "attest"},
 		why: "simulators speak the devices' own bytes and share nothing with the agent",
 	},

@@ -37,8 +37,12 @@ func New(t testing.TB, trustDomain string) *Authority {
 	return NewAt(t, trustDomain, time.Now)
 }
 
-// NewAt is New with a clock.
+// NewAt is New with a clock. Outside of a test it panics: what it mints does not say
+// that it is a test's.
 func NewAt(t testing.TB, trustDomain string, now func() time.Time) *Authority {
+	if !testing.Testing() {
+		panic("svidtest: an authority in memory is for tests alone")
+	}
 	t.Helper()
 	td, err := spiffeid.TrustDomainFromString(trustDomain)
 	if err != nil {

@@ -5,6 +5,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -73,5 +76,36 @@ func TestTheDocumentReadsBackUnderTheRoot(t *testing.T) {
 	old.NextUpdate = time.Now().Add(-time.Minute)
 	if _, err := svid.ParseVerifierKeys(a.Document(t, old), a.VerifierRoot(), time.Now()); attest.CheckOf(err) != "verifier_keys_expired" {
 		t.Error(err)
+	}
+}
+
+// A program that is no test, and hands over a testing.TB of its own making.
+func TestOutsideOfATestNothingIsMinted(t *testing.T) {
+	dir := t.TempDir()
+	program := `package main
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/assay-project/assay/svid/svidtest"
+)
+
+type tb struct{ testing.TB }
+
+func (tb) Helper() {}
+
+func main() {
+	defer func() { fmt.Println(recover()) }()
+	fmt.Println(svidtest.New(tb{}, "example.test").Mint(tb{}, "/orders").ID)
+}
+`
+	file := filepath.Join(dir, "main.go")
+	if err := os.WriteFile(file, []byte(program), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), "go", "run", file).CombinedOutput()
+	if err != nil || string(out) != "svidtest: an authority in memory is for tests alone\n" {
+		t.Errorf("%s %v", out, err)
 	}
 }
