@@ -39,7 +39,10 @@ type Config struct {
 	Further []Membership
 
 	SocketMode fs.FileMode // 0 is DefaultSocketMode
-	KeyType    KeyType     // "" is P256
+	// SocketGroup is the number of the group that the socket gets; nil is the process's
+	// own. Its members need no right to the socket's directory, and must have none.
+	SocketGroup *int
+	KeyType     KeyType // "" is P256
 	// KeyResidency says where the SVIDs' keys live; "" is SoftwareKeys. TPMKeys needs
 	// an Attester that is a [KeyHolder], and P256.
 	KeyResidency KeyResidency
@@ -145,7 +148,7 @@ const tickEvery = time.Second
 // then returns nil. It returns an error only for what is wrong on this machine
 // before it serves: the socket. No server's absence or answer ends it.
 func (a *Agent) Run(ctx context.Context) error {
-	listener, err := listen(ctx, a.cfg.Socket, a.cfg.SocketMode)
+	listener, err := listen(ctx, a.cfg.Socket, a.cfg.SocketMode, a.cfg.SocketGroup)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -78,19 +79,57 @@ func writable(dir string) error {
 	return nil
 }
 
-// checkSocketDir wants a directory in which nobody else can put another socket
-// in the place of ours.
+// checkSocketDir wants a directory in which nobody else can put another socket in the
+// place of ours, also not before we are there: workloads would take its trust bundle
+// from an impostor. A group may write there only beside root's sticky bit, as services
+// of one machine do that share a directory.
 func checkSocketDir(dir string) error {
 	st, err := os.Stat(dir)
-	switch {
-	case err != nil:
+	if err != nil {
 		return fmt.Errorf("the socket's directory: %w", err)
-	case !st.IsDir():
+	}
+	if !st.IsDir() {
 		return socketError("", "%s is not a directory", dir)
-	case st.Mode().Perm()&0o022 != 0 && st.Mode()&fs.ModeSticky == 0:
-		return socketError("chmod go-w "+dir, "others may write to the socket's directory %s (mode %04o): they could put their own socket there", dir, st.Mode().Perm())
+	}
+	owner, ok := ownerOf(st)
+	mode := st.Mode()
+	switch {
+	case !ok || owner != 0 && owner != os.Geteuid():
+		return socketError("use a directory of root or of the agent's own user", "the socket's directory %s belongs to user %d, who could put another socket there", dir, owner)
+	case mode.Perm()&0o002 != 0:
+		return socketError("use a directory of its own: who is there first has the socket's name, and a sticky bit changes nothing of it", "everybody may write to the socket's directory %s (mode %04o): they could put their own socket there", dir, mode.Perm())
+	case mode.Perm()&0o020 != 0 && (mode&fs.ModeSticky == 0 || owner != 0):
+		return socketError("chmod go-w "+dir, "others may write to the socket's directory %s (mode %04o): they could put their own socket there", dir, mode.Perm())
 	}
 	return nil
+}
+
+// ownerOf is the user that a file belongs to.
+func ownerOf(st fs.FileInfo) (uid int, ok bool) {
+	s, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return -1, false
+	}
+	return int(s.Uid), true
+}
+
+// makeSocketDir makes a directory that is missing, and those above it. Workloads must
+// get through them, whatever the umask keeps from others in general.
+func makeSocketDir(dir string) error {
+	err := os.Mkdir(dir, 0o755) //nolint:gosec // workloads must reach the socket in it
+	if errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
+		if err := makeSocketDir(filepath.Dir(dir)); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, 0o755) //nolint:gosec // workloads must reach the socket in it
+	}
+	if err == nil {
+		return os.Chmod(dir, 0o755) //nolint:gosec // the same, against the umask
+	}
+	if st, serr := os.Stat(dir); serr == nil && st.IsDir() {
+		return nil
+	}
+	return err
 }
 
 // occupied tells whether a dead socket is in the way; a live one, or a file
@@ -112,10 +151,16 @@ func occupied(ctx context.Context, path string) (stale bool, err error) {
 	if err == nil {
 		_ = c.Close()
 	}
-	if !errors.Is(err, unix.ECONNREFUSED) {
-		return false, socketError("stop the other agent, or choose another socket path", "%s is %w: another process accepts connections there", path, ErrSocketInUse)
+	switch {
+	case errors.Is(err, unix.ECONNREFUSED):
+		return true, nil
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		owner, _ := ownerOf(st)
+		return false, socketError("stop what serves there; if nothing does, remove it", "%s is there already, belongs to user %d, and cannot be asked whether somebody serves there: %w", path, owner, err)
+	case errors.Is(err, fs.ErrNotExist): // its owner has just ended
+		return false, nil
 	}
-	return true, nil
+	return false, socketError("stop the other agent, or choose another socket path", "%s is %w: another process accepts connections there", path, ErrSocketInUse)
 }
 
 // socketListener removes its file when it closes, and holds a lock meanwhile.
@@ -137,13 +182,14 @@ func (l *socketListener) Close() error {
 
 // listen makes the socket. A lock beside it keeps two agents from taking one
 // another's for stale; the socket gets its mode before its name, so that it is
-// never open to more than the mode says.
-func listen(ctx context.Context, path string, mode fs.FileMode) (*socketListener, error) {
+// never open to more than the mode says. The group is a number; nil leaves the process's
+// own.
+func listen(ctx context.Context, path string, mode fs.FileMode, group *int) (*socketListener, error) {
 	if err := CheckSocketPath(path); err != nil {
 		return nil, socketError("choose another socket path", "%w", err)
 	}
 	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // workloads must reach the socket in it
+	if err := makeSocketDir(dir); err != nil {
 		return nil, socketError("run the agent as one who may make it, or choose another socket path", "make the socket's directory: %w", err)
 	}
 	if err := checkSocketDir(dir); err != nil {
@@ -153,7 +199,7 @@ func listen(ctx context.Context, path string, mode fs.FileMode) (*socketListener
 	if err != nil {
 		return nil, err
 	}
-	l, err := bindSocket(ctx, path, mode)
+	l, err := bindSocket(ctx, path, mode, group)
 	if err != nil {
 		_ = lock.Close()
 		return nil, err
@@ -177,7 +223,7 @@ func lockSocket(path string) (*os.File, error) {
 	return f, nil
 }
 
-func bindSocket(ctx context.Context, path string, mode fs.FileMode) (*net.UnixListener, error) {
+func bindSocket(ctx context.Context, path string, mode fs.FileMode, group *int) (*net.UnixListener, error) {
 	stale, err := occupied(ctx, path)
 	if err != nil {
 		return nil, err
@@ -196,15 +242,35 @@ func bindSocket(ctx context.Context, path string, mode fs.FileMode) (*net.UnixLi
 		return nil, socketError("", "%w", err)
 	}
 	l.SetUnlinkOnClose(false)
-	if err := giveName(prepared, path, mode); err != nil {
+	if err := giveName(prepared, path, mode, group); err != nil {
 		_ = l.Close()
 		_ = os.Remove(prepared)
-		return nil, socketError("", "%w", err)
+		return nil, err
 	}
 	return l, nil
 }
 
-func giveName(prepared, path string, mode fs.FileMode) error {
+func giveName(prepared, path string, mode fs.FileMode, group *int) error {
+	if err := nameSocket(prepared, path, mode, group); err != nil {
+		hint := ""
+		if group != nil && errors.Is(err, fs.ErrPermission) {
+			hint = "the agent's user must be in the group of socket_group, or be root"
+		}
+		return socketError(hint, "%w", err)
+	}
+	return nil
+}
+
+func nameSocket(prepared, path string, mode fs.FileMode, group *int) error {
+	if group != nil {
+		// Nobody may connect until it has its mode, whatever the umask.
+		if err := os.Chmod(prepared, 0o600); err != nil {
+			return err
+		}
+		if err := os.Lchown(prepared, -1, *group); err != nil {
+			return err
+		}
+	}
 	if err := os.Chmod(prepared, mode.Perm()); err != nil {
 		return err
 	}

@@ -47,6 +47,8 @@ type Config struct {
 	Socket string `yaml:"socket"`
 	// SocketMode is the mode of that socket, in octal and quoted. The default lets every process in the TEE connect: the TEE is the boundary, and what runs in it was measured with it. `"0660"` restricts it to a group.
 	SocketMode string `yaml:"socket_mode"`
+	// SocketGroup is the group of that socket, by name or number, for a `socket_mode` of `"0660"`. The agent's user must be in it, or be root. Let it be a group of the workloads alone, that may write to no directory on the socket's path. Empty: the agent's own group.
+	SocketGroup string `yaml:"socket_group"`
 
 	// Processes says who tells callers apart beside the kernel, for identities with selectors.
 	Processes Processes `yaml:"processes"`

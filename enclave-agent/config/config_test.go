@@ -121,6 +121,8 @@ func TestEveryMistakeIsReportedWhereItIs(t *testing.T) {
 		{good + "socket: /" + strings.Repeat("x", 120) + "\n", "a.yaml:4:9: the socket path has 121 bytes"},
 		{good + "socket_mode: \"0755\"\n", `a.yaml:4:14: socket_mode "0755"`},
 		{good + "socket_mode: \"rw\"\n", `a.yaml:4:14: socket_mode "rw"`},
+		{good + "socket_group: root\n", "a.yaml:4:15: socket_group says nothing while socket_mode lets everybody in"},
+		{good + "socket_group: no-such-group\nsocket_mode: \"0660\"\n", "a.yaml:4:15: socket_group: group: unknown group no-such-group"},
 		{good + "identities: [spiffe://other.example.org/a]\n", "a.yaml:4:14: not the name of a workload in the trust domain"},
 		{good + "identities: [nonsense]\n", "a.yaml:4:14: not a SPIFFE ID"},
 		{good + "identities: [spiffe://attested.example.org/a, spiffe://attested.example.org/a]\n", "a.yaml:4:47: the same SPIFFE ID twice"},
@@ -219,6 +221,22 @@ func TestWhoTellsProcessesApartIsNamedWhole(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
 			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestTheSocketsGroupIsFoundByNameAndByNumber(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]int{"root": 0, "\"54321\"": 54321} {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "a.yaml")
+		root(t, filepath.Join(dir, "root.pem"), "attested.example.org")
+		s, err := Parse(file, []byte("trust_domain: attested.example.org\nserver: 10.0.0.1:8443\nbootstrap_roots: [root.pem]\nsocket_mode: \"0660\"\nsocket_group: "+name+"\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Agent(nil, nil).SocketGroup; got == nil || *got != want {
+			t.Errorf("socket_group %s: %v", name, got)
 		}
 	}
 }

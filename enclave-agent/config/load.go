@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -22,6 +23,7 @@ type Settings struct {
 	Memberships []agent.Membership // the trust domains, in their order: one at least
 	KeyType     agent.KeyType
 	SocketMode  fs.FileMode
+	SocketGroup *int       // nil: the agent's own
 	KDS         *agent.KDS // nil: the agent fetches no certificate
 
 	KeyResidency agent.KeyResidency
@@ -206,6 +208,31 @@ func (v validator) socket() {
 		return
 	}
 	v.s.SocketMode = fs.FileMode(mode)
+	v.socketGroup()
+}
+
+func (v validator) socketGroup() {
+	name := v.s.Config.SocketGroup
+	if name == "" {
+		return
+	}
+	if v.s.SocketMode&0o006 != 0 {
+		v.report("socket_group says nothing while socket_mode lets everybody in", `add socket_mode: "0660"`, "socket_group")
+		return
+	}
+	gid, err := strconv.ParseUint(name, 10, 31)
+	if err != nil {
+		g, lerr := user.LookupGroup(name)
+		if lerr == nil {
+			gid, lerr = strconv.ParseUint(g.Gid, 10, 31)
+		}
+		if lerr != nil {
+			v.report(fmt.Sprintf("socket_group: %v", lerr), "groupadd it, or name one of /etc/group", "socket_group")
+			return
+		}
+	}
+	n := int(gid)
+	v.s.SocketGroup = &n
 }
 
 func (v validator) processes() {

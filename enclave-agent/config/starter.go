@@ -72,6 +72,7 @@ func Starter(file string, c Config) []byte {
 	line("# Where workloads find the SPIFFE Workload API. The mode lets every process in the TEE connect.")
 	line("socket: %s", path(c.Socket))
 	line("# socket_mode: %s", strconv.Quote(d.SocketMode))
+	line("# To let one group in alone: socket_mode: \"0660\", and socket_group: NAME.")
 	line("")
 	line("# log: {level: %s, format: %s}", d.Log.Level, d.Log.Format)
 	return []byte(b.String())
