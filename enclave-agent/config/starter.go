@@ -73,6 +73,8 @@ func Starter(file string, c Config) []byte {
 	line("socket: %s", path(c.Socket))
 	line("# socket_mode: %s", strconv.Quote(d.SocketMode))
 	line("# To let one group in alone: socket_mode: \"0660\", and socket_group: NAME.")
+	line("# Who tells of processes, for a policy with selectors of the kinds docker and k8s (unix and systemd need nobody):")
+	line("# processes: {docker_socket: /var/run/docker.sock}, or processes: {kubelet: {ca: FILE, token: FILE}}")
 	line("")
 	line("# log: {level: %s, format: %s}", d.Log.Level, d.Log.Format)
 	return []byte(b.String())
