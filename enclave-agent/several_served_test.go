@@ -109,9 +109,9 @@ func TestSelectorsApplyInEveryTrustDomain(t *testing.T) {
 	ours.start()
 	partner.start()
 	a := severally(t, nil, ours, partner)
-	r := serves(t, a, partnerID, partnerID+"/mine")
+	serves(t, a, partnerID, partnerID+"/mine")
 	eventually(t, "ours is held", func() bool { return len(a.members[0].state.held()) == 2 })
-	r = serves(t, a, partnerID, partnerID+"/mine")
+	r := serves(t, a, partnerID, partnerID+"/mine")
 	if d := cmp.Diff(map[string][]byte{testDomain.IDString(): ours.ca.cert.Raw}, r.GetFederatedBundles()); d != "" {
 		t.Errorf("other bundles: %s", d)
 	}
