@@ -180,9 +180,7 @@ func (c *clientCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 
 // Info implements [credentials.TransportCredentials].
 func (c *clientCredentials) Info() credentials.ProtocolInfo {
-	info := credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13}).Info()
-	info.ServerName = c.serverName
-	return info
+	return credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13, ServerName: c.serverName}).Info()
 }
 
 // Clone implements [credentials.TransportCredentials].

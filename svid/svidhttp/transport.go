@@ -138,7 +138,7 @@ func (t *RoundTripper) newPool(own *x509.Certificate) *pool {
 	}
 	p.Proxy = nil // it would end the connection whose peer is to be checked
 	p.TLSClientConfig, p.TLSNextProto, p.Protocols = nil, nil, nil
-	p.DialTLS = nil //nolint:staticcheck // so that nobody's way around ours is taken
+	p.DialTLS = nil
 	raw, timeout := p.DialContext, p.TLSHandshakeTimeout
 	if raw == nil {
 		raw = new(net.Dialer).DialContext

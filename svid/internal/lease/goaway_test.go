@@ -20,7 +20,7 @@ func conversation(t testing.TB, seed uint64) (stream []byte, pieces [][]byte) {
 	t.Helper()
 	var b bytes.Buffer
 	f := http2.NewFramer(&b, nil)
-	draw := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // a test's
+	draw := rand.New(rand.NewPCG(seed, 1))
 	if err := f.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize, Val: 1 << 14}); err != nil {
 		t.Fatal(err)
 	}
