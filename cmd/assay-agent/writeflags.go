@@ -134,7 +134,11 @@ func (f *writeFlags) open(socket string, keeper *child.Keeper, toChild func(sysc
 	w, err := files.NewWriter(conf)
 	if err != nil {
 		_ = conf.Dir.Close()
-		return nil, nil, cli.Usagef("", "%w", err)
+		hint := ""
+		if errors.Is(err, files.ErrBusy) {
+			hint = "give each agent a directory of its own"
+		}
+		return nil, nil, cli.Usagef(hint, "%w", err)
 	}
 	if reload != nil {
 		reload.Env = child.Environ(os.Environ(), append(w.Environ(), endpointVariable+"=unix://"+socket)...)

@@ -42,8 +42,8 @@ var (
 	ErrMode       = errors.New("not a mode for secrets")
 )
 
-// Dir is a directory that is checked, and held open: what its path names later does
-// not matter. Close it.
+// Dir is a directory that is checked, and held open. Where its path leads elsewhere
+// later, nothing is written any more (ErrMoved) until [Dir.Reopen]. Close it.
 type Dir struct {
 	path string
 	root *os.Root
@@ -51,6 +51,7 @@ type Dir struct {
 	disk bool
 
 	mu    sync.Mutex // one change at a time
+	lock  *os.File   // nil until it is claimed
 	swept bool       // what a process before left half-made is gone
 }
 
@@ -165,7 +166,11 @@ func (d *Dir) Path() string { return d.path }
 func (d *Dir) OnDisk() bool { return d.disk }
 
 // Close lets go of the directory; the files stay.
-func (d *Dir) Close() error { return d.root.Close() }
+func (d *Dir) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.close()
+}
 
 // InMemory reports whether a directory is on a tmpfs or ramfs. One that cannot be
 // told of is not.

@@ -74,6 +74,9 @@ func names(t *testing.T, dir string) (out []string, sets int) {
 			sets++
 			continue
 		}
+		if e.Name() == lockName {
+			continue
+		}
 		out = append(out, e.Name())
 	}
 	return out, sets
@@ -223,7 +226,9 @@ func TestASetTakesThePlaceOfTheOneBeforeWhole(t *testing.T) {
 
 func TestWhatAProcessBeforeLeftIsTakenOver(t *testing.T) {
 	dir := memory(t)
-	put(t, open(t, dir, Options{}), pair("1")...)
+	before := open(t, dir, Options{})
+	put(t, before, pair("1")...)
+	_ = before.Close()
 	// It was killed while it wrote, and somebody made files and links of their own.
 	half := filepath.Join(dir, "..set-half")
 	elsewhere := filepath.Join(memory(t), "elsewhere")

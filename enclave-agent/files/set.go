@@ -33,6 +33,9 @@ type File struct {
 func (d *Dir) Put(set []File) (changed bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := errors.Join(d.inPlace(), d.claim()); err != nil {
+		return false, err
+	}
 	before, err := d.root.Readlink(current)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
@@ -40,10 +43,13 @@ func (d *Dir) Put(set []File) (changed bool, err error) {
 	if !strings.HasPrefix(before, setPrefix) || strings.Contains(before, "/") {
 		before = ""
 	}
-	if d.holds(before, set) {
+	same := d.holds(before, set)
+	if !same || !d.swept { // keys that a crash left are not kept for a change to come
+		d.sweep(before)
+	}
+	if same {
 		return false, d.link(set)
 	}
-	d.sweep(before)
 	made := setPrefix + rand.Text()
 	if err := d.fill(made, set); err != nil {
 		return false, errors.Join(err, d.root.RemoveAll(made))
@@ -218,12 +224,23 @@ func (d *Dir) Replace(f File) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err := d.inPlace(); err != nil {
+		return err
+	}
+	err := d.replace(f)
+	if errors.Is(err, fs.ErrNotExist) { // swept away by an agent that has just begun there
+		err = d.replace(f)
+	}
+	return err
+}
+
+func (d *Dir) replace(f File) error {
 	tmp := tmpPrefix + rand.Text()
 	if err := d.write(tmp, f); err != nil {
 		return errors.Join(err, ignoreMissing(d.root.Remove(tmp)))
 	}
 	if err := d.root.Rename(tmp, f.Name); err != nil {
-		return errors.Join(err, d.root.Remove(tmp))
+		return errors.Join(err, ignoreMissing(d.root.Remove(tmp)))
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ const (
 	retryCap   = 5 * time.Second
 	deniedWait = 30 * time.Second // for a token that policy does not grant
 	minRefresh = time.Second
+	lookEvery  = 2 * time.Second // whether the directory is still where its path leads
 )
 
 // TokenFile is a JWT-SVID that is kept in a file.
@@ -50,7 +51,7 @@ type Writer struct {
 	said    map[string]bool // what the log says already
 }
 
-// NewWriter checks a configuration.
+// NewWriter checks a configuration, and claims the directory.
 func NewWriter(c Config) (*Writer, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -74,6 +75,9 @@ func NewWriter(c Config) (*Writer, error) {
 			return nil, fmt.Errorf("two tokens in %s", t.Name)
 		}
 		w.waiting[t.Name] = true
+	}
+	if err := c.Dir.Claim(); err != nil {
+		return nil, err
 	}
 	return w, nil
 }
@@ -118,18 +122,56 @@ func (w *Writer) Run(ctx context.Context) error {
 	if w.c.Dir.OnDisk() {
 		w.c.Log.Warn("keys and tokens are written to a disk, which the host can read, where policy permits it", "dir", w.c.Dir.Path())
 	}
+	if err := w.keep(ctx, c); err != nil {
+		return err
+	}
+	for wait := retryBase; ctx.Err() == nil; {
+		anew, err := w.c.Dir.Reopen()
+		if anew {
+			w.c.Log.Warn("the directory was moved or made anew: its files are written again", "dir", w.c.Dir.Path())
+		}
+		if err == nil {
+			err = w.keep(ctx, c)
+		}
+		if err == nil {
+			w.well("dir")
+			wait = retryBase
+			continue
+		}
+		w.trouble("dir", "nothing is written: the directory was moved or removed, and the one in its place cannot be used", err, "dir", w.c.Dir.Path(), "hint", "it must be on a tmpfs, belong to root or the agent's user, and be changed by nobody else")
+		if !sleep(ctx, wait) {
+			return nil
+		}
+		wait = min(2*wait, retryCap)
+	}
+	return nil
+}
+
+// keep keeps the files until ctx ends, or until the directory is another.
+func (w *Writer) keep(ctx context.Context, c *client) error {
 	if w.c.AWS != nil {
 		if err := w.c.Dir.Replace(w.c.AWS.envFile(w.c.Dir.Path())); err != nil {
 			return err
 		}
 	}
 	changed := make(chan struct{}, 1)
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return w.certificates(ctx, c, changed) })
 	g.Go(func() error { return w.reloads(ctx, changed) })
 	for _, t := range w.c.Tokens {
 		g.Go(func() error { return w.token(ctx, c, t) })
 	}
+	g.Go(func() error {
+		defer end()
+		for !w.c.Dir.Moved() {
+			if !sleep(ctx, lookEvery) {
+				return nil
+			}
+		}
+		return nil
+	})
 	return g.Wait()
 }
 
@@ -138,8 +180,11 @@ func (w *Writer) certificates(ctx context.Context, c *client, changed chan<- str
 	wait := retryBase
 	for {
 		err := c.watch(ctx, w.c.Dir.OnDisk(), func(m *material) error {
-			wait = retryBase
-			return w.put(m, changed)
+			err := w.put(m, changed)
+			if err == nil {
+				wait = retryBase // the agent is asked less and less while nothing can be written
+			}
+			return err
 		})
 		if ctx.Err() != nil {
 			return nil
