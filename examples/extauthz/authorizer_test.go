@@ -194,6 +194,16 @@ func TestPeersThatDoNotHoldAreRefused(t *testing.T) {
 }
 
 // A client can send any header. None of them makes it somebody else.
+func TestAStrangerDoesNotFillTheLog(t *testing.T) {
+	l := newLab(t, nil)
+	r := request(nil, nil, nil)
+	r.GetAttributes().GetRequest().GetHttp().Path = "/" + strings.Repeat("é", 50_000) + "?secret"
+	l.refused(t, r, codes.Unauthenticated, http.StatusUnauthorized, "credential")
+	if l.log.Len() > 1000 {
+		t.Errorf("%d bytes", l.log.Len())
+	}
+}
+
 func TestAForgedHeaderGainsNothing(t *testing.T) {
 	l := newLab(t, nil)
 	mallory, victim := l.authority.Mint(t, "/mallory", svidtest.Debug()), l.authority.Mint(t, "/victim")
