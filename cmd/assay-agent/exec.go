@@ -45,7 +45,8 @@ command's exit code (128 and the signal, where one ended it). Until the command
 ends, the agent serves.
 
 Run the command as a user of its own with --user: one that runs as the agent's
-can open the TEE's device, and have evidence made over what it likes.
+can open the TEE's device, and have evidence made over what it likes. One that
+runs as root can also read the keys of all identities in the agent's memory.
 
 Without --reload-pid-file, --reload-signal goes to the command, once it handles
 that signal: a command that has only begun is not ended by it.
@@ -83,6 +84,7 @@ With --socket it runs no agent, and takes that of the socket.`,
 				return err
 			}
 			x.log = newLog(c.ErrOrStderr(), s)
+			closeMemory(x.log)
 			a, err := newAgent(c.Context(), s, x.log, func(string) {})
 			if err != nil || a == nil {
 				return err
@@ -92,6 +94,7 @@ With --socket it runs no agent, and takes that of the socket.`,
 				return err
 			}
 			defer done()
+			x.agent = true
 			return x.run(c.Context(), s.Config.Socket, writer, a.Run)
 		},
 	}
@@ -112,6 +115,7 @@ type execution struct {
 	timeout time.Duration
 	keeper  *child.Keeper
 	log     *slog.Logger
+	agent   bool // it is in this process
 
 	mu      sync.Mutex
 	started *child.Child // nil before
@@ -220,9 +224,16 @@ func (x *execution) workload(ctx, life context.Context, socket string, writer *f
 	}
 	x.command.Env = child.Environ(os.Environ(), env...)
 	if x.command.User == nil {
-		x.log.Warn("the command runs as the agent's user: it can open the TEE's device", "hint", "give it a user of its own with --user")
+		can := "the command runs as the agent's user: it can open the TEE's device"
+		if os.Geteuid() == 0 {
+			can += ", and, as root, read the keys of all identities in the agent's memory"
+		}
+		x.log.Warn(can, "hint", "give it a user of its own with --user")
 	}
 	c, err := x.keeper.Start(x.command)
+	if x.agent && x.command.User != nil {
+		closeMemory(x.log) // changing the user of what begins in it may have opened it (fs.suid_dumpable)
+	}
 	switch {
 	case errors.Is(err, syscall.EPERM) && x.command.User != nil && os.Geteuid() != 0:
 		return 0, cli.Usagef("only root can run a command as somebody else: leave --user out, or run the agent as root", "%w", err)

@@ -61,6 +61,7 @@ SIGTERM and SIGINT stop it; the files stay.`,
 
 func runAgent(c *cobra.Command, s *config.Settings, files *writeFlags) error {
 	log := newLog(c.ErrOrStderr(), s)
+	closeMemory(log)
 	a, err := newAgent(c.Context(), s, log, func(addr string) {
 		_, _ = fmt.Fprintf(c.OutOrStdout(), "%s=%s\n", endpointVariable, addr)
 	})

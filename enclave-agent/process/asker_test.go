@@ -131,7 +131,7 @@ func TestTheNumberOfAProcessIsThatOfItsDescriptor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Close(own) }()
-	if pid, err := pidOf(own); err != nil || pid != os.Getpid() {
+	if pid, err := pidOf(own, 0); err != nil || pid != os.Getpid() {
 		t.Errorf("%d, %v, want %d", pid, err, os.Getpid())
 	}
 	c := exec.Command("true")
@@ -146,10 +146,10 @@ func TestTheNumberOfAProcessIsThatOfItsDescriptor(t *testing.T) {
 	if err := c.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if pid, err := pidOf(ended); !errors.Is(err, ErrChanged) {
+	if pid, err := pidOf(ended, 0); !errors.Is(err, ErrChanged) {
 		t.Errorf("of a process that has ended: %d, %v", pid, err)
 	}
-	if pid, err := pidOf(1 << 20); err == nil {
+	if pid, err := pidOf(1<<20, 0); err == nil {
 		t.Errorf("of no descriptor: %d", pid)
 	}
 }

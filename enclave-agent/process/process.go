@@ -77,7 +77,7 @@ func OfPeer(c *net.UnixConn) (*Process, error) {
 		unix.CloseOnExec(fd)
 	}
 	p := &Process{UID: cred.Uid, GID: cred.Gid, fd: fd}
-	if p.PID, err = pidOf(fd); err == nil {
+	if p.PID, err = pidOf(fd, int(cred.Pid)); err == nil {
 		err = p.remember()
 	}
 	if err != nil {
@@ -107,9 +107,12 @@ func UserOfPeer(c *net.UnixConn) (uint32, error) {
 
 // pidOf is the number that /proc has the process under. That of the credentials is
 // one in the agent's own PID namespace; a /proc of another namespace has somebody
-// else under it.
-func pidOf(fd int) (int, error) {
+// else under it. told is the one of the credentials.
+func pidOf(fd, told int) (int, error) {
 	b, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(fd))
+	if errors.Is(err, fs.ErrPermission) && ownProc() {
+		return told, nil
+	}
 	if err != nil {
 		return 0, fmt.Errorf("the kernel does not tell which process called: %w", err)
 	}
@@ -130,6 +133,14 @@ func pidOf(fd int) (int, error) {
 		}
 	}
 	return 0, errors.New("the kernel does not tell which process a descriptor is of")
+}
+
+// ownProc reports whether /proc is that of the agent's own PID namespace. Where Linux is
+// older than 5.14, a process that closed its memory to its user may not read its own
+// fdinfo, unless it is root.
+func ownProc() bool {
+	self, err := os.Readlink("/proc/self")
+	return err == nil && self == strconv.Itoa(os.Getpid())
 }
 
 // remember notes what the process is now.
