@@ -20,7 +20,8 @@ type heldFacts struct {
 	policy     ledger.Policy
 	reference  string
 	spiffeID   string
-	thumbprint [32]byte // SHA-256 of the key's SubjectPublicKeyInfo
+	thumbprint [32]byte          // SHA-256 of the key's SubjectPublicKeyInfo
+	together   []ledger.Identity // all that were issued in the same attestation, this one too
 
 	mu    sync.Mutex
 	asked [32]byte // digest of the policy that entitled was asked of
@@ -70,7 +71,7 @@ func (h *holdings) of(ctx context.Context, l *ledger.Ledger, serial string) (*he
 		return nil, err
 	}
 	e := item.Entry
-	f := &heldFacts{serial: serial, instance: e.Instance, claims: e.Claims, policy: e.Policy, reference: e.Reference}
+	f := &heldFacts{serial: serial, instance: e.Instance, claims: e.Claims, policy: e.Policy, reference: e.Reference, together: e.Identities}
 	for _, id := range e.Identities {
 		if id.Serial == serial && len(id.KeyThumbprint) == len(f.thumbprint) {
 			f.spiffeID, f.thumbprint = id.SPIFFEID, [32]byte(id.KeyThumbprint)

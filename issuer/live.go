@@ -82,11 +82,33 @@ func (s *Server) stands(cert *x509.Certificate, facts *heldFacts, at time.Time) 
 	if err := s.bans.stale(); err != nil {
 		return err
 	}
+	return s.permitted(facts, facts.spiffeID, facts.serial, at)
+}
+
+// standTogether checks likewise those SVIDs that were issued in the same attestation
+// and have not ended: an agent watches with one of them.
+func (s *Server) standTogether(cert *x509.Certificate, facts *heldFacts, at time.Time) error {
+	if err := s.stands(cert, facts, at); err != nil {
+		return err
+	}
+	for _, id := range facts.together {
+		if !at.Before(id.NotAfter) {
+			continue
+		}
+		if err := s.permitted(facts, id.SPIFFEID, id.Serial, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// permitted checks that neither the holder nor the SVID was banned or revoked.
+func (s *Server) permitted(facts *heldFacts, spiffeID, serial string, at time.Time) error {
 	set := s.bans.current.Load()
-	if b := set.hit(at, facts.claims, facts.spiffeID); b != nil {
+	if b := set.hit(at, facts.claims, spiffeID); b != nil {
 		return &takenBack{assayv1.Reattest_REASON_BANNED, "its holder falls under " + b.ID}
 	}
-	switch ban, revoked := set.revocation(at, facts.serial); {
+	switch ban, revoked := set.revocation(at, serial); {
 	case revoked && ban != "":
 		return &takenBack{assayv1.Reattest_REASON_BANNED, "it was taken back with " + ban}
 	case revoked:

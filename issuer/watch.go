@@ -41,6 +41,9 @@ func (s *Server) Watch(_ *assayv1.WatchRequest, stream assayv1.Attestation_Watch
 	if err := s.sendBundle(ctx, stream); err != nil {
 		return err
 	}
+	if ended, err := s.lookAt(stream, p); ended { // something may have happened to one that is not shown
+		return err
+	}
 	s.log.DebugContext(ctx, "watching", "spiffe_id", p.ID.String())
 
 	end := time.NewTimer(min(p.Cert.NotAfter.Sub(s.now()), maxWatch))
@@ -84,11 +87,12 @@ func (s *Server) Watch(_ *assayv1.WatchRequest, stream assayv1.Attestation_Watch
 // lookAfter is when to look again at an SVID of which nothing could be said.
 const lookAfter = 5 * time.Second
 
-// lookAt ends a watch whose SVID has been taken back, after it has told why. Where
+// lookAt ends a watch whose SVID has been taken back, or another one of the same
+// attestation, after it has told why. Where
 // that cannot be told the watch stays: it grants nothing.
 func (s *Server) lookAt(stream assayv1.Attestation_WatchServer, p *livePeerFacts) (ended bool, err error) {
 	var taken *takenBack
-	err = s.stands(p.Cert, p.heldFacts, s.now())
+	err = s.standTogether(p.Cert, p.heldFacts, s.now())
 	if !errors.As(err, &taken) {
 		return false, err
 	}
