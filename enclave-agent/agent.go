@@ -50,8 +50,12 @@ type Config struct {
 	// Processes tells callers apart, for identities with selectors; nil asks the kernel
 	// alone.
 	Processes *process.Set
-	Log       *slog.Logger      // nil discards
-	Clock     Clock             // nil is SystemClock
+	Log       *slog.Logger // nil discards
+	Clock     Clock        // nil is SystemClock
+	// NotBefore is a moment that has passed for certain: when this program was built.
+	// The wall clock is the host's, and no server is believed that is of before; nor of
+	// before the newest bootstrap root. Zero says nothing.
+	NotBefore time.Time
 	Listening func(addr string) // called once the socket accepts, with "unix://PATH"; may be nil
 
 	// Dial connects to a server; nil dials TCP, or vsock where the address says so.

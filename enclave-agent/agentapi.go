@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"log/slog"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"golang.org/x/time/rate"
@@ -25,6 +26,10 @@ const (
 	signPerSecond = 50
 	signBurst     = 50
 	signWaiting   = 16 // requests at once, waiting for the TPM
+
+	// A user's share: nobody keeps the others from signing.
+	signPerSecondOfUser = signPerSecond / 2
+	signWaitingOfUser   = 3 // root's, and the agent's own user's, is four times that
 )
 
 // agentAPI is assay.agent.v1, over the same state and on the same socket as the
@@ -36,11 +41,11 @@ type agentAPI struct {
 	log      *slog.Logger
 	agent    *Agent
 	limit    *rate.Limiter
-	waiting  chan struct{}
+	ofUser   *userRates
 }
 
 func newAgentAPI(w *workloadAPI, a *Agent) *agentAPI {
-	return &agentAPI{workload: w, tee: a.cfg.Attester.Platform(), log: a.log, agent: a, limit: rate.NewLimiter(signPerSecond, signBurst), waiting: make(chan struct{}, signWaiting)}
+	return &agentAPI{workload: w, tee: a.cfg.Attester.Platform(), log: a.log, agent: a, limit: rate.NewLimiter(signPerSecond, signBurst), ofUser: newUserRates(signPerSecondOfUser, signPerSecondOfUser)}
 }
 
 // GetIdentities returns what is served now.
@@ -54,13 +59,13 @@ func (s *agentAPI) GetIdentities(ctx context.Context, _ *agentv1.GetIdentitiesRe
 
 // WatchIdentities streams the full state, at once and after every change.
 func (s *agentAPI) WatchIdentities(_ *agentv1.WatchIdentitiesRequest, stream grpc.ServerStreamingServer[agentv1.Identities]) error {
-	var sent *offer
+	var sent said
 	return s.workload.follow(stream.Context(), func(now *offer) error {
-		if now.same(sent) {
+		m := now.identities(s.tee)
+		if !sent.changes(m) {
 			return nil
 		}
-		sent = now
-		return stream.Send(now.identities(s.tee))
+		return stream.Send(m)
 	})
 }
 
@@ -86,11 +91,14 @@ func (s *agentAPI) Sign(ctx context.Context, r *agentv1.SignRequest) (*agentv1.S
 	if !ok {
 		return nil, status.Error(codes.FailedPrecondition, "the key of this identity is in memory: fetch it through the SPIFFE Workload API")
 	}
-	select {
-	case s.waiting <- struct{}{}:
-		defer func() { <-s.waiting }()
-	default:
+	crowd, user := s.workload.crowd, callerOf(ctx).user()
+	leave, err := crowd.enter(&crowd.signing, user, signWaiting, signWaitingOfUser)
+	if err != nil {
 		return nil, status.Error(codes.ResourceExhausted, "too many signatures are being waited for")
+	}
+	defer leave()
+	if ok, _ := s.ofUser.allow(user, time.Now()); !ok {
+		return nil, status.Errorf(codes.ResourceExhausted, "more than %d signatures a second of this user", signPerSecondOfUser)
 	}
 	if !s.limit.Allow() {
 		return nil, status.Errorf(codes.ResourceExhausted, "more than %d signatures a second", signPerSecond)
@@ -98,6 +106,9 @@ func (s *agentAPI) Sign(ctx context.Context, r *agentv1.SignRequest) (*agentv1.S
 	sig, err := key.sign(ctx, r.GetDigest(), hash)
 	if attest.CheckOf(err) == checkKeyGone {
 		s.agent.keysGone(nil)
+	}
+	if err != nil && ctx.Err() != nil {
+		return nil, status.FromContextError(ctx.Err()).Err() // the caller left: no failure of the TPM
 	}
 	if err != nil {
 		s.log.Warn("a signature with a key in the TPM failed", "check", attest.CheckOf(err), "error", err.Error())

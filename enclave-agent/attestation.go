@@ -85,6 +85,9 @@ func (a *attestation) run(ctx context.Context, l *link) (*issuance, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := a.time.plausible(d.time); err != nil {
+		return nil, err
+	}
 	a.time.anchor(d.time, sent, received)
 	if _, ok := a.attester.(Quoter); ok {
 		if d.over, err = checkPCRs(reply.GetChallenge()); err != nil {

@@ -115,8 +115,30 @@ func (c *callerConn) Close() error {
 
 // gatekeeper decides which of the agent's identities a caller may have.
 type gatekeeper struct {
-	set *process.Set
-	log *slog.Logger
+	set   *process.Set
+	log   *slog.Logger
+	lines *userRates
+}
+
+// linesPerSecond is how many lines of the log a user's connections may cause. Making
+// connections costs nothing, and the log is in memory, or on a disk.
+const linesPerSecond = 10
+
+func newGatekeeper(set *process.Set, log *slog.Logger) *gatekeeper {
+	return &gatekeeper{set, log, newUserRates(linesPerSecond, 5*linesPerSecond)}
+}
+
+// say reports whether the log is told something of a caller: once for each connection,
+// and not too often of its user.
+func (g *gatekeeper) say(ctx context.Context, c *caller, what string) bool {
+	if !c.once(what) {
+		return false
+	}
+	ok, before := g.lines.allow(c.user(), time.Now())
+	if ok && before > 0 {
+		g.log.WarnContext(ctx, "lines of the log about a user's connections were left out: there were too many", "uid", c.user(), "lines", before)
+	}
+	return ok
 }
 
 // goodbye is how long an answer has to reach a caller whose connection is about to
@@ -152,11 +174,11 @@ func (g *gatekeeper) judge(ctx context.Context, all []*svid) ([]*svid, error) {
 			continue
 		}
 		out = append(out, v)
-		if id := v.id.String(); len(facts) > 0 && c.once("may "+id) {
+		if id := v.id.String(); len(facts) > 0 && g.say(ctx, c, "may "+id) {
 			g.log.InfoContext(ctx, "a process gets an identity by what it shows", "spiffe_id", id, "pid", c.process.PID, "uid", c.process.UID, "shows", texts(facts))
 		}
 	}
-	if len(out) == 0 && c != nil && c.process != nil && c.once("nothing") {
+	if len(out) == 0 && c != nil && c.process != nil && g.say(ctx, c, "nothing") {
 		g.log.InfoContext(ctx, "a process shows what no identity selects", "pid", c.process.PID, "uid", c.process.UID, "shows", texts(seen.Facts))
 	}
 	return out, nil
@@ -166,7 +188,7 @@ func (g *gatekeeper) judge(ctx context.Context, all []*svid) ([]*svid, error) {
 // is known.
 func (g *gatekeeper) look(ctx context.Context, c *caller, wanted []process.Fact) (*process.Sight, error) {
 	if c == nil || c.process == nil {
-		if c != nil && c.once("unknown") {
+		if c != nil && g.say(ctx, c, "unknown") {
 			g.log.WarnContext(ctx, "who calls cannot be told: identities with selectors are kept from them", "error", c.err.Error())
 		}
 		return &process.Sight{}, nil
@@ -176,7 +198,7 @@ func (g *gatekeeper) look(ctx context.Context, c *caller, wanted []process.Fact)
 		return nil, g.dismiss(ctx, c, err)
 	}
 	for _, p := range seen.Problems {
-		if c.once(p.Error()) {
+		if g.say(ctx, c, p.Error()) {
 			g.log.WarnContext(ctx, "what a process shows cannot all be told: what selects by it does not match", "pid", c.process.PID, "error", clip(p.Error()))
 		}
 	}
@@ -189,7 +211,9 @@ func (g *gatekeeper) dismiss(ctx context.Context, c *caller, err error) error {
 		return status.Error(codes.Unavailable, "who calls cannot be told now")
 	}
 	if c.once("changed") {
-		g.log.WarnContext(ctx, "a process is not what it was when it connected: it gets nothing more", "pid", c.process.PID, "uid", c.process.UID)
+		if g.say(ctx, c, "changed, said") {
+			g.log.WarnContext(ctx, "a process is not what it was when it connected: it gets nothing more", "pid", c.process.PID, "uid", c.process.UID)
+		}
 		time.AfterFunc(goodbye, func() { _ = c.conn.Close() })
 	}
 	return status.Error(codes.PermissionDenied, "this process is not what it was when it connected: connect again")

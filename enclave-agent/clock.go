@@ -1,10 +1,13 @@
 package agent
 
 import (
+	"fmt"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/assay-project/assay/attest"
 )
 
 // MaxDeparture is how far the wall clock may be from the server's time before
@@ -44,13 +47,19 @@ func (SystemClock) Boot() time.Duration {
 // timekeeper is the agent's notion of time: the time an authenticated server
 // told, carried on by CLOCK_BOOTTIME. Before the first server it is the wall
 // clock, which then decides nothing but whether that server's certificate is
-// in its validity.
+// in its validity, and is taken to be no earlier than a floor.
+//
+// The host owns the wall clock, and with it set back a server's key that was stolen
+// long ago would be good again at every boot. The floor is what was measured with the
+// image: it was made by then, so it is later now. No server that says otherwise is
+// believed.
 //
 // A host that pauses the whole machine stops both clocks of it; on resumption
 // the wall clock is set right and departs, serving stops, and the agent asks a
 // server for the time again by attesting.
 type timekeeper struct {
 	clock Clock
+	floor time.Time // it is later than this; zero: nothing says so
 
 	mu       sync.Mutex
 	anchored bool
@@ -79,9 +88,24 @@ func (k *timekeeper) now() time.Time {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !k.anchored {
-		return k.clock.Wall()
+		if wall := k.clock.Wall(); !wall.Before(k.floor) {
+			return wall
+		}
+		return k.floor
 	}
 	return k.server.Add(k.clock.Boot() - k.boot)
+}
+
+// plausible refuses a server's time that is before the floor, by more than clocks
+// differ.
+func (k *timekeeper) plausible(server time.Time) error {
+	if server.Before(k.floor.Add(-MaxDeparture)) {
+		return &attest.Error{
+			Kind: attest.Stale, Check: "challenge_time", Err: fmt.Errorf("the server's clock says %s, and this agent was made later: %s", stamp(server), stamp(k.floor)),
+			Hint: "is the server's clock right? Or somebody shows a certificate of the past",
+		}
+	}
+	return nil
 }
 
 // departure is how far the wall clock is ahead of the agent's time (behind it:

@@ -40,6 +40,9 @@ type crowd struct {
 	mu          sync.Mutex
 	connections tally
 	calls       tally
+	minting     tally
+	signing     tally
+	unread      tally // bytes that were sent, of calls that have not ended
 }
 
 type tally struct {
@@ -54,8 +57,10 @@ func newCrowd() *crowd {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil {
 		room = connectionsWith(limit.Cur)
 	}
-	return &crowd{room: room, own: uint32(os.Geteuid()), connections: tally{byUser: map[uint32]int{}}, calls: tally{byUser: map[uint32]int{}}}
+	return &crowd{room: room, own: uint32(os.Geteuid()), connections: newTally(), calls: newTally(), minting: newTally(), signing: newTally(), unread: newTally()}
 }
+
+func newTally() tally { return tally{byUser: map[uint32]int{}} }
 
 // connectionsWith is how many connections there is room for with so many descriptors.
 // A few workloads are served whatever the limit.
@@ -70,21 +75,26 @@ var errCrowded = errors.New("too many at once")
 
 // enter counts one more of a user; errCrowded where there is no room.
 func (c *crowd) enter(t *tally, user uint32, most, mostOfUser int) (leave func(), err error) {
+	return c.enterWith(t, user, 1, most, mostOfUser)
+}
+
+// enterWith counts n more.
+func (c *crowd) enterWith(t *tally, user uint32, n, most, mostOfUser int) (leave func(), err error) {
 	if user == 0 || user == c.own {
 		mostOfUser *= shareOfRoot
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if t.all >= most || t.byUser[user] >= mostOfUser {
+	if t.all+n > most || t.byUser[user]+n > mostOfUser {
 		return nil, errCrowded
 	}
-	t.all++
-	t.byUser[user]++
+	t.all += n
+	t.byUser[user] += n
 	return sync.OnceFunc(func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		t.all--
-		if t.byUser[user]--; t.byUser[user] == 0 {
+		t.all -= n
+		if t.byUser[user] -= n; t.byUser[user] == 0 {
 			delete(t.byUser, user)
 		}
 	}), nil
@@ -109,8 +119,12 @@ func (c *crowd) tap(ctx context.Context, _ *tap.Info) (context.Context, error) {
 	if err != nil {
 		return nil, err
 	}
-	context.AfterFunc(ctx, leave)
-	return ctx, nil
+	u := &unread{crowd: c, ctx: ctx}
+	context.AfterFunc(ctx, func() {
+		leave()
+		u.end()
+	})
+	return context.WithValue(ctx, unreadKey{}, u), nil
 }
 
 // user is whose process the caller is.

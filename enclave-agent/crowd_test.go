@@ -284,9 +284,14 @@ func TestTokensThatAreMintedAtOnceAreBounded(t *testing.T) {
 	}
 	real := a.members[0].tokens.now
 	a.members[0].tokens.now = func() time.Time { return real().Add(200 * time.Second) }
-	a.members[0].tokens.mu.Lock()
-	a.members[0].tokens.underway = maxMinting
-	a.members[0].tokens.mu.Unlock()
+	underway := func(n int) (before int) {
+		t := a.members[0].tokens
+		t.crowd.mu.Lock()
+		defer t.crowd.mu.Unlock()
+		before, t.underway.all = t.underway.all, n
+		return before
+	}
+	underway(maxMinting)
 	for i := range 10 {
 		if _, err := fetchToken(c, "", fmt.Sprint("other", i)); status.Code(err) != codes.ResourceExhausted {
 			t.Errorf("one more: %v", err)
@@ -298,15 +303,11 @@ func TestTokensThatAreMintedAtOnceAreBounded(t *testing.T) {
 	if n := m.calls.Load(); n != 1 {
 		t.Errorf("the server was asked %d times", n)
 	}
-	a.members[0].tokens.mu.Lock()
-	a.members[0].tokens.underway = 0
-	a.members[0].tokens.mu.Unlock()
+	underway(0)
 	if _, err := fetchToken(c, "", "other"); err != nil {
 		t.Errorf("with room again: %v", err)
 	}
-	a.members[0].tokens.mu.Lock()
-	defer a.members[0].tokens.mu.Unlock()
-	if a.members[0].tokens.underway != 0 {
-		t.Errorf("%d are still counted", a.members[0].tokens.underway)
+	if n := underway(0); n != 0 {
+		t.Errorf("%d are still counted", n)
 	}
 }

@@ -70,6 +70,7 @@ type faultyServer struct {
 	sequence  uint64
 	attempts  []heard
 	watching  int
+	unwatched error // what a watch is told instead
 	events    chan *assayv1.WatchEvent
 	jwks      []byte // the JWT authorities
 	mint      func(*assayv1.MintJWTSVIDRequest) (*assayv1.MintJWTSVIDResponse, error)
@@ -241,6 +242,10 @@ func (s *faultyServer) Watch(_ *assayv1.WatchRequest, stream grpc.ServerStreamin
 	}
 	s.mu.Lock()
 	s.watching++
+	if err := s.unwatched; err != nil {
+		s.mu.Unlock()
+		return err
+	}
 	first := &assayv1.WatchEvent{Event: &assayv1.WatchEvent_Bundle{Bundle: s.bundle()}}
 	s.mu.Unlock()
 	if err := stream.Send(first); err != nil {

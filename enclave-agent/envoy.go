@@ -13,7 +13,7 @@ func (w *workloadAPI) secrets(ctx context.Context) (*sds.Secrets, <-chan struct{
 	if err != nil {
 		return nil, nil, err
 	}
-	out := &sds.Secrets{TrustDomain: now.first().bundle.td.Name(), Bundles: map[string][]*x509.Certificate{}}
+	out := &sds.Secrets{TrustDomain: w.held.leads(now).of.TrustDomain.Name(), Bundles: map[string][]*x509.Certificate{}}
 	for b := range now.bundles() {
 		out.Bundles[b.td.Name()] = b.authorities
 	}

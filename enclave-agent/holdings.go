@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -20,14 +21,35 @@ type holdings struct {
 // change.
 func (h *holdings) offer() (*offer, <-chan struct{}) {
 	changed := h.changed.next()
-	o := &offer{own: map[spiffeid.TrustDomain]bool{}}
+	o := &offer{own: map[spiffeid.TrustDomain]bool{}, reserved: map[string]spiffeid.TrustDomain{}}
 	for _, m := range h.members {
 		o.own[m.of.TrustDomain] = true
 		if s, _, err := m.state.view(); err == nil {
 			o.parts = append(o.parts, part{s, m})
+			continue
+		}
+		for _, hint := range m.state.lastHints() {
+			if _, there := o.reserved[hint]; !there {
+				o.reserved[hint] = m.of.TrustDomain
+			}
 		}
 	}
+	o.order = h.members
 	return o, changed
+}
+
+// leads is the trust domain of what has no name of its own: an Envoy's `default` and
+// `ROOTCA`. It is the first of the configuration of which the caller may have an
+// identity; and the first of which nothing is served, where that comes before, so that
+// keeping a server away puts nobody else's authority, or identity, in its place.
+func (h *holdings) leads(now *offer) *member {
+	for _, m := range h.members {
+		i := slices.IndexFunc(now.parts, func(p part) bool { return p.of == m })
+		if i < 0 || len(now.parts[i].svids) > 0 {
+			return m
+		}
+	}
+	return h.members[0]
 }
 
 // in is the agent in a trust domain, or nil.
@@ -40,13 +62,17 @@ func (h *holdings) in(td spiffeid.TrustDomain) *member {
 	return nil
 }
 
-// nothing says why a caller gets nothing at all: a status. A clock that cannot be
-// right passes, and goes before a denial.
-func (h *holdings) nothing() error {
+// nothing says why a caller gets nothing at all: a status. Where nothing is served to
+// anybody, a clock that cannot be right passes, and goes before a denial; a caller who
+// shows what no identity selects, beside others who are served, is not told of it.
+func (h *holdings) nothing(served bool) error {
 	var denials []string
 	for _, m := range h.members {
 		err := m.nothing()
 		if status.Code(err) == codes.Unavailable {
+			if served {
+				continue
+			}
 			return err
 		}
 		if denied := m.denied(); err != nil && denied != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -27,8 +28,17 @@ const (
 // mintTimeout is how long the server may take for one token.
 const mintTimeout = 10 * time.Second
 
-// maxMinting is how many tokens the server is asked for at once.
-const maxMinting = 64
+// How many tokens the server is asked for at once, and how many of them for one user:
+// root, and the agent's own user, have four times that.
+const (
+	maxMinting        = 64
+	maxMintingPerUser = 8
+)
+
+// notGrantedFor is how long it is remembered that policy grants no token: the server is
+// asked in the name of the whole TEE, and takes so many questions of it and no more.
+// What changes in a policy comes by the watch, which has it forgotten.
+const notGrantedFor = 5 * time.Second
 
 // maxTokens bounds the tokens that are kept; further ones are minted each time.
 const maxTokens = 1024
@@ -55,6 +65,7 @@ type minter struct {
 	now    func() time.Time
 	log    *slog.Logger
 	denied func() error // the server's last word on attestation, where that is a denial: a status
+	turned func(*svid)  // hears of an SVID that the server does not take any more
 	dial   func(certificate func() *tls.Certificate) (*link, error)
 
 	mu      sync.Mutex
@@ -63,14 +74,17 @@ type minter struct {
 	links   map[string]*tokenLink // by SPIFFE ID
 	closed  bool
 	// underway is how many requests are: those that were forgotten count too.
-	underway int
-	era      uint64 // how often all tokens were forgotten
+	underway tally
+	crowd    *crowd                 // knows which users have larger shares
+	refused  map[tokenKey]time.Time // until when policy's refusal is remembered
+	era      uint64                 // how often all tokens were forgotten
 }
 
 // minting is a request that is under way; others who want the same wait for it.
 type minting struct {
 	done  chan struct{}
 	era   uint64
+	leave func() // the room of the user who asked first
 	token token
 	err   error
 	away  bool // err says that the server did not answer, and nothing of what it would say
@@ -84,8 +98,8 @@ type tokenLink struct {
 	retired bool // a newer SVID has one of its own
 }
 
-func newMinter(now func() time.Time, log *slog.Logger, denied func() error, dial func(func() *tls.Certificate) (*link, error)) *minter {
-	return &minter{now: now, log: log, denied: denied, dial: dial, tokens: map[tokenKey]token{}, minting: map[tokenKey]*minting{}, links: map[string]*tokenLink{}}
+func newMinter(now func() time.Time, log *slog.Logger, denied func() error, turned func(*svid), dial func(func() *tls.Certificate) (*link, error)) *minter {
+	return &minter{now: now, log: log, denied: denied, turned: turned, dial: dial, crowd: newCrowd(), underway: newTally(), refused: map[tokenKey]time.Time{}, tokens: map[tokenKey]token{}, minting: map[tokenKey]*minting{}, links: map[string]*tokenLink{}}
 }
 
 // get returns a token of the SVID's identity for the audiences, which are checked.
@@ -94,6 +108,7 @@ func (m *minter) get(ctx context.Context, own *svid, b *trustBundle, audiences [
 	if err := m.denied(); err != nil {
 		return "", err
 	}
+	audiences = slices.Sorted(slices.Values(audiences))            // the order says nothing (RFC 7519, section 4.1.3)
 	key := tokenKey{own.id.String(), strings.Join(audiences, " ")} // an audience has no space
 	m.mu.Lock()
 	kept, ok := m.held(key, b)
@@ -101,18 +116,22 @@ func (m *minter) get(ctx context.Context, own *svid, b *trustBundle, audiences [
 		m.mu.Unlock()
 		return kept.text, nil
 	}
+	if m.now().Before(m.refused[key]) {
+		m.mu.Unlock()
+		return "", errNotGranted()
+	}
 	call := m.minting[key]
-	switch {
-	case call != nil && call.era == m.era:
-	case m.underway >= maxMinting: // as if the server were away: what is kept serves
-		call = &minting{done: make(chan struct{}), away: true, err: status.Error(codes.ResourceExhausted, "too many tokens are being minted")}
-		close(call.done)
-	default:
-		m.underway++
-		call = &minting{done: make(chan struct{}), era: m.era}
-		m.minting[key] = call
-		// Its own life: the workload that asked first may leave, others wait.
-		go m.fetch(context.WithoutCancel(ctx), key, call, own, b, audiences)
+	if call == nil || call.era != m.era {
+		leave, err := m.crowd.enter(&m.underway, callerOf(ctx).user(), maxMinting, maxMintingPerUser)
+		if err != nil { // as if the server were away: what is kept serves
+			call = &minting{done: make(chan struct{}), away: true, err: status.Error(codes.ResourceExhausted, "too many tokens are being minted")}
+			close(call.done)
+		} else {
+			call = &minting{done: make(chan struct{}), era: m.era, leave: leave}
+			m.minting[key] = call
+			// Its own life: the workload that asked first may leave, others wait.
+			go m.fetch(context.WithoutCancel(ctx), key, call, own, b, audiences)
+		}
 	}
 	m.mu.Unlock()
 	select {
@@ -170,17 +189,31 @@ func (m *minter) fetch(ctx context.Context, key tokenKey, call *minting, own *sv
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.underway--
+	call.leave()
 	if m.minting[key] == call {
 		delete(m.minting, key)
 	}
 	switch {
 	case status.Code(call.err) == codes.PermissionDenied:
 		delete(m.tokens, key) // also for the next time that the server is away
+		if call.era == m.era {
+			m.remember(key)
+		}
 	case call.err == nil && !m.closed && call.era == m.era:
 		m.keep(key, call.token)
 	}
 	close(call.done)
+}
+
+// remember that policy grants no such token, where there is room.
+func (m *minter) remember(key tokenKey) {
+	at := m.now()
+	if len(m.refused) >= maxTokens {
+		maps.DeleteFunc(m.refused, func(_ tokenKey, until time.Time) bool { return !at.Before(until) })
+	}
+	if len(m.refused) < maxTokens {
+		m.refused[key] = at.Add(notGrantedFor)
+	}
 }
 
 // keep remembers a token, where there is room.
@@ -211,6 +244,7 @@ func (m *minter) mint(ctx context.Context, own *svid, b *trustBundle, audiences 
 		case codes.Unauthenticated:
 			m.retire(l) // the SVID is not taken: the next call opens a connection with what is held then
 			m.forget()  // and what it was good for before, it is no more
+			m.turned(own)
 			if err := m.denied(); err != nil {
 				return token{}, err
 			}
@@ -250,13 +284,17 @@ func ofMint(err error) error {
 	why := clip(status.Convert(err).Message())
 	switch status.Code(err) { //nolint:exhaustive // every other code is the server's trouble, and passes
 	case codes.PermissionDenied:
-		return status.Error(codes.PermissionDenied, "policy grants this identity no token for this audience")
+		return errNotGranted()
 	case codes.InvalidArgument:
 		return status.Error(codes.InvalidArgument, "the server does not take the request: "+why)
 	case codes.Unimplemented:
 		return status.Error(codes.Unimplemented, "the server is of a version that mints no tokens")
 	}
 	return status.Error(codes.Unavailable, "the server minted no token: "+why)
+}
+
+func errNotGranted() error {
+	return status.Error(codes.PermissionDenied, "policy grants this identity no token for this audience")
 }
 
 // errNotTaken is an SVID that the server does not take any more, for whatever reason:
@@ -323,6 +361,7 @@ func (m *minter) forget() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	clear(m.tokens)
+	clear(m.refused)
 	m.era++ // what is being minted now is handed out to who waits, and not kept
 }
 

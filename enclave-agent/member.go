@@ -68,6 +68,7 @@ type member struct {
 	plan   *schedule
 	health *memberHealth
 	past   history
+	away   turnings
 	ids    []string // one for each key of the next attestation; used by the renewal alone
 }
 
@@ -77,8 +78,11 @@ func newMember(of Membership, a *Agent, n int) (*member, error) {
 		return nil, err
 	}
 	m := &member{
-		of: of, agent: a, alone: n == 1, room: maxServed / n, log: a.log, time: &timekeeper{clock: a.cfg.Clock},
+		of: of, agent: a, alone: n == 1, room: maxServed / n, log: a.log, time: &timekeeper{clock: a.cfg.Clock, floor: of.BootstrapRoots.Made()},
 		plan: newSchedule(), health: a.health.member(of.TrustDomain), ids: []string{""},
+	}
+	if a.cfg.NotBefore.After(m.time.floor) {
+		m.time.floor = a.cfg.NotBefore
 	}
 	if !m.alone {
 		m.log = a.log.With("trust_domain", of.TrustDomain.Name())
@@ -94,7 +98,7 @@ func newMember(of Membership, a *Agent, n int) (*member, error) {
 		return nil, err
 	}
 	m.state = newState(m.time.now, a.changed)
-	m.tokens = newMinter(m.time.now, m.log, m.denied, m.dial)
+	m.tokens = newMinter(m.time.now, m.log, m.denied, m.turnedAway, m.dial)
 	return m, nil
 }
 

@@ -24,6 +24,10 @@ type part struct {
 type offer struct {
 	parts []part
 	own   map[spiffeid.TrustDomain]bool // all that the agent is in, serving or not
+	order []*member                     // likewise, as the configuration has them
+	// reserved are the hints of trust domains of which nothing is served now, as they
+	// were: nobody after them takes one meanwhile.
+	reserved map[string]spiffeid.TrustDomain
 }
 
 // svids are the identities, in the order of the trust domains, and then of policy.
@@ -36,7 +40,7 @@ func (o *offer) svids() (out []*svid) {
 
 // only is the offer with some of its identities.
 func (o *offer) only(may []*svid) *offer {
-	out := &offer{own: o.own, parts: make([]part, len(o.parts))}
+	out := &offer{own: o.own, order: o.order, reserved: o.reserved, parts: make([]part, len(o.parts))}
 	for i, p := range o.parts {
 		s := &snapshot{version: p.version, bundle: p.bundle}
 		for _, v := range p.svids {
@@ -58,13 +62,6 @@ func (o *offer) first() part {
 		}
 	}
 	return o.parts[0]
-}
-
-// same reports whether nothing has changed since another offer, which may be nil.
-func (o *offer) same(before *offer) bool {
-	return before != nil && slices.EqualFunc(o.parts, before.parts, func(a, b part) bool {
-		return a.of == b.of && a.version == b.version
-	})
 }
 
 // bundles yields one bundle for each trust domain that is known here, with the part it
@@ -98,16 +95,37 @@ func (o *offer) bundles() iter.Seq2[*trustBundle, part] {
 }
 
 // hints gives each identity its hint, unless one before has the same: a hint is
-// unique in its message (SPIFFE Workload API, section 5.2.1).
+// unique in its message (SPIFFE Workload API, section 5.2.1). Before it is whom the
+// configuration has before it, also while nothing is served of that: who chooses by
+// hint is not given another trust domain's identity because a server is away.
 func (o *offer) hints() map[*svid]string {
 	out, taken := map[*svid]string{}, map[string]bool{}
-	for _, v := range o.svids() {
-		if v.hint != "" && !taken[v.hint] {
-			taken[v.hint] = true
-			out[v] = v.hint
+	for _, p := range o.parts {
+		for _, v := range p.svids {
+			if v.hint != "" && !taken[v.hint] && !o.reservedBefore(v.hint, p.of) {
+				taken[v.hint] = true
+				out[v] = v.hint
+			}
 		}
 	}
 	return out
+}
+
+// reservedBefore reports whether a hint is that of a trust domain before another.
+func (o *offer) reservedBefore(hint string, of *member) bool {
+	td, there := o.reserved[hint]
+	if !there {
+		return false
+	}
+	for _, m := range o.order {
+		if m == of {
+			return false
+		}
+		if m.of.TrustDomain == td {
+			return true
+		}
+	}
+	return false
 }
 
 // response is the offer as a full-state message of the Workload API.

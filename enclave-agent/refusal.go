@@ -35,8 +35,12 @@ func (r *Refusal) Error() string {
 // Unwrap makes the kind visible to [attest.KindOf].
 func (r *Refusal) Unwrap() error {
 	e := &attest.Error{Kind: r.Kind, Check: r.Check}
-	if r.Reference != "" {
+	switch {
+	case r.Reference == "":
+	case r.Kind == attest.Denied:
 		e.Hint = "on the server: assay ledger show " + r.Reference
+	default: // the ledger has what policy decided, and this was refused before
+		e.Hint = "the server's log has it under the reference " + r.Reference
 	}
 	return e
 }

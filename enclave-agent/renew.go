@@ -175,7 +175,12 @@ func (m *member) renewal(ctx context.Context) error {
 
 // attestAll attests until there is one key for each identity that policy
 // grants: the agent learns their number from the first answer and remembers it.
+//
+// At boot nothing is served before all of it is there: a program that fetches once
+// would have one of its identities, or all, by chance. Where the second attestation
+// fails, or takes longer than secondPatience, the first one's are served.
 func (m *member) attestAll(ctx context.Context, l *link) error {
+	defer m.served()
 	for {
 		issued, err := m.attestOnce(ctx, l)
 		if err == nil {
@@ -184,9 +189,13 @@ func (m *member) attestAll(ctx context.Context, l *link) error {
 		if err != nil {
 			return err
 		}
-		m.adopt(issued)
 		asked := len(m.ids)
-		if len(m.of.Identities) > 0 || issued.more == 0 || asked == attest.MaxKeys {
+		all := len(m.of.Identities) > 0 || issued.more == 0 || asked == attest.MaxKeys
+		if !all && m.state.await() {
+			defer time.AfterFunc(secondPatience, m.served).Stop()
+		}
+		m.adopt(issued)
+		if all {
 			// Keys that received nothing are not made again.
 			if len(m.of.Identities) == 0 {
 				m.ids = m.ids[:len(issued.svids)]
@@ -199,6 +208,16 @@ func (m *member) attestAll(ctx context.Context, l *link) error {
 		m.ids = make([]string, min(asked+issued.more, attest.MaxKeys))
 		m.log.Debug("policy grants further identities, attesting again with a key for each", "keys", len(m.ids))
 	}
+}
+
+// secondPatience is how long the identities of a first attestation wait for those of
+// the second.
+const secondPatience = 15 * time.Second
+
+// served serves what is held.
+func (m *member) served() {
+	m.state.serve()
+	m.reportHealth()
 }
 
 // attestOnce renews where there is a live SVID, and attests as at boot where
@@ -228,7 +247,13 @@ func (m *member) attestOnce(ctx context.Context, l *link) (*issuance, error) {
 // renewal.
 func (m *member) adopt(is *issuance) {
 	m.watchClock() // the challenge anchored the time: a clock that departs must halt before there is more to serve
-	m.state.adopt(is.svids, is.bundle)
+	switch m.state.adopt(is.svids, is.bundle) {
+	case notOlder:
+	case leftOut:
+		m.log.Warn("the server's trust bundle is older than the one that is held, which is kept for now", "sequence", is.bundle.sequence, "revision", is.bundle.revision, "at_most", maxBehind.String())
+	case taken:
+		m.log.Warn("the server's trust bundle is older than the one that was held, and takes its place: that one does not vouch for what the server issues, or no server had its like for too long", "sequence", is.bundle.sequence, "revision", is.bundle.revision)
+	}
 	m.warnOfDropped(is.bundle)
 	next := between(is.renewAfter, is.renewBefore)
 	if _, tooFar := m.time.departure(); tooFar {

@@ -76,6 +76,16 @@ func (r BootstrapRoots) Expired(at time.Time) []*x509.Certificate {
 	return out
 }
 
+// Made is when the newest of the roots was made: it is later now.
+func (r BootstrapRoots) Made() (at time.Time) {
+	for _, c := range r.certs {
+		if c.NotBefore.After(at) {
+			at = c.NotBefore
+		}
+	}
+	return at
+}
+
 // TrustDomain is the trust domain that the roots name: a URI SAN
 // "spiffe://TD", or the organization of the subject. Roots of two trust domains
 // are an error, and so is a set in which none names one.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -27,7 +28,8 @@ type svid struct {
 	selectors []*assayv1.Selector
 	// keysOnDisk says that policy permits key and tokens on a disk.
 	keysOnDisk bool
-	hint       string // what it is for, in the operator's word; "" is none
+	hint       string      // what it is for, in the operator's word; "" is none
+	turnedAway atomic.Bool // the server has said that it does not take it
 }
 
 func (s *svid) notAfter() time.Time { return s.chain[0].NotAfter }
@@ -106,8 +108,9 @@ type snapshot struct {
 // Workload API reads it, and nothing else is shared between them.
 //
 // Invariants: a snapshot has at least one SVID, each live when it was made, and a
-// bundle; a bundle is replaced by a newer one only; while halted nothing is handed
-// out. Which caller may have which of the SVIDs is for the gatekeeper to say.
+// bundle; a bundle is replaced by an older one only by an attestation, whose SVIDs the
+// one held does not vouch for, or when it was kept too long; while halted nothing is
+// handed out. Which caller may have which of the SVIDs is for the gatekeeper to say.
 type state struct {
 	now func() time.Time
 
@@ -116,8 +119,12 @@ type state struct {
 	svids   []*svid
 	retired []*svid // renewed, and live: their keys in hardware still sign
 	bundle  *trustBundle
-	halted  error    // why nothing is served although there is something
-	denied  *Refusal // the server's last word, where that is a denial
+	halted  error     // why nothing is served although there is something
+	denied  *Refusal  // the server's last word, where that is a denial
+	waiting bool      // what is held is not served yet: the rest comes at once
+	hints   []string  // of those that were served last
+	granted []*svid   // by the last attestation, without keys
+	behind  time.Time // since when attestations bring older bundles than the one held; zero: they do not
 	snap    *snapshot
 	changed *signal
 }
@@ -142,18 +149,89 @@ func (s *state) view() (*snapshot, <-chan struct{}, error) {
 	return s.snap, changed, nil
 }
 
+// maxBehind is how long a bundle is kept that every attestation calls too new. Servers
+// lag for seconds; one that was false, or was restored from a backup since, would
+// otherwise be believed for as long as the agent lives.
+const maxBehind = time.Hour
+
+// older is what became of a bundle that is older than the one held.
+type older int
+
+const (
+	notOlder older = iota
+	leftOut        // the one held is kept
+	taken          // all the same: that one does not vouch for the SVIDs, or has been kept too long
+)
+
 // adopt replaces the identities. A bundle that is older than the one held comes
 // from a server that lags behind; the newer one is kept as long as it still vouches
-// for the new SVIDs.
-func (s *state) adopt(svids []*svid, b *trustBundle) {
+// for the new SVIDs, and for [maxBehind].
+func (s *state) adopt(svids []*svid, b *trustBundle) (was older) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !b.older(s.bundle) || verifySVIDs(svids, s.bundle, s.now()) != nil {
-		s.bundle = b
+	at := s.now()
+	switch {
+	case !b.older(s.bundle):
+		s.bundle, s.behind = b, time.Time{}
+	case verifySVIDs(svids, s.bundle, at) != nil, !s.behind.IsZero() && at.Sub(s.behind) >= maxBehind:
+		was = taken
+		s.bundle, s.behind = b, time.Time{}
+	default:
+		was = leftOut
+		if s.behind.IsZero() {
+			s.behind = at
+		}
 	}
 	s.retire(s.svids)
-	s.svids, s.denied = svids, nil
+	s.svids, s.denied, s.granted = svids, nil, nil
+	for _, v := range svids {
+		s.granted = append(s.granted, &svid{id: v.id, chain: v.chain, selectors: v.selectors, hint: v.hint})
+	}
 	s.publish()
+	return was
+}
+
+// await keeps what will be held from being served until [state.serve]: the first
+// attestation tells how many identities there are, and the second one brings them. It
+// reports whether nothing was served before.
+func (s *state) await() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.snap != nil {
+		return false
+	}
+	s.waiting = true
+	return true
+}
+
+// serve ends the waiting.
+func (s *state) serve() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting {
+		s.waiting = false
+		s.publish()
+	}
+}
+
+// lastHints are the hints of what was served last.
+func (s *state) lastHints() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hints
+}
+
+// ended are the identities that the last attestation brought, and that are over.
+func (s *state) ended() (out []*svid) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := s.now()
+	for _, v := range s.granted {
+		if !v.live(at) {
+			out = append(out, v)
+		}
+	}
+	return out
 }
 
 // deny remembers that the server denies this agent its identities: by policy, or by a
@@ -205,6 +283,12 @@ func (s *state) adoptBundle(b *trustBundle) (newer, vouches bool) {
 	s.bundle = b
 	s.publish()
 	return true, verifySVIDs(s.svids, b, s.now()) == nil
+}
+
+func (s *state) bundleHeld() *trustBundle {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bundle
 }
 
 // halt stops serving for a reason; nil resumes. It reports whether that is a
@@ -279,8 +363,14 @@ func (s *state) expire() {
 func (s *state) publish() {
 	s.version++
 	s.snap = nil
-	if len(s.svids) > 0 && s.bundle != nil {
+	if len(s.svids) > 0 && s.bundle != nil && !s.waiting {
 		s.snap = &snapshot{version: s.version, svids: s.svids, bundle: s.bundle}
+		s.hints = nil
+		for _, v := range s.svids {
+			if v.hint != "" {
+				s.hints = append(s.hints, v.hint)
+			}
+		}
 	}
 	s.changed.fire()
 }

@@ -61,7 +61,7 @@ func (h *history) get() (last *agentv1.Attempt, retry time.Time) {
 func (s *agentAPI) GetStatus(ctx context.Context, _ *agentv1.GetStatusRequest) (*agentv1.Status, error) {
 	var all []*svid
 	for _, m := range s.agent.members {
-		all = append(all, m.state.held()...)
+		all = append(append(all, m.state.held()...), m.state.ended()...)
 	}
 	if !callerOf(ctx).owns() {
 		var err error

@@ -1,12 +1,16 @@
 package agent
 
 import (
+	"crypto/x509"
+	"errors"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/assay-project/assay/attest"
 	agentv1 "github.com/assay-project/assay/issuer/issuerpb/assay/agent/v1"
 	assayv1 "github.com/assay-project/assay/issuer/issuerpb/assay/v1"
 )
@@ -60,7 +64,7 @@ func TestTheStatusNamesToACallerWhatItMayHave(t *testing.T) {
 		t.Skip("SKIPPED: needs root, to call as another user")
 	}
 	a := selectiveTo(t, &assayv1.Selector{Type: "unix:uid", Value: "12345"})
-	s := &agentAPI{agent: a, tee: "aws-nitro", workload: &workloadAPI{held: a.holdings, gate: &gatekeeper{a.cfg.Processes, a.log}}}
+	s := &agentAPI{agent: a, tee: "aws-nitro", workload: &workloadAPI{held: a.holdings, gate: newGatekeeper(a.cfg.Processes, a.log)}}
 	got, err := s.GetStatus(t.Context(), &agentv1.GetStatusRequest{}) // a caller that nobody knows
 	if err != nil || len(got.GetTrustDomains()) != 1 || len(got.GetTrustDomains()[0].GetIdentities()) != 0 {
 		t.Errorf("a stranger sees %v, %v", got, err)
@@ -80,4 +84,41 @@ func selectiveTo(t *testing.T, sel ...*assayv1.Selector) *Agent {
 	a, _ := runAgent(t, s.config(t))
 	eventually(t, "the agent holds an SVID", func() bool { return a.members[0].state.renewable() != nil })
 	return a
+}
+
+// Of several identities one has ended, and the agent is asked how it stands.
+func TestTheStatusTellsOfIdentitiesThatEnded(t *testing.T) {
+	t.Parallel()
+	s := newFaultyServer(t)
+	s.ids = append(s.ids, oursID+"/lasting")
+	s.certify = func(i int, c *x509.Certificate) {
+		if i == 0 {
+			c.NotAfter = time.Now().Add(6 * time.Second).Truncate(time.Second)
+		}
+	}
+	s.start()
+	a, _ := runAgent(t, s.config(t))
+	serves(t, a, s.ids...)
+	s.stop()
+	serves(t, a, s.ids[1])
+	conn, _ := callAgent(t, a)
+	got, err := agentv1.NewAgentClient(conn).GetStatus(withHeader(t.Context(), "true"), &agentv1.GetStatusRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := got.GetTrustDomains()[0].GetIdentities()
+	if len(ids) != 2 || ids[0].GetSpiffeId() != s.ids[1] || ids[1].GetSpiffeId() != s.ids[0] || ids[1].GetNotAfterUnixMs() > time.Now().UnixMilli() {
+		t.Errorf("identities %v", ids)
+	}
+}
+
+// What was refused before policy decided is in no ledger.
+func TestTheHintOfARefusalLeadsToWhereItIsOnRecord(t *testing.T) {
+	t.Parallel()
+	for kind, want := range map[attest.Kind]string{attest.Denied: "assay ledger show as-1", attest.Untrusted: "the server's log has it under the reference as-1", attest.Unavailable: "the server's log"} {
+		var e *attest.Error
+		if !errors.As(error(&Refusal{Kind: kind, Check: "x", Reference: "as-1"}), &e) || !strings.Contains(e.Hint, want) {
+			t.Errorf("%s: %v, want %q", kind, e, want)
+		}
+	}
 }

@@ -1,11 +1,10 @@
 package agent
 
 import (
-	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
-	"maps"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/assay-project/assay/enclave-agent/sds"
 	agentv1 "github.com/assay-project/assay/issuer/issuerpb/assay/agent/v1"
@@ -43,6 +43,7 @@ type workloadAPI struct {
 	workload.UnimplementedSpiffeWorkloadAPIServer
 	held     *holdings
 	gate     *gatekeeper
+	crowd    *crowd
 	stopping <-chan struct{}
 }
 
@@ -52,14 +53,14 @@ type workloadAPI struct {
 func (w *workloadAPI) view(ctx context.Context) (*offer, <-chan struct{}, error) {
 	now, changed := w.held.offer()
 	if len(now.parts) == 0 {
-		return nil, changed, w.held.nothing()
+		return nil, changed, w.held.nothing(false)
 	}
 	may, err := w.gate.judge(ctx, now.svids())
 	switch {
 	case err != nil:
 		return nil, changed, err
 	case len(may) == 0:
-		return nil, changed, w.held.nothing()
+		return nil, changed, w.held.nothing(true)
 	}
 	return now.only(may), changed, nil
 }
@@ -67,18 +68,37 @@ func (w *workloadAPI) view(ctx context.Context) (*offer, <-chan struct{}, error)
 // FetchX509SVID streams every SVID with its key and bundle, at once and again
 // after every change; each message is the full state.
 func (w *workloadAPI) FetchX509SVID(_ *workload.X509SVIDRequest, s grpc.ServerStreamingServer[workload.X509SVIDResponse]) error {
-	var sent *offer
+	var sent said
 	return w.follow(s.Context(), func(now *offer) error {
-		if now.same(sent) {
-			return nil
-		}
-		sent = now
 		r := now.response()
 		if len(r.GetSvids()) == 0 {
 			return errResident()
 		}
+		if !sent.changes(r) {
+			return nil
+		}
 		return s.Send(r)
 	})
+}
+
+// said is what a stream was last told, as a digest: there may be thousands of streams.
+type said struct {
+	digest [sha256.Size]byte
+	begun  bool
+}
+
+// changes takes the next message, and reports whether it says anything else.
+func (t *said) changes(m proto.Message) bool {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return true // sending it will say so
+	}
+	digest := sha256.Sum256(b)
+	if t.begun && digest == t.digest {
+		return false
+	}
+	t.digest, t.begun = digest, true
+	return true
 }
 
 // errResident is the honest answer about keys that cannot be handed out.
@@ -90,26 +110,24 @@ func errResident() error {
 // FetchX509Bundles streams the X.509 bundles of the agent's trust domains and of those
 // that they federate with, at once and after every change.
 func (w *workloadAPI) FetchX509Bundles(_ *workload.X509BundlesRequest, s grpc.ServerStreamingServer[workload.X509BundlesResponse]) error {
-	var sent map[string][]byte
+	var sent said
 	return w.follow(s.Context(), func(now *offer) error {
 		m := now.x509Bundles()
-		if sent != nil && maps.EqualFunc(sent, m.GetBundles(), bytes.Equal) {
+		if !sent.changes(m) {
 			return nil
 		}
-		sent = m.GetBundles()
 		return s.Send(m)
 	})
 }
 
 // FetchJWTBundles streams the JWT bundles likewise, each a JWK Set.
 func (w *workloadAPI) FetchJWTBundles(_ *workload.JWTBundlesRequest, s grpc.ServerStreamingServer[workload.JWTBundlesResponse]) error {
-	var sent map[string][]byte
+	var sent said
 	return w.follow(s.Context(), func(now *offer) error {
 		m := now.jwtBundles()
-		if sent != nil && maps.EqualFunc(sent, m.GetBundles(), bytes.Equal) {
+		if !sent.changes(m) {
 			return nil
 		}
-		sent = m.GetBundles()
 		return s.Send(m)
 	})
 }
@@ -149,10 +167,10 @@ func (a *Agent) serve(ctx context.Context, l *socketListener) error {
 		grpc.StaticStreamWindowSize(maxWorkloadMessage),
 		grpc.StaticConnWindowSize(maxWorkloadMessage),
 		grpc.InTapHandle(crowd.tap),
-		grpc.ChainUnaryInterceptor(recoverUnary(a.log), headerUnary),
-		grpc.ChainStreamInterceptor(recoverStream(a.log), headerStream),
+		grpc.ChainUnaryInterceptor(recoverUnary(a.log), headerUnary, unreadUnary),
+		grpc.ChainStreamInterceptor(recoverStream(a.log), headerStream, unreadStream),
 	)
-	api := &workloadAPI{held: a.holdings, gate: &gatekeeper{a.cfg.Processes, a.log}, stopping: stopping}
+	api := &workloadAPI{held: a.holdings, gate: newGatekeeper(a.cfg.Processes, a.log), crowd: crowd, stopping: stopping}
 	workload.RegisterSpiffeWorkloadAPIServer(s, api)
 	agentv1.RegisterAgentServer(s, newAgentAPI(api, a))
 	secretv3.RegisterSecretDiscoveryServiceServer(s, sds.New(api.secrets, stopping, a.log))

@@ -371,7 +371,27 @@ func TestEveryMessageOfAStreamIsTheFullState(t *testing.T) {
 	if got := p.mapOf(next("JWT bundles", tokens), 1); len(got) != 2 || got["spiffe://c.example.org"] == nil {
 		t.Errorf("JWT bundles of %d trust domains", len(got))
 	}
-	// Nothing more comes without an event; a new stream has its first message at once.
+	// What changes nothing that a stream tells is no message: a bundle of another
+	// revision, with another deny-list, and nothing else.
+	more := make(chan string, 3)
+	for what, from := range map[string]func() (fields, error){"SVIDs": svids, "bundles": bundles, "JWT bundles": tokens} {
+		go func() {
+			if _, err := from(); err == nil {
+				more <- what
+			}
+		}()
+	}
+	same := s.bundle()
+	same.Sequence, same.Revision, same.Federated, same.DenyList = 2, 7, []*assayv1.FederatedBundle{other}, []byte("another one")
+	if newer, _ := a.members[0].state.adoptBundle(must(checkBundle(same, testDomain))); !newer {
+		t.Error("the bundle was not taken")
+	}
+	select {
+	case what := <-more:
+		t.Errorf("another message of %s, in which nothing changed", what)
+	case <-time.After(500 * time.Millisecond):
+	}
+	// A new stream has its first message at once.
 	if got := idsOf(p.svids(p.first("FetchX509SVID"))); !slices.Equal(got, s.ids) {
 		t.Errorf("a second stream of the connection begins with %v", got)
 	}

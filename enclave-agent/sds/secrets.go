@@ -31,7 +31,7 @@ type SVID struct {
 
 // Secrets is what one caller may have now.
 type Secrets struct {
-	TrustDomain string // of the first SVID: "example.org"
+	TrustDomain string // whose Default and RootCA are, also while it has nothing: "example.org"
 	SVIDs       []SVID
 	Bundles     map[string][]*x509.Certificate // by trust domain
 }
@@ -80,8 +80,10 @@ func (s *Secrets) secret(name string) (*tls.Secret, error) {
 	case RootCA:
 		return bundle(name, s.Bundles[s.TrustDomain]), nil
 	case Default:
-		if len(s.SVIDs) > 0 {
-			return certificate(name, s.SVIDs[0]), nil
+		for _, v := range s.SVIDs {
+			if strings.HasPrefix(v.ID, "spiffe://"+s.TrustDomain+"/") {
+				return certificate(name, v), nil
+			}
 		}
 		return nil, nil //nolint:nilnil // nothing is an answer
 	}

@@ -251,6 +251,17 @@ func TestEnvoyGetsCertificatesAndBundlesByTheirNames(t *testing.T) {
 	}
 }
 
+// Of a trust domain that has nothing now, `default` and `ROOTCA` are nobody else's.
+func TestWhatHasNoNameIsNeverAnotherTrustDomains(t *testing.T) {
+	s := secretsOf(t, "spiffe://other.example.net/a", "spiffe://example.organic/b")
+	delete(s.Bundles, "example.org")
+	e := open(t, holding(s))
+	e.ask("default", "ROOTCA", "spiffe://other.example.net/a", "spiffe://other.example.net")
+	if diff := cmp.Diff([]string{"spiffe://other.example.net", "spiffe://other.example.net/a"}, names(e.hear())); diff != "" {
+		t.Errorf("names (-want +got):\n%s", diff)
+	}
+}
+
 func TestALLChecksEachPeerWithTheBundleOfItsOwnTrustDomain(t *testing.T) {
 	s := secretsOf(t, "spiffe://example.org/a")
 	e := open(t, holding(s))
