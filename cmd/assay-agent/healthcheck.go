@@ -35,7 +35,8 @@ func healthcheckCommand() *cobra.Command {
 
 Exit codes: 0 a workload gets an SVID now; 5 the wall clock departs from the
 server's time, so nothing is served; 6 there is no identity, and policy denied
-the last attestation; 7 there is no identity, or no agent.`,
+the last attestation; 7 there is no identity, or no agent. It is good while any
+identity is; those that have ended meanwhile are listed.`,
 		Example: "  assay-agent healthcheck\n  assay-agent healthcheck --output json",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -76,6 +77,9 @@ type health struct {
 	TEE      string `json:"tee"`      // the kind of TEE that it attests with: "aws-nitro"
 	// By trust domain, whether a workload gets an SVID of it now.
 	TrustDomains map[string]string `json:"trust_domains"`
+	// The identities that the last attestation brought and that have ended, of those
+	// that this user may know of.
+	Ended []string `json:"ended"`
 }
 
 func askHealth(ctx context.Context, path string) (health, error) {
@@ -103,6 +107,10 @@ func askHealth(ctx context.Context, path string) (health, error) {
 	} {
 		*into = word(all.GetStatuses()[service].GetStatus())
 	}
+	h.Ended = []string{}
+	if s, err := askStatus(ctx, path); err == nil { // an agent of before tells no status
+		h.Ended = s.ended(time.Now())
+	}
 	return h, nil
 }
 
@@ -127,7 +135,11 @@ func (h health) write(w io.Writer, output string) error {
 			several += fmt.Sprintf("  %s  %s\n", td, h.TrustDomains[td])
 		}
 	}
-	_, err := fmt.Fprintf(w, "serving   %s\n%sidentity  %s\nclock     %s\nserver    %s\npolicy    %s\ntee       %s\n", h.Serving, several, h.Identity, h.Clock, h.Server, h.Policy, h.TEE)
+	ended := ""
+	for _, id := range h.Ended {
+		ended += fmt.Sprintf("  %s  ended\n", id)
+	}
+	_, err := fmt.Fprintf(w, "serving   %s\n%sidentity  %s\n%sclock     %s\nserver    %s\npolicy    %s\ntee       %s\n", h.Serving, several, h.Identity, ended, h.Clock, h.Server, h.Policy, h.TEE)
 	return err
 }
 
@@ -137,11 +149,15 @@ func (h health) verdict() error {
 	case h.Serving == "good":
 		return nil
 	case h.Clock == "bad":
-		return &attest.Error{Kind: attest.Stale, Check: "clock", Err: errors.New("the wall clock departs from the server's time, so nothing is served"), Hint: "set this machine's clock; the agent resumes by itself"}
+		return clockError()
 	case h.Policy == "bad":
 		return &attest.Error{Kind: attest.Denied, Check: "policy", Err: errors.New("policy denied the last attestation"), Hint: "the agent's log has the reference for `assay ledger show`, and so has `assay-agent status`"}
 	}
 	return &attest.Error{Kind: attest.Unavailable, Check: "identity", Err: errors.New("the agent holds no identity"), Hint: "the agent's log says why, and so does `assay-agent status`"}
+}
+
+func clockError() error {
+	return &attest.Error{Kind: attest.Stale, Check: "clock", Err: errors.New("the wall clock departs from the server's time, so nothing is served"), Hint: "set this machine's clock; the agent resumes by itself"}
 }
 
 func dialAgent(path string) (*grpc.ClientConn, error) {
@@ -149,8 +165,9 @@ func dialAgent(path string) (*grpc.ClientConn, error) {
 }
 
 func noAgent(path string, err error) error {
-	return &attest.Error{
-		Kind: attest.Unavailable, Check: "socket", Err: fmt.Errorf("no agent answers on %s: %s", path, strings.TrimSpace(status.Convert(err).Message())),
-		Hint: "start it with `assay-agent run`, or name its socket with --socket",
+	said, hint := strings.TrimSpace(status.Convert(err).Message()), "start it with `assay-agent run`, or name its socket with --socket"
+	if strings.Contains(said, "permission denied") {
+		hint = "this user may not open the socket, or not enter its directory: socket_mode and socket_group in the agent's configuration"
 	}
+	return &attest.Error{Kind: attest.Unavailable, Check: "socket", Err: fmt.Errorf("no agent answers on %s: %s", path, said), Hint: hint}
 }

@@ -13,6 +13,7 @@ import (
 	agent "github.com/assay-project/assay/enclave-agent"
 	"github.com/assay-project/assay/enclave-agent/child"
 	"github.com/assay-project/assay/enclave-agent/config"
+	"github.com/assay-project/assay/internal/cli"
 )
 
 func runCommand() *cobra.Command {
@@ -103,6 +104,7 @@ func newAgent(ctx context.Context, s *config.Settings, log *slog.Logger, listeni
 		return nil, err
 	}
 	conf := s.Agent(attester, log)
+	conf.NotBefore = cli.Built()
 	conf.Listening = func(addr string) {
 		first, log := s.Memberships[0], log
 		if more := further(s); more != "" {

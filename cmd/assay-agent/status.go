@@ -126,6 +126,19 @@ func askStatus(ctx context.Context, path string) (*standing, error) {
 	return out, nil
 }
 
+// ended are the identities that were held, and are over.
+func (s *standing) ended(now time.Time) []string {
+	out := []string{}
+	for _, td := range s.TrustDomains {
+		for _, id := range td.Identities {
+			if !id.NotAfter.After(now) {
+				out = append(out, id.SPIFFEID)
+			}
+		}
+	}
+	return out
+}
+
 func moment(ms int64) time.Time { return time.UnixMilli(ms).UTC().Truncate(time.Second) }
 
 func stateName(s agentv1.State) string {
@@ -183,7 +196,11 @@ func (td *trustDomain) text(b *strings.Builder, now time.Time) {
 		if id.Hint != "" {
 			hint = ", hint " + id.Hint
 		}
-		line("identity", "%s, until %s%s", id.SPIFFEID, when(id.NotAfter, now), hint)
+		until := "until"
+		if !id.NotAfter.After(now) {
+			until = "ended"
+		}
+		line("identity", "%s, %s %s%s", id.SPIFFEID, until, when(id.NotAfter, now), hint)
 	}
 }
 

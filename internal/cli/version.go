@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -40,6 +41,21 @@ func Version() string {
 		}
 	}
 	return rev + dirty
+}
+
+// Built is a moment before this program was built: that of the commit that it was
+// built from. It is zero where the build does not tell.
+func Built() time.Time {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return time.Time{}
+	}
+	for _, s := range info.Settings {
+		if at, err := time.Parse(time.RFC3339, s.Value); s.Key == "vcs.time" && err == nil {
+			return at
+		}
+	}
+	return time.Time{}
 }
 
 // VersionCommand is `NAME version`.

@@ -777,7 +777,8 @@ type TrustDomainStatus struct {
 	// The server's last word is a denial, by policy or by a ban. What is held is
 	// served until it ends.
 	Denied bool `protobuf:"varint,6,opt,name=denied,proto3" json:"denied,omitempty"`
-	// What is held, also where nothing is served. A caller sees the identities that
+	// What is held, also where nothing is served, and then what the last attestation
+	// brought and has ended, by its not_after. A caller sees the identities that
 	// it may have; root, and the agent's own user, see all.
 	Identities []*IdentityStatus `protobuf:"bytes,7,rep,name=identities,proto3" json:"identities,omitempty"`
 	// How far the wall clock is ahead of the server's time; negative: behind it.
