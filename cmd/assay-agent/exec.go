@@ -56,7 +56,12 @@ With --socket it runs no agent, and takes that of the socket.`,
   assay-agent exec --user app -- /usr/bin/orders
   assay-agent exec --write /run/svid --user www-data --reload-signal HUP -- nginx -g 'daemon off;'
   assay-agent exec --socket /run/assay/agent.sock --timeout 1m -- /usr/bin/batch`,
-		Args: cobra.MinimumNArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cli.Usagef("for example assay-agent exec -- /usr/bin/orders --listen :8443", "which command is to be run?")
+			}
+			return nil
+		},
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := w.check(c, true); err != nil {
 				return err

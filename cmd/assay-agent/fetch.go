@@ -117,9 +117,9 @@ func fetch(ctx context.Context, path string) ([]fetched, error) {
 			if wait(ctx) {
 				continue
 			}
-			return nil, noIdentity(path, err)
+			return nil, why(path, "", err)
 		case codes.DeadlineExceeded:
-			return nil, noIdentity(path, err)
+			return nil, why(path, "", err)
 		}
 		return nil, noAgent(path, err)
 	}
@@ -189,19 +189,6 @@ func wait(ctx context.Context) bool {
 	case <-t.C:
 		return true
 	}
-}
-
-// noIdentity asks the agent why there is none: the exit code tells a denial
-// from a server that is away.
-func noIdentity(path string, cause error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if h, err := askHealth(ctx, path); err == nil {
-		if v := h.verdict(); v != nil {
-			return v
-		}
-	}
-	return &attest.Error{Kind: attest.Unavailable, Check: "identity", Err: fmt.Errorf("no identity: %s", status.Convert(cause).Message()), Hint: "see `assay-agent healthcheck`"}
 }
 
 func parse(r *workload.X509SVIDResponse) ([]fetched, error) {

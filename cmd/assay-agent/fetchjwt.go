@@ -128,31 +128,31 @@ func fetchTokens(ctx context.Context, path string, r *workload.JWTSVIDRequest) (
 		if err == nil {
 			return parseTokens(answer, r.GetAudience())
 		}
-		why := status.Convert(err).Message()
+		said := status.Convert(err).Message()
 		switch status.Code(err) { //nolint:exhaustive // every other code is final
 		case codes.PermissionDenied:
 			// Without an identity it is the same code: an agent that is still attesting.
 			if h, herr := askHealth(ctx, path); herr == nil && h.verdict() == nil {
-				return nil, &attest.Error{Kind: attest.Denied, Check: "policy", Err: errors.New(why), Hint: "policy allows tokens under issue: … jwt: {audiences: […]}"}
+				return nil, why(path, r.GetSpiffeId(), err)
 			}
 			if wait(ctx) {
 				continue
 			}
-			return nil, noIdentity(path, err)
+			return nil, why(path, r.GetSpiffeId(), err)
 		case codes.InvalidArgument:
-			return nil, cli.Usagef("see `assay-agent fetch jwt --help`", "%s", why)
+			return nil, cli.Usagef("see `assay-agent fetch jwt --help`", "%s", said)
 		case codes.DeadlineExceeded:
-			return nil, noIdentity(path, err)
+			return nil, why(path, r.GetSpiffeId(), err)
 		case codes.Unavailable:
 			if h, herr := askHealth(ctx, path); herr == nil {
 				if v := h.verdict(); v != nil {
 					return nil, v
 				}
-				return nil, &attest.Error{Kind: attest.Unavailable, Check: "token", Err: errors.New(why), Hint: "the agent holds an identity; its log says why the server mints no token"}
+				return nil, &attest.Error{Kind: attest.Unavailable, Check: "token", Err: errors.New(said), Hint: "the agent holds an identity; its log says why the server mints no token"}
 			}
 			return nil, noAgent(path, err)
 		case codes.Unimplemented:
-			return nil, &attest.Error{Kind: attest.Unavailable, Check: "token", Err: errors.New(why), Hint: "the server, or the agent, is of an older version"}
+			return nil, &attest.Error{Kind: attest.Unavailable, Check: "token", Err: errors.New(said), Hint: "the server, or the agent, is of an older version"}
 		}
 		return nil, noAgent(path, err)
 	}

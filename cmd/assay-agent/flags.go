@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -112,29 +115,52 @@ func (f *socketFlags) find(c *cobra.Command) (string, error) {
 	case f.socket != "":
 		return absoluteSocket(f.socket, "--socket")
 	case env != "" && !named:
-		path, ok := strings.CutPrefix(env, "unix:")
-		if !ok {
+		if !strings.HasPrefix(env, "unix:") {
 			return "", cli.Usagef("for example unix://"+agent.DefaultSocket, "%s is %q, which is no unix socket", endpointVariable, env)
 		}
-		if rest, ok := strings.CutPrefix(path, "//"); ok {
-			path = rest
-		}
-		return absoluteSocket(path, endpointVariable)
+		return absoluteSocket(env, endpointVariable)
 	}
 	s, err := f.load()
+	if usage := (*cli.UsageError)(nil); !named && errors.As(err, &usage) && errors.Is(err, fs.ErrNotExist) {
+		return "", cli.Usagef("name the agent's socket with --socket, or with "+endpointVariable+"=unix://PATH", "which agent? %w", usage.Err)
+	}
 	if err != nil {
 		return "", err
 	}
 	return s.Config.Socket, nil
 }
 
-func absoluteSocket(path, source string) (string, error) {
+// scheme is that of an address that is no path.
+var scheme = regexp.MustCompile(`^[a-z][a-z0-9+.-]*:`)
+
+// socketPath takes a path, or an address as SPIFFE has it and the agent prints it:
+// unix:///run/assay/agent.sock, or unix:PATH (Workload Endpoint, section 4).
+func socketPath(s, source string) (string, error) {
+	path, ok := strings.CutPrefix(s, "unix:")
+	if !ok {
+		if scheme.MatchString(s) {
+			return "", cli.Usagef("for example unix://"+agent.DefaultSocket, "%s: %q is no unix socket", source, s)
+		}
+		return s, nil
+	}
+	rest, ok := strings.CutPrefix(path, "//")
+	if ok && !filepath.IsAbs(rest) {
+		return "", cli.Usagef("three slashes: unix://"+agent.DefaultSocket, "%s: %q names a host, and a socket has none", source, s)
+	}
+	return rest, nil
+}
+
+func absoluteSocket(named, source string) (string, error) {
+	path, err := socketPath(named, source)
+	if err != nil {
+		return "", err
+	}
 	abs, err := filepath.Abs(path)
 	if err == nil {
 		err = agent.CheckSocketPath(abs)
 	}
 	if err != nil || path == "" {
-		return "", cli.Usagef("for example "+agent.DefaultSocket, "%s: %q is no path of a socket", source, path)
+		return "", cli.Usagef("for example "+agent.DefaultSocket, "%s: %q is no path of a socket", source, named)
 	}
 	return abs, nil
 }

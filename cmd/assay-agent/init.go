@@ -83,6 +83,16 @@ func (f *initFlags) run(c *cobra.Command) error {
 // configuration checks the flags.
 func (f *initFlags) configuration() (config.Config, error) {
 	conf := config.Default()
+	if f.server == "" {
+		return conf, cli.Usagef("for example --server attest.example.org:8443", "--server is required")
+	}
+	if f.socket != "" {
+		path, err := socketPath(f.socket, "--socket")
+		if err != nil {
+			return conf, err
+		}
+		f.socket = path
+	}
 	if err := agent.CheckServer(f.server); err != nil {
 		return conf, cli.Usagef("for example --server attest.example.org:8443", "--server %q: %w", f.server, err)
 	}

@@ -106,6 +106,7 @@ func TestEveryMistakeIsReportedWhereItIs(t *testing.T) {
 	}
 	for _, c := range []struct{ src, want string }{
 		{"server: 10.0.0.1:8443\nbootstrap_roots: [root.pem]\n", "a.yaml:1:1: trust_domain is not"},
+		{strings.Replace(good, "server: 10.0.0.1:8443\n", "", 1), "a.yaml:1:1: server is required"},
 		{strings.Replace(good, "attested", "spiffe://attested", 1), "a.yaml:1:15: trust_domain is not the name of a trust domain: it has a scheme"},
 		{strings.Replace(good, "attested.example", "Attested.example", 1), "a.yaml:1:15: trust_domain is not"},
 		{strings.Replace(good, "10.0.0.1:8443", "10.0.0.1", 1), "a.yaml:2:9: server is not an address: missing port"},

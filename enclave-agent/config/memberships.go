@@ -68,7 +68,9 @@ func (v validator) membership(n *strictyaml.Node, c *TrustDomain) {
 	if n := len(c.Identities); n > attest.MaxKeys {
 		v.doc.Report(at("identities"), fmt.Sprintf("%d identities, at most %d fit into one attestation", n, attest.MaxKeys), "")
 	}
-	if err := agent.CheckServer(c.Server); err != nil {
+	if c.Server == "" {
+		v.doc.Report(at("server"), "server is required", `for example server: "attest.example.org:8443"`)
+	} else if err := agent.CheckServer(c.Server); err != nil {
 		v.doc.Report(at("server"), "server is not an address: "+err.Error(), `for example server: "attest.example.org:8443"`)
 	}
 	if len(c.BootstrapRoots) == 0 {
