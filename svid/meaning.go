@@ -18,7 +18,7 @@ func (c Claim) Meaning(about Aspect) string {
 // everyAspect are the values that mean the same wherever they stand (AR4SI, section
 // 2.3.2): those of no claim, and evidence that does not hold.
 func everyAspect(c Claim) string {
-	switch c {
+	switch c { //nolint:exhaustive // the others mean something else in each aspect
 	case -1:
 		return "no claim: the verifier failed"
 	case 0:

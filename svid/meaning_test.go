@@ -87,13 +87,13 @@ func TestEveryClaimHasWordsOfItsOwn(t *testing.T) {
 	for a := range aspects {
 		var all []string
 		for c := range 256 {
-			got := Claim(int8(c)).Meaning(a) //nolint:gosec // every bit pattern
+			got := Claim(int8(c)).Meaning(a)
 			if got == "" || len(got) > 90 || strings.ContainsAny(got, "\n\t") {
-				t.Errorf("%s %d: %q", a, int8(c), got) //nolint:gosec // likewise
+				t.Errorf("%s %d: %q", a, int8(c), got)
 			}
 			if !strings.Contains(got, "does not know") {
 				if slices.Contains(all, got) {
-					t.Errorf("%s %d: %q is said of another value too", a, int8(c), got) //nolint:gosec // likewise
+					t.Errorf("%s %d: %q is said of another value too", a, int8(c), got)
 				}
 				all = append(all, got)
 			}
