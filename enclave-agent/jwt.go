@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	"github.com/assay-project/assay/attest"
 	attested "github.com/assay-project/assay/svid"
 )
 
@@ -85,7 +84,7 @@ func (w *workloadAPI) ValidateJWTSVID(ctx context.Context, r *workload.ValidateJ
 		}
 	}
 	if err != nil {
-		return nil, status.Errorf(codes.InvalidArgument, "not a valid JWT-SVID: %s: %s", attest.CheckOf(err), clip(err.Error()))
+		return nil, status.Errorf(codes.InvalidArgument, "not a valid JWT-SVID: %s", clip(err.Error())) // which begins with the check
 	}
 	claims := &structpb.Struct{}
 	if err := claims.UnmarshalJSON(s.Payload); err != nil {

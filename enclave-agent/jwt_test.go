@@ -405,8 +405,15 @@ func TestValidationIsThatOfPackageSVID(t *testing.T) {
 		"a foreign one":    {Audience: "y", Svid: m.sign(map[string]any{"sub": "spiffe://other.example/a", "aud": "y", "exp": time.Now().Add(time.Minute).Unix()})},
 		"expired":          {Audience: "y", Svid: m.sign(map[string]any{"sub": good["sub"], "aud": "y", "exp": time.Now().Add(-time.Second).Unix()})},
 	} {
-		if _, err := c.ValidateJWTSVID(ctx, req); status.Code(err) != codes.InvalidArgument {
+		_, err := c.ValidateJWTSVID(ctx, req)
+		if status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%s: %v", name, err)
+		}
+		// The check that failed is named, and once.
+		if _, why, ok := strings.Cut(status.Convert(err).Message(), "not a valid JWT-SVID: "); ok {
+			if check, _, _ := strings.Cut(why, ":"); strings.Contains(check, " ") || strings.Count(why, check+":") != 1 {
+				t.Errorf("%s: %v", name, err)
+			}
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/assay-project/assay/attest"
 	agent "github.com/assay-project/assay/enclave-agent"
 	"github.com/assay-project/assay/enclave-agent/config"
+	"github.com/assay-project/assay/enclave-agent/process"
 )
 
 func checkCommand() *cobra.Command {
@@ -21,7 +22,8 @@ func checkCommand() *cobra.Command {
 		Short: "Validate the configuration, the roots, the socket's place and the device",
 		Long: `check validates everything that run needs, without starting and without
 speaking to the server: the configuration, the bootstrap roots, the directory of
-the socket, which TEE this is, and its device, which is asked who it is.`,
+the socket, what the agent can see of its callers, which TEE this is, and its
+device, which is asked who it is.`,
 		Example: "  assay-agent check\n  assay-agent check --data-dir ~/agent",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -52,6 +54,11 @@ func check(c *cobra.Command, path string, s *config.Settings, at time.Time) erro
 		return err
 	default:
 		good("socket %s", s.Config.Socket)
+	}
+	if process.SeesPrograms() {
+		good("callers are told apart by user, group and program")
+	} else {
+		good("callers are told apart by user and group; programs of other users cannot be seen, so that selectors by path and sha256 match none of theirs (that needs root, or CAP_SYS_PTRACE)")
 	}
 	device, err := s.Attester(newLog(c.ErrOrStderr(), s))
 	if err != nil {

@@ -150,14 +150,13 @@ func isContainerID(s string) bool {
 	return len(s) == 64 && strings.Trim(s, lowerHex) == ""
 }
 
-// container is the container that the process runs in.
+// container is the container that the process runs in; "" for a process that is in
+// none, which is no error: of such a one everything is known.
 func (p *Process) container() (id, pod string, err error) {
 	path, err := p.cgroup()
 	if err != nil {
 		return "", "", err
 	}
-	if id, pod = containerOf(path); id == "" {
-		return "", "", errors.New("the process runs in no container")
-	}
+	id, pod = containerOf(path)
 	return id, pod, nil
 }

@@ -59,7 +59,7 @@ func (*docker) Kind() string { return "docker" }
 // Facts implements [Source].
 func (d *docker) Facts(ctx context.Context, p *Process, types []string) ([]Fact, error) {
 	id, _, err := p.container()
-	if err != nil {
+	if err != nil || id == "" {
 		return nil, err
 	}
 	return d.of(ctx, id, types)

@@ -94,7 +94,7 @@ type containerStatus struct {
 // Facts implements [Source].
 func (k *kubelet) Facts(ctx context.Context, p *Process, types []string) ([]Fact, error) {
 	id, pod, err := p.container()
-	if err != nil {
+	if err != nil || id == "" {
 		return nil, err
 	}
 	return k.of(ctx, id, pod, types)
