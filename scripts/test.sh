@@ -29,7 +29,8 @@ run() { # run NAME COMMAND…: begins a stage, when fewer than three run
   while [ ${#running[@]} -ge 3 ]; do finish; done
   local name=$1; shift
   local into=$logs/${#began[@]}
-  "$@" >"$into" 2>&1 &
+  # A shell has what it starts in the background ignore these, and tests send them.
+  env --default-signal=HUP,INT,QUIT "$@" >"$into" 2>&1 &
   running[$!]=$name began[$!]=$SECONDS log[$!]=$into
   printf '... %s\n' "$name"
 }
