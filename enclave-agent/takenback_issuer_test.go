@@ -39,6 +39,14 @@ func (s *realServer) revoke(t *testing.T, serial string) {
 	}
 }
 
+// renew has the agent renew, so that its watch is not the one of its start.
+func (s *realServer) renew(t *testing.T, cfg agent.Config) {
+	t.Helper()
+	before := current(t, cfg, 0)
+	s.reattest(t)
+	waitFor(t, "a renewal", func() bool { n := current(t, cfg, 0); return n != "" && n != before })
+}
+
 // soon is how long an agent may take to hear of it and attest, on a busy machine.
 const soon = 10 * time.Second
 
@@ -52,9 +60,7 @@ func TestAnSVIDThatIsRevokedAfterARenewalIsReplacedAtOnce(t *testing.T) {
 	start(t, cfg)
 	names(t, cfg, ordersID)
 	for range 2 {
-		before := current(t, cfg, 0)
-		s.reattest(t)
-		waitFor(t, "a renewal", func() bool { n := current(t, cfg, 0); return n != "" && n != before })
+		s.renew(t, cfg)
 	}
 	revoked, began := current(t, cfg, 0), time.Now()
 	s.revoke(t, revoked)
@@ -74,7 +80,7 @@ func TestARevokedSVIDBesideTheOneThatIsShownIsReplacedAtOnce(t *testing.T) {
 	cfg := s.enclave(orders())
 	start(t, cfg)
 	names(t, cfg, ordersID, adminID)
-	s.reattest(t)
+	s.renew(t, cfg)
 	revoked, began := current(t, cfg, 0), time.Now()
 	s.revoke(t, revoked)
 	waitFor(t, "another SVID", func() bool { n := current(t, cfg, 0); return n != "" && n != revoked })
@@ -91,7 +97,7 @@ func TestABanOfTheShorterLivedOfTwoIdentitiesIsHeardAtOnce(t *testing.T) {
 	log := logged(&cfg)
 	start(t, cfg)
 	names(t, cfg, ordersID, adminID)
-	s.reattest(t) // somebody watches
+	s.renew(t, cfg)
 	src := jwtSource(t, cfg)
 	if _, err := assayv1.NewAgentsClient(s.admin(t)).Ban(t.Context(), &assayv1.BanRequest{
 		Who: &assayv1.BanRequest_SpiffeId{SpiffeId: ordersID}, Reason: "an exercise",
