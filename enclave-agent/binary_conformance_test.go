@@ -166,6 +166,9 @@ func TestTheAgentIsSmallAndListensOnItsSocketAlone(t *testing.T) {
 	if rss >= maxResident {
 		t.Errorf("it has %d bytes of memory when idle, want less than %d", rss, maxResident)
 	}
+	if os.Geteuid() != 0 {
+		t.Skip("NOT TESTED: on what it listens. An agent keeps its descriptors from other processes of its user, and shows them to root alone")
+	}
 	if got := p.listening(t); len(got) != 1 || got[0] != "unix "+cfg.Socket {
 		t.Errorf("it accepts on %q, want %s alone", got, cfg.Socket)
 	}

@@ -211,7 +211,7 @@ func TestTheSocketsDirectoryIsReachableUnderAnyUmask(t *testing.T) { //nolint:pa
 }
 
 // A dead socket that may not be opened cannot be told from a living one. The error must
-// not claim what nobody knows. Root may open everything, so it runs as another user.
+// not claim what nobody knows. Root may open everything, so this has another user's rights.
 func TestASocketThatCannotBeAskedIsNotSaidToBeInUse(t *testing.T) {
 	t.Parallel()
 	asRoot(t)
@@ -231,18 +231,20 @@ func TestASocketThatCannotBeAskedIsNotSaidToBeInUse(t *testing.T) {
 	}
 }
 
-// asUser runs f on a thread of its own with another user's rights on files.
+// asUser runs f with another user's rights on files. They are those of the thread alone,
+// which is this goroutine's meanwhile (setfsuid(2)); all else of the process stays root's.
 func asUser(t *testing.T, uid int, f func()) {
 	t.Helper()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlocked: the thread ends with its rights
-		if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); e != 0 {
-			t.Error(e)
-			return
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if before, err := unix.SetfsuidRetUid(uid); err != nil || before != 0 {
+		t.Fatal(before, err)
+	}
+	defer func() {
+		if before, err := unix.SetfsuidRetUid(0); err != nil || before != uid {
+			t.Error(before, err)
 		}
-		f()
+		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0) // the change of user ended it
 	}()
-	<-done
+	f()
 }

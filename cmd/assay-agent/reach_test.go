@@ -16,6 +16,9 @@ import (
 // guest by the network. A running agent has one listening socket, with a path;
 // every socket that it has is accounted for.
 func TestARunningAgentCanBeReachedThroughItsPathnameSocketOnly(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("NOT TESTED: an agent keeps its descriptors from other processes of its user, and shows them to root alone")
+	}
 	dir, err := os.MkdirTemp("", "a")
 	if err != nil {
 		t.Fatal(err)
