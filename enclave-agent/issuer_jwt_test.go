@@ -169,9 +169,12 @@ func TestTokensGoOnOverRenewalAndOutageAndEndWithThePolicy(t *testing.T) {
 		return err == nil
 	})
 
-	// The policy takes them away.
+	// The policy takes them away, and the agent hears of it.
 	s.replace(policyText(2, ordersID))
-	_, err = src.FetchJWTSVID(ctx, jwtsvid.Params{Audience: "vault", ExtraAudiences: []string{"reports"}})
+	waitFor(t, "an end of the tokens that were kept", func() bool {
+		_, err = src.FetchJWTSVID(ctx, jwtsvid.Params{Audience: "reports"})
+		return err != nil
+	})
 	if status.Code(errors.Unwrap(err)) != codes.PermissionDenied && !strings.Contains(errText(err), "PermissionDenied") {
 		t.Errorf("a token that policy does not grant: %v", err)
 	}

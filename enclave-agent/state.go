@@ -326,6 +326,18 @@ func (s *state) renewable() *svid {
 	return best
 }
 
+// watchable is the SVID to watch with, or nil: while others are to come at once, the
+// one that is held will have been renewed.
+func (s *state) watchable() *svid {
+	s.mu.Lock()
+	waiting := s.waiting
+	s.mu.Unlock()
+	if waiting {
+		return nil
+	}
+	return s.renewable()
+}
+
 // held are the identities that are held, also while nothing is served.
 func (s *state) held() []*svid {
 	s.mu.Lock()

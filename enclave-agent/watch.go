@@ -86,7 +86,7 @@ func (m *member) watch(ctx context.Context) error {
 func (m *member) untilRenewed(ctx context.Context, own *svid, stands <-chan struct{}, ended <-chan error, leave func()) (renewed bool, err error) {
 	for {
 		changed := m.agent.changed.next()
-		if now := m.state.renewable(); now != nil && now != own {
+		if now := m.state.watchable(); now != nil && now != own {
 			if closed(stands) {
 				leave()
 			}
@@ -152,7 +152,7 @@ type turnings struct {
 func (m *member) waitForIdentity(ctx context.Context) (*svid, error) {
 	for {
 		_, changed, _ := m.state.view() // a halt does not keep the agent from talking to its server
-		if own := m.state.renewable(); own != nil {
+		if own := m.state.watchable(); own != nil {
 			return own, nil
 		}
 		select {

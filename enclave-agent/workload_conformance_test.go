@@ -348,6 +348,8 @@ func TestEveryMessageOfAStreamIsTheFullState(t *testing.T) {
 	next("bundles", bundles)
 	next("JWT bundles", tokens)
 
+	eventually(t, "the agent watches, and has its first bundle", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.watching > 0 })
+
 	// A renewal without the second identity, and without the federation.
 	other := foreignBundle(t, "c.example.org")
 	s.with(func() {
