@@ -104,7 +104,9 @@ func newAgent(ctx context.Context, s *config.Settings, log *slog.Logger, listeni
 		return nil, err
 	}
 	conf := s.Agent(attester, log)
-	conf.NotBefore = cli.Built()
+	if built := cli.Built(); built.After(conf.NotBefore) {
+		conf.NotBefore = built
+	}
 	conf.Listening = func(addr string) {
 		first, log := s.Memberships[0], log
 		if more := further(s); more != "" {

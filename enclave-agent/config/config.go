@@ -50,6 +50,9 @@ type Config struct {
 	// SocketGroup is the group of that socket, by name or number, for a `socket_mode` of `"0660"`. The agent's user must be in it, or be root. Let it be a group of the workloads alone, that may write to no directory on the socket's path. Empty: the agent's own group.
 	SocketGroup string `yaml:"socket_group"`
 
+	// NotBefore is a moment before which it cannot be, as `2026-11-22` or `2026-11-22T13:00:00Z`: when the image was made. The host owns a TEE's clock; no server is believed at boot whose certificate ended before, or that says it is earlier. So is the newest bootstrap root, and the commit of a build that tells it, whichever is latest. Not in the future: nothing would be believed until then.
+	NotBefore string `yaml:"not_before"`
+
 	// Processes says who tells callers apart beside the kernel, for identities with selectors.
 	Processes Processes `yaml:"processes"`
 

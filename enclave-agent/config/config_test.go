@@ -121,6 +121,7 @@ func TestEveryMistakeIsReportedWhereItIs(t *testing.T) {
 		{good + "socket: \"@agent\"\n", "a.yaml:4:9: an abstract socket"},
 		{good + "socket: /" + strings.Repeat("x", 120) + "\n", "a.yaml:4:9: the socket path has 121 bytes"},
 		{good + "socket_mode: \"0755\"\n", `a.yaml:4:14: socket_mode "0755"`},
+		{good + "not_before: yesterday\n", `a.yaml:4:13: not_before "yesterday" is no time`},
 		{good + "socket_mode: \"rw\"\n", `a.yaml:4:14: socket_mode "rw"`},
 		{good + "socket_group: root\n", "a.yaml:4:15: socket_group says nothing while socket_mode lets everybody in"},
 		{good + "socket_group: no-such-group\nsocket_mode: \"0660\"\n", "a.yaml:4:15: socket_group: group: unknown group no-such-group"},
@@ -238,6 +239,23 @@ func TestTheSocketsGroupIsFoundByNameAndByNumber(t *testing.T) {
 		}
 		if got := s.Agent(nil, nil).SocketGroup; got == nil || *got != want {
 			t.Errorf("socket_group %s: %v", name, got)
+		}
+	}
+}
+
+func TestAMomentBeforeWhichItCannotBeIsADayOrATime(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]time.Time{
+		"2026-11-22": time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC), "\"2026-11-22T14:00:00+01:00\"": time.Date(2026, 11, 22, 13, 0, 0, 0, time.UTC),
+	} {
+		dir := t.TempDir()
+		root(t, filepath.Join(dir, "root.pem"), "attested.example.org")
+		s, err := Parse(filepath.Join(dir, "a.yaml"), []byte("trust_domain: attested.example.org\nserver: 10.0.0.1:8443\nbootstrap_roots: [root.pem]\nnot_before: "+text+"\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Agent(nil, nil).NotBefore; !got.Equal(want) {
+			t.Errorf("not_before %s: %s, want %s", text, got, want)
 		}
 	}
 }

@@ -103,6 +103,6 @@ func (s *Settings) Agent(device Device, log *slog.Logger) agent.Config {
 	return agent.Config{
 		TrustDomain: first.TrustDomain, Server: first.Server, BootstrapRoots: first.BootstrapRoots, Identities: first.Identities,
 		Further: s.Memberships[1:], Attester: device, Socket: s.Config.Socket, SocketMode: s.SocketMode, SocketGroup: s.SocketGroup,
-		KeyType: s.KeyType, KeyResidency: s.KeyResidency, Processes: s.Processes, Log: log,
+		KeyType: s.KeyType, KeyResidency: s.KeyResidency, Processes: s.Processes, Log: log, NotBefore: s.NotBefore,
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/assay-project/assay/attest"
 	agent "github.com/assay-project/assay/enclave-agent"
@@ -29,6 +30,7 @@ type Settings struct {
 	KeyResidency agent.KeyResidency
 	// Processes tells callers apart.
 	Processes *process.Set
+	NotBefore time.Time // zero: the file says nothing
 }
 
 // maxFile is far more than a configuration needs, in bytes.
@@ -61,6 +63,7 @@ func Parse(file string, src []byte) (*Settings, error) {
 	v.memberships()
 	v.device()
 	v.keys()
+	v.notBefore()
 	v.socket()
 	v.processes()
 	v.log()
@@ -190,6 +193,20 @@ func (v validator) keys() {
 		v.report("there is no TPM to keep keys in: tee is "+v.s.Config.Tee, "key_residency: tpm needs tee: tpm2 or auto", "key_residency")
 	}
 	v.s.KeyResidency = r
+}
+
+func (v validator) notBefore() {
+	s := v.s.Config.NotBefore
+	if s == "" {
+		return
+	}
+	for _, layout := range []string{time.DateOnly, time.RFC3339} {
+		if at, err := time.Parse(layout, s); err == nil {
+			v.s.NotBefore = at
+			return
+		}
+	}
+	v.report(fmt.Sprintf("not_before %q is no time", s), `a day in UTC, "2026-11-22", or a moment, "2026-11-22T13:00:00Z"`, "not_before")
 }
 
 func (v validator) socket() {
