@@ -97,7 +97,7 @@ func (s *agentAPI) Sign(ctx context.Context, r *agentv1.SignRequest) (*agentv1.S
 		return nil, status.Error(codes.ResourceExhausted, "too many signatures are being waited for")
 	}
 	defer leave()
-	if ok, _ := s.ofUser.allow(user, time.Now()); !ok {
+	if ok, _ := s.ofUser.allow(user, time.Now()); !ok && !crowd.owns(user) {
 		return nil, status.Errorf(codes.ResourceExhausted, "more than %d signatures a second of this user", signPerSecondOfUser)
 	}
 	if !s.limit.Allow() {
@@ -107,14 +107,21 @@ func (s *agentAPI) Sign(ctx context.Context, r *agentv1.SignRequest) (*agentv1.S
 	if attest.CheckOf(err) == checkKeyGone {
 		s.agent.keysGone(nil)
 	}
-	if err != nil && ctx.Err() != nil {
-		return nil, status.FromContextError(ctx.Err()).Err() // the caller left: no failure of the TPM
+	if err != nil && left(ctx) {
+		return nil, status.Error(codes.Canceled, "nobody waits for the signature any more") // no failure of the TPM
 	}
 	if err != nil {
 		s.log.Warn("a signature with a key in the TPM failed", "check", attest.CheckOf(err), "error", err.Error())
 		return nil, status.Error(codes.Unavailable, "the TPM did not sign: "+clip(err.Error()))
 	}
 	return &agentv1.SignResponse{Signature: sig}, nil
+}
+
+// left reports whether the caller of ctx is gone, or its time is over: contexts that
+// are made of one hear of its deadline in any order.
+func left(ctx context.Context) bool {
+	at, bounded := ctx.Deadline()
+	return ctx.Err() != nil || bounded && time.Until(at) <= 0
 }
 
 // signer is the SVID whose key is to sign. What the caller may not have is not there

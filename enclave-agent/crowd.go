@@ -80,7 +80,7 @@ func (c *crowd) enter(t *tally, user uint32, most, mostOfUser int) (leave func()
 
 // enterWith counts n more.
 func (c *crowd) enterWith(t *tally, user uint32, n, most, mostOfUser int) (leave func(), err error) {
-	if user == 0 || user == c.own {
+	if c.owns(user) {
 		mostOfUser *= shareOfRoot
 	}
 	c.mu.Lock()
@@ -99,6 +99,9 @@ func (c *crowd) enterWith(t *tally, user uint32, n, most, mostOfUser int) (leave
 		}
 	}), nil
 }
+
+// owns reports whether the user is root, or the agent's own.
+func (c *crowd) owns(user uint32) bool { return user == 0 || user == c.own }
 
 func (c *crowd) connect(user uint32) (leave func(), err error) {
 	return c.enter(&c.connections, user, c.room, c.room/usersShare)

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"strings"
@@ -214,6 +215,50 @@ func TestSignaturesAreLimited(t *testing.T) {
 	t.Cleanup(src.Close)
 	if _, err := mutualTLS(src); err != nil {
 		t.Error(err)
+	}
+}
+
+// One user asks for signatures without end, another's come; and that a caller left is
+// no failure of the TPM.
+func TestOneUserTakesNotAllSignatures(t *testing.T) {
+	t.Parallel()
+	m, s := newTPM2(t), newTPMServer(t)
+	cfg := s.agent(t, m.attester(TPMOptions{}), TPMKeys)
+	var logs lockedBuffer
+	cfg.Log = slog.New(slog.NewTextHandler(&logs, nil))
+	a, _ := runAgent(t, cfg)
+	id := identitiesOf(t, a).GetIdentities()[0].GetSpiffeId()
+	api := newAgentAPI(&workloadAPI{held: a.holdings, gate: newGatekeeper(cfg.Processes, cfg.Log), crowd: newCrowd()}, a)
+	sign := func(uid uint32, within time.Duration) codes.Code {
+		ctx, cancel := context.WithTimeout(as(context.Background(), uid), within)
+		defer cancel()
+		_, err := api.Sign(ctx, &agentv1.SignRequest{SpiffeId: id, HashAlgorithm: agentv1.HashAlgorithm_HASH_ALGORITHM_SHA256, Digest: make([]byte, 32)})
+		return status.Code(err)
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					sign(4711, time.Duration(1+i%8)*time.Millisecond)
+				}
+			}
+		})
+	}
+	for i := range 10 {
+		if c := sign(4712, 20*time.Second); c != codes.OK {
+			t.Errorf("another user's signature %d: %s", i, c)
+		}
+		time.Sleep(60 * time.Millisecond)
+	}
+	close(stop)
+	wg.Wait()
+	if strings.Contains(logs.String(), "a signature with a key in the TPM failed") {
+		t.Error("a caller that left is in the log as a failure of the TPM")
 	}
 }
 
