@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"golang.org/x/sys/unix"
 
 	agent "github.com/assay-project/assay/enclave-agent"
@@ -74,6 +75,11 @@ func (f *writeFlags) check(c *cobra.Command, hasChild bool) error {
 			}
 		}
 		return nil
+	}
+	if f.id != "" {
+		if _, err := spiffeid.FromString(f.id); err != nil {
+			return cli.Usagef("for example --write-id spiffe://attested.example.org/orders", "--write-id %q: %w", f.id, err)
+		}
 	}
 	switch {
 	case f.reloadSignal != "" && f.reloadPIDFile == "" && !hasChild:
