@@ -49,6 +49,9 @@ func ask[T any](ctx context.Context, a *asker, url, token string, limit int64, f
 		}
 	}
 	// It belongs to nobody: who asked first may leave while others wait.
+	if fresh {
+		a.flight.Forget(url) // one under way may have been asked before what is asked for began
+	}
 	answers := a.flight.DoChan(url, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
 		defer cancel()

@@ -152,7 +152,10 @@ func (c *clientCredentials) ClientHandshake(ctx context.Context, authority strin
 	soon := lease.Retire(left)
 	if shown != nil {
 		now := server.Until(c.ends.Require...).Add(-left)
-		soon = min(soon, lease.Retire(shown.NotAfter.Sub(now)))
+		// One that has ended has nothing after it to hurry for: only another certificate helps.
+		if mine := shown.NotAfter.Sub(now); mine > 0 {
+			soon = min(soon, lease.Retire(mine))
+		}
 	}
 	r := lease.NewReader(conn)
 	retire := time.AfterFunc(soon, r.Retire)

@@ -3,6 +3,7 @@ package svidgrpc_test
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net"
@@ -438,5 +439,32 @@ func TestASourceOfTokensThatIsANilPointerIsNone(t *testing.T) {
 		if status.Code(err) != codes.Unauthenticated {
 			t.Errorf("%v", err)
 		}
+	}
+}
+
+// It has nothing better to show, and somebody takes it all the same: a method that
+// is open, or a server whose clock is behind.
+func TestAClientWhoseSVIDHasEndedKeepsItsConnection(t *testing.T) {
+	t.Parallel()
+	a := svidtest.New(t, "example.test")
+	gate := &svidgrpc.Gate{Gate: svid.Gate{Source: a.Source()}, Log: quiet(), Open: []string{healthpb.Health_Check_FullMethodName}}
+	address := listen(t, &counting{}, gate.ServerOptions(a.Mint(t, "/orders", svidtest.TTL(time.Hour)))...)
+	end := time.Now().Add(-10 * time.Second)
+	ended := a.Mint(t, "/inventory", svidtest.Template(func(c *x509.Certificate) { c.NotBefore, c.NotAfter = end.Add(-time.Hour), end }))
+	var dialled atomic.Int64
+	c := dial(t, address, svidgrpc.ClientCredentials(ended, a.Source(), svid.MemberOf(a.TrustDomain)), grpc.WithContextDialer(func(ctx context.Context, to string) (net.Conn, error) {
+		dialled.Add(1)
+		return (&net.Dialer{}).DialContext(ctx, "tcp", to)
+	}))
+	for range 5 {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		if err := check(ctx, c); err != nil {
+			t.Errorf("an open method: %v", err)
+		}
+		cancel()
+		time.Sleep(100 * time.Millisecond)
+	}
+	if n := dialled.Load(); n != 1 {
+		t.Errorf("%d connections for 5 calls", n)
 	}
 }

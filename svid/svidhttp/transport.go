@@ -187,7 +187,10 @@ func (t *RoundTripper) handshake(ctx context.Context, p *pool, raw net.Conn, cfg
 	retire := lease.Retire(left)
 	if p.own != nil {
 		now := server.Until(t.Require...).Add(-left)
-		retire = min(retire, lease.Retire(p.own.NotAfter.Sub(now)))
+		// One that has ended has nothing after it to hurry for: only another one helps.
+		if mine := p.own.NotAfter.Sub(now); mine > 0 {
+			retire = min(retire, lease.Retire(mine))
+		}
 	}
 	p.retireAt(time.Now().Add(retire).UnixNano())
 	return c, nil

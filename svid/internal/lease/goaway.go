@@ -15,9 +15,12 @@ import (
 var goAway = [...]byte{0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0}
 
 const (
-	headerSize  = 9
-	typeHeaders = 1
-	preface     = 24 // bytes, with which a client begins (RFC 9113, section 3.4)
+	headerSize       = 9
+	typeHeaders      = 1
+	typePushPromise  = 5
+	typeContinuation = 9
+	endHeaders       = 4  // a flag
+	preface          = 24 // bytes, with which a client begins (RFC 9113, section 3.4)
 )
 
 // frames knows where in a stream of frames one ends and the next begins.
@@ -26,12 +29,13 @@ type frames struct {
 	have   int // bytes of the header
 	left   int // bytes of the payload that are to come
 	some   bool
-	calls  int // frames that begin a call or end it with trailers: HEADERS
+	open   bool // a header's, which CONTINUATION goes on with: nothing comes between (RFC 9113, section 6.10)
+	calls  int  // frames that begin a call or end it with trailers: HEADERS
 }
 
 // between reports whether a frame may be put in here: not before the first, which
 // has to be SETTINGS.
-func (f *frames) between() bool { return f.some && f.have == 0 && f.left == 0 }
+func (f *frames) between() bool { return f.some && !f.open && f.have == 0 && f.left == 0 }
 
 // next is how many bytes may follow before between has to be asked again, at least
 // one.
@@ -52,6 +56,10 @@ func (f *frames) feed(b []byte) {
 	if f.have == headerSize {
 		f.some, f.have = true, 0
 		f.left = int(f.header[0])<<16 | int(f.header[1])<<8 | int(f.header[2])
+		switch f.header[3] {
+		case typeHeaders, typePushPromise, typeContinuation:
+			f.open = f.header[4]&endHeaders == 0
+		}
 		if f.header[3] == typeHeaders {
 			f.calls++
 		}

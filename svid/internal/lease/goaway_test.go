@@ -24,6 +24,14 @@ func conversation(t testing.TB, seed uint64) (stream []byte, pieces [][]byte) {
 	if err := f.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize, Val: 1 << 14}); err != nil {
 		t.Fatal(err)
 	}
+	// A header that goes on in other frames, between which nothing may stand
+	// (RFC 9113, section 6.10): the reader of the test refuses it.
+	for i := range uint32(20) {
+		if err := errors.Join(f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1000 + 2*i + 1, BlockFragment: []byte{0x82, 0x82}}),
+			f.WriteContinuation(1000+2*i+1, false, []byte{0x82}), f.WriteContinuation(1000+2*i+1, true, []byte{0x82})); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for i := range uint32(40) {
 		if err := errors.Join(f.WriteData(2*i+1, false, make([]byte, draw.IntN(300)*draw.IntN(2))), f.WritePing(false, [8]byte{1})); err != nil {
 			t.Fatal(err)
@@ -62,6 +70,10 @@ func read(t testing.TB, stream []byte) (others []byte, goAways int) {
 			continue
 		case *http2.DataFrame:
 			err = out.WriteData(f.StreamID, false, f.Data())
+		case *http2.HeadersFrame:
+			err = out.WriteHeaders(http2.HeadersFrameParam{StreamID: f.StreamID, BlockFragment: f.HeaderBlockFragment(), EndHeaders: f.HeadersEnded()})
+		case *http2.ContinuationFrame:
+			err = out.WriteContinuation(f.StreamID, f.HeadersEnded(), f.HeaderBlockFragment())
 		case *http2.PingFrame:
 			err = out.WritePing(false, f.Data)
 		case *http2.SettingsFrame:
