@@ -77,9 +77,9 @@ func rpcError(l *link, err error) error {
 				return ours
 			}
 		}
-		return &attest.Error{Kind: attest.Unavailable, Check: "server", Err: errors.New(st.Message()), Hint: "is the server running, and does the network let the TEE reach it?"}
+		return &attest.Error{Kind: attest.Unavailable, Check: "server", Err: errors.New(clipTo(st.Message(), clipMessageAt)), Hint: "is the server running, and does the network let the TEE reach it?"}
 	case codes.DeadlineExceeded, codes.Canceled:
-		return &attest.Error{Kind: attest.Unavailable, Check: "server", Err: fmt.Errorf("%s: %w", st.Message(), contextError(st.Code()))}
+		return &attest.Error{Kind: attest.Unavailable, Check: "server", Err: fmt.Errorf("%s: %w", clipTo(st.Message(), clipMessageAt), contextError(st.Code()))}
 	case codes.ResourceExhausted:
 		return &attest.Error{Kind: attest.Unavailable, Check: "server", Err: fmt.Errorf("the server or a limit refused: %s", clip(st.Message()))}
 	}

@@ -129,6 +129,10 @@ type link struct {
 
 type handshakeResult struct{ err error }
 
+// maxServerHeaders bounds the headers and trailers of an answer, a refusal with its
+// details among them; gRPC's own bound is 16 MiB.
+const maxServerHeaders = 64 << 10
+
 // dial prepares a connection; it is made when first used. The address is never
 // resolved by gRPC: passthrough:/// hands it to the dialer as it is.
 func (t *serverTrust) dial(address string, dialer func(context.Context, string) (net.Conn, error), certificate func() *tls.Certificate) (*link, error) {
@@ -143,6 +147,7 @@ func (t *serverTrust) dial(address string, dialer func(context.Context, string) 
 			return dialer(ctx, addr)
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+		grpc.WithMaxHeaderListSize(maxServerHeaders),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           grpcbackoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: connectTimeout,
