@@ -125,7 +125,9 @@ func (c *Child) Tell(s syscall.Signal, within time.Duration) error {
 func handles(pid int, s syscall.Signal) (catches, blocks bool) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return true, false
+		// Without a /proc nothing can be told; with one, the process has just ended.
+		_, self := os.Stat("/proc/self/status")
+		return self != nil, false
 	}
 	for line := range strings.Lines(string(b)) {
 		name, value, _ := strings.Cut(line, ":")
