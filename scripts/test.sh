@@ -101,6 +101,8 @@ tested=$(grep -vE "$plain|$served" <<<"$all")
 with_long=$(for p in $tested; do ! grep -qsE "^func (Test|Fuzz|Example)\w*($long)" "$p"/*_test.go || echo "$p"; done)
 
 tests=("$GO" test -vet=off -timeout 9m -p $((($(nproc) + 1) / 2))) # vet is a stage of its own
+# The longest begin first.
+run "service, policy and verifiers" env CGO_ENABLED=0 "${tests[@]}" $(among "$served")
 if [ ${#race[@]} -gt 0 ]; then
   detector=(env CGO_ENABLED=1 "${tests[@]}" -race)
   run "issuing and verifying, with the race detector" "${detector[@]}" -skip "$long" $(grep -E '^./(issuer|verifiers)' <<<"$tested")
@@ -111,7 +113,6 @@ else
   run "unit and negative tests" env CGO_ENABLED=0 "${tests[@]}" -skip "$long" $tested
   run "commands, sessions and guides, over real processes and sockets" env CGO_ENABLED=0 "${tests[@]}" $(among "$plain")
 fi
-run "service, policy and verifiers" env CGO_ENABLED=0 "${tests[@]}" $(among "$served")
 run "long tests" env CGO_ENABLED=0 "${tests[@]}" -run "$long" $with_long
 run "vet" "$GO" vet ./...
 # assay-signer is a module of its own (PKCS#11 needs cgo), which ./... above does
