@@ -133,6 +133,12 @@ echo
 if ! git rev-parse -q --verify "$(sed -n 's/^const Previous = "\(.*\)"$/\1/p' internal/compat/doc.go)^{commit}" >/dev/null 2>&1; then
   echo "NOTICE: the history does not have the version before (a shallow clone?). Upgrades were not tested."
 fi
+if [ -z "${ASSAY_ENVOY:-}" ] && ! command -v envoy >/dev/null; then
+  echo "NOTICE: ran without a real Envoy. Its streams and configurations were tested, and it was not; ASSAY_ENVOY names one."
+fi
+if [ "$(id -u)" != 0 ]; then
+  echo "NOTICE: ran without root. What only root can do (other users, PID namespaces) was skipped; go test -v names each."
+fi
 if [ -z "${ASSAY_VECTORS:-}" ]; then
   echo "NOTICE: ran without recorded hardware evidence. The tests over real documents were skipped."
   echo "        Set ASSAY_VECTORS to the directory of recordings to run them."

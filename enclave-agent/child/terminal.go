@@ -99,7 +99,7 @@ func suspend() {
 	}
 }
 
-// shellAbove reports whether somebody in this session could continue this process's
+// shellAbove reports whether somebody above, at the same terminal, could continue this process's
 // group: whether it is no orphaned one (POSIX.1-2017, 3.264).
 func shellAbove() bool {
 	own := unix.Getpgrp()
