@@ -19,15 +19,9 @@ import (
 
 	"github.com/assay-project/assay/attest"
 	agent "github.com/assay-project/assay/enclave-agent"
-	"github.com/assay-project/assay/internal/cli"
 )
 
 func healthcheckCommand() *cobra.Command {
-	var (
-		f       socketFlags
-		output  string
-		timeout time.Duration
-	)
 	c := &cobra.Command{
 		Use:   "healthcheck",
 		Short: "Say whether the running agent serves an identity",
@@ -39,31 +33,17 @@ the last attestation; 7 there is no identity, or no agent. It is good while any
 identity is; those that have ended meanwhile are listed.`,
 		Example: "  assay-agent healthcheck\n  assay-agent healthcheck --output json",
 		Args:    cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			if output != "text" && output != "json" {
-				return cli.Usagef("use --output text or --output json", "unknown output format %q", output)
-			}
-			path, err := f.find(c)
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(c.Context(), timeout)
-			defer cancel()
-			h, err := askHealth(ctx, path)
-			if err != nil {
-				return err
-			}
-			if err := h.write(c.OutOrStdout(), output); err != nil {
-				return err
-			}
-			return h.verdict()
-		},
 	}
-	f.add(c)
-	c.Flags().StringVar(&output, "output", "text", "output format: text or json")
-	cli.Complete(c, "output", "text", "json")
-	c.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "how long to wait for the agent")
-	return c
+	return asking(c, func(ctx context.Context, path, output string) error {
+		h, err := askHealth(ctx, path)
+		if err != nil {
+			return err
+		}
+		if err := h.write(c.OutOrStdout(), output); err != nil {
+			return err
+		}
+		return h.verdict()
+	})
 }
 
 // health is what the agent says of itself: "good", "bad" or "unknown". Of several trust

@@ -18,11 +18,6 @@ import (
 )
 
 func statusCommand() *cobra.Command {
-	var (
-		f       socketFlags
-		output  string
-		timeout time.Duration
-	)
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Say how the running agent stands with each trust domain, and why",
@@ -35,28 +30,14 @@ else those that they may have. Nothing in it is secret.
 It exits with 0 wherever an agent answers; healthcheck has exit codes.`,
 		Example: "  assay-agent status\n  assay-agent status --output json",
 		Args:    cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			if output != "text" && output != "json" {
-				return cli.Usagef("use --output text or --output json", "unknown output format %q", output)
-			}
-			path, err := f.find(c)
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(c.Context(), timeout)
-			defer cancel()
-			s, err := askStatus(ctx, path)
-			if err != nil {
-				return err
-			}
-			return s.write(c.OutOrStdout(), output, time.Now())
-		},
 	}
-	f.add(c)
-	c.Flags().StringVar(&output, "output", "text", "output format: text or json")
-	cli.Complete(c, "output", "text", "json")
-	c.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "how long to wait for the agent")
-	return c
+	return asking(c, func(ctx context.Context, path, output string) error {
+		s, err := askStatus(ctx, path)
+		if err != nil {
+			return err
+		}
+		return s.write(c.OutOrStdout(), output, time.Now())
+	})
 }
 
 // standing is how the agent stands, as it is printed.
